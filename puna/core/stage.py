@@ -1,14 +1,14 @@
 """What a stage sees: its inputs, where to write, its random streams, and how to report.
 
 A stage file is a module with `KIND` (what its artifact is: documents, tokenizer, tokens, model, tasks, ...), `REVISION`
-(raised when the same settings give other numbers), `Settings`, and `run(settings, ctx)`. Optionally `CORES` and
-`expand(name, settings, sources)`, which replaces the stage by a small graph of stages (see `puna.core.graph`).
+(raised when the same settings give other numbers), `Settings`, and `run(settings, ctx)`. Optionally `CORES`,
+`expand(name, settings, sources)`, which replaces the stage by a small graph of stages (see `puna.core.graph`), and
+`outside(settings)`, which names what the stage reads besides its inputs (digests of the user's files) for its identity.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +53,11 @@ class Inputs:
         """The only input of one kind, or None."""
         found = self.all(kind)
         if len(found) > 1:
-            raise InputError(f"this stage takes one input of kind '{kind}' and got {len(found)}",
-                             where=", ".join(a.name for a in found), fix="name one of them under `from`")
+            raise InputError(
+                f"this stage takes one input of kind '{kind}' and got {len(found)}",
+                where=", ".join(a.name for a in found),
+                fix="name one of them under `from`",
+            )
         return found[0] if found else None
 
     def one(self, kind: str) -> Artifact:
@@ -62,8 +65,9 @@ class Inputs:
         found = self.optional(kind)
         if found is None:
             have = ", ".join(f"{a.name} ({a.kind})" for a in self.artifacts) or "nothing"
-            raise InputError(f"this stage needs an input of kind '{kind}' and has {have}",
-                             fix="add the stage that makes it under `from`")
+            raise InputError(
+                f"this stage needs an input of kind '{kind}' and has {have}", fix="add the stage that makes it under `from`"
+            )
         return found
 
     def named(self, name: str) -> Artifact:
@@ -86,6 +90,7 @@ class StageContext:
         seed: the run's seed; use `stream_seed`, never this alone.
         report: receives events for console and page; the default drops them.
         stopping: tells whether the process was asked to stop.
+        cores: how many cores the run gave this stage; the result must not depend on it.
     """
 
     name: str
@@ -96,6 +101,7 @@ class StageContext:
     report: Callable[[dict[str, Any]], None] = lambda event: None
     stopping: Callable[[], bool] = lambda: False
     lineage: list[dict[str, Any]] = field(default_factory=list)
+    cores: int = 1
 
     def stream_seed(self, *names: str | int) -> int:
         """Seed of a stream that is this stage's own: depends on the run's seed and the stage's name."""
@@ -141,8 +147,8 @@ def local_context(out: Path, *, name: str = "stage", inputs: Iterable[Artifact] 
     """A context without a run around it: for tests and for `puna run` on plain paths."""
     out = Path(out)
     scratch = out.with_name(out.name + ".scratch")
-    os.makedirs(out, exist_ok=True)
-    os.makedirs(scratch, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     return StageContext(name=name, inputs=Inputs(inputs), out=out, scratch=scratch, seed=seed)
 
 

@@ -1,0 +1,43 @@
+# Two commands: `make demo` sets up and raises the herd, `make test` sets up and tests. Everything stays inside .venv, runs/ and store/.
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint bench setup setup-test clean
+
+demo: setup
+	$(BIN)/puna up recipes/cria.yaml
+
+test: setup-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+
+lint: setup-test
+	$(BIN)/ruff check puna tests bench
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: setup-test
+	for bench in bench/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$bench --quick || exit 1; done
+
+setup: $(VENV)/.installed
+setup-test: $(VENV)/.installed-test
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "puna needs Python 3.11 or newer: make demo PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)" -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e '.[test]' -c constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs store

@@ -1,0 +1,87 @@
+"""Verbs about a finished model: chat, serve, eval, convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puna.commands import latest
+from puna.commands.options import HERE, Dir, Json
+
+Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage of the last run (default: its chat model).")]
+
+
+def chat(
+    model: Model = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this and end.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 256,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    directory: Dir = HERE,
+    as_json: Json = False,
+) -> None:
+    """Talk to a model in the terminal."""
+    from puna.serve.terminal import chat as talk
+
+    talk(
+        latest.model_dir(directory, model),
+        prompt=prompt,
+        system=system,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+def serve(
+    model: Model = None,
+    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    directory: Dir = HERE,
+) -> None:
+    """Serve a model behind the OpenAI API, with a chat page at /."""
+    from puna.serve.app import serve as serve_model
+
+    serve_model(latest.model_dir(directory, model), host=host, port=port)
+
+
+def evaluate(
+    model: Model = None,
+    tasks: Annotated[
+        Path | None, typer.Option("--tasks", help="Task rows (JSONL), or a tasks artifact (default: the last run's test tasks).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")] = None,
+    directory: Dir = HERE,
+    as_json: Json = False,
+) -> None:
+    """Score a model on verifiable tasks, with 95 % intervals."""
+    from puna.evals.command import evaluate as score
+
+    score(latest.model_dir(directory, model), tasks or _last_tasks(directory), limit=limit, as_json=as_json)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A model directory.")],
+    destination: Annotated[Path, typer.Argument(help="Where the converted model goes.")],
+    to: Annotated[str, typer.Option("--to", help="hf, fp8 or bf16.")],
+) -> None:
+    """Write a model in another format."""
+    from puna.infer.convert import convert as write
+
+    write(source, destination, to=to)
+    typer.echo(str(destination))
+
+
+def _last_tasks(root: Path) -> Path:
+    from puna.core.errors import InputError
+    from puna.core.explain import pointed
+
+    run_dir = latest.run_dir(root, None)
+    found = [artifact.path for artifact in pointed(run_dir).values() if artifact.kind == "tasks"]
+    if not found:
+        raise InputError("the last run has no tasks", where=str(run_dir), fix="name a file of tasks with --tasks")
+    return found[-1]

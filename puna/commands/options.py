@@ -1,0 +1,47 @@
+"""Arguments and options that several verbs share, and how a verb prints rows for people or for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Dir = Annotated[Path, typer.Option("--dir", help="Where store/ and runs/ live.", file_okay=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Cores = Annotated[int | None, typer.Option("--cores", min=1, help="Cores to fill (default: all this process may use).")]
+RecipeArgument = Annotated[str | None, typer.Argument(help="A .yaml file, file.py:function, or a bundled name (default: cria).")]
+Values = Annotated[list[str] | None, typer.Argument(help="key.path=value ... changes values of the recipe.", show_default=False)]
+HERE = Path()
+DEFAULT_RECIPE = "cria"
+
+
+def split_target(target: str | None, values: list[str] | None) -> tuple[str, list[str]]:
+    """`puna up seed=8` names no recipe: the first word is a recipe only if it is no override."""
+    words = [word for word in (target, *(values or ())) if word is not None]
+    if words and ("=" not in words[0] or Path(words[0]).exists()):
+        return words[0], words[1:]
+    return DEFAULT_RECIPE, words
+
+
+def show(value: Any, text: str, as_json: bool) -> None:
+    """Print one result."""
+    typer.echo(json.dumps(value, default=str) if as_json else text)
+
+
+def table(rows: list[list[str]], head: list[str]) -> str:
+    """Columns of text under their heads."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

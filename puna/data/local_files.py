@@ -1,0 +1,232 @@
+"""Local files: JSONL, Parquet, HTML, XML, plain text, source code and zip archives of these.
+
+The field that holds the text of a JSONL or Parquet row is found by its usual names; question and answer, messages, and the nested
+replies of Open Assistant trees are joined to one text. Long plain texts are split at blank lines, because a document mask
+needs documents and not books.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from puna.core.errors import InputError
+from puna.data.open_file import open_bytes
+from puna.data.rows import BadRow, PageRow
+
+TEXT_FIELDS = ("text", "content", "document", "body", "raw_content", "page_content")
+PAIR_FIELDS = (("question", "answer"), ("prompt", "completion"), ("prompt", "response"), ("prompt", "chosen"),
+               ("instruction", "output"), ("instruction", "response"), ("query", "response"), ("input", "output"),
+               ("title", "abstract"))
+CODE_SUFFIXES = (".py", ".c", ".h", ".cpp", ".cc", ".hpp", ".java", ".js", ".ts", ".go", ".rs", ".rb", ".php", ".sh", ".sql", ".scala",
+                 ".kt", ".swift", ".cs", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".el", ".lisp", ".css", ".toml", ".yaml", ".yml")
+PARQUET_BATCH = 1024  # rows held at a time
+XML_BLOCK = re.compile(r"\s+")
+
+Rows = Iterator[PageRow | BadRow]
+
+
+def read_jsonl(path: Path, name: str) -> Rows:
+    """One page per row with text; a row that is no JSON object or has no text is a bad row."""
+    line_number = 0
+    with open_bytes(path) as file:
+        try:
+            for line_number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _json_row(line, name, line_number)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            yield BadRow(name, f"line {line_number + 1}", f"compressed stream broken: {error}")
+
+
+def _json_row(line: bytes, name: str, line_number: int) -> PageRow | BadRow:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return BadRow(name, f"line {line_number}", f"not JSON: {error}")
+    return _record(row, name, f"line {line_number}", str(line_number))
+
+
+def _record(row: Any, name: str, position: str, anchor: str) -> PageRow | BadRow:
+    if not isinstance(row, dict):
+        return BadRow(name, position, f"expected an object and found {type(row).__name__}")
+    text = text_of_record(row)
+    if not text or not text.strip():
+        return BadRow(name, position, f"no text field among: {', '.join(list(row)[:8])}")
+    url = row.get("url") if isinstance(row.get("url"), str) else None
+    date = next((row[key] for key in ("date", "created", "timestamp") if isinstance(row.get(key), str)), "")
+    return PageRow(url or f"file:{name}#{anchor}", text.encode("utf-8", "replace"), "text", "utf-8", date)
+
+
+def text_of_record(row: dict[str, Any]) -> str | None:
+    """The text of a record of unknown schema, or None.
+
+    Tried in order: a text field, a pair of fields, a list of messages, a tree of replies (the best-ranked branch).
+    """
+    for key in TEXT_FIELDS:
+        if isinstance(row.get(key), str):
+            return row[key]
+    for first, second in PAIR_FIELDS:
+        if isinstance(row.get(first), str) and isinstance(row.get(second), str):
+            context = row.get("context") or (row.get("input") if first == "instruction" else None)
+            parts = [row[first], context if isinstance(context, str) else "", row[second]]
+            return "\n".join(part for part in parts if part)
+    for key in ("messages", "conversations", "dialog"):
+        if isinstance(row.get(key), list):
+            turns = [turn.get("content") or turn.get("value") for turn in row[key] if isinstance(turn, dict)]
+            return "\n\n".join(turn for turn in turns if isinstance(turn, str))
+    if isinstance(row.get("prompt"), dict):
+        return "\n\n".join(_best_branch(row["prompt"]))
+    return None
+
+
+def _best_branch(node: dict[str, Any]) -> list[str]:
+    """Texts from the root of a tree of replies down its best-ranked branch (rank 0 is best)."""
+    turns: list[str] = []
+    while isinstance(node, dict) and isinstance(node.get("text"), str):
+        turns.append(node["text"])
+        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+        if not replies:
+            break
+        node = min(replies, key=lambda reply: reply["rank"] if isinstance(reply.get("rank"), int) else len(replies))
+    return turns
+
+
+def read_parquet(path: Path, name: str) -> Rows:
+    """One page per row of a Parquet file, by the same rules as JSONL."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row_number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_BATCH, use_threads=False):
+                for row in batch.to_pylist():
+                    row_number += 1
+                    yield _record(row, name, f"row {row_number}", str(row_number))
+    except (OSError, pa.ArrowException) as error:
+        yield BadRow(name, f"row {row_number + 1}", f"not readable as Parquet: {error}")
+
+
+def read_html(path: Path, name: str, max_bytes: int) -> Rows:
+    """The file as one HTML page."""
+    yield from _whole(path, name, "html", max_bytes)
+
+
+def read_code(path: Path, name: str, max_bytes: int) -> Rows:
+    """The file as one document of the group `code`, as it is."""
+    yield from _whole(path, name, "text", max_bytes, group="code")
+
+
+def _whole(path: Path, name: str, kind: str, max_bytes: int, group: str = "") -> Rows:
+    try:
+        with open_bytes(path) as file:
+            content = file.read(max_bytes + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        yield BadRow(name, "start", f"cannot be read: {error}")
+        return
+    if len(content) > max_bytes:
+        yield BadRow(name, "start", f"larger than {max_bytes} bytes")
+    elif not content.strip():
+        yield BadRow(name, "start", "empty file")
+    else:
+        yield PageRow(f"file:{name}", content, kind, "", "", group)
+
+
+def read_text(path: Path, name: str, document_chars: int) -> Rows:
+    """A plain text file, split near `document_chars` characters at blank lines; what came before a broken end is kept."""
+    content, broken = b"", None
+    with open_bytes(path) as file:
+        try:
+            while block := file.read(1 << 20):
+                content += block
+        except (OSError, EOFError, zlib.error) as error:
+            broken = BadRow(name, f"byte {len(content)}", f"compressed stream broken: {error}")
+    yield from _split_rows(decode(content), name, document_chars)
+    if broken:
+        yield broken
+    elif not content.strip():
+        yield BadRow(name, "start", "empty file")
+
+
+def decode(content: bytes) -> str:
+    """Text of bytes without a declared encoding: UTF-8, UTF-16 with its mark, or Windows-1252."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _split_rows(text: str, name: str, document_chars: int) -> Rows:
+    for number, part in enumerate(split_text(text, document_chars), 1):
+        yield PageRow(f"file:{name}#{number}", part.encode("utf-8", "replace"), "text", "utf-8")
+
+
+def split_text(text: str, document_chars: int) -> Iterator[str]:
+    """Cut a text at blank lines (or, where a paragraph is longer, at line ends) into parts of at most about `document_chars`."""
+    held: list[str] = []
+    size = 0
+    for paragraph in re.split(r"\n[ \t\r]*\n", text.replace("\r\n", "\n")):
+        for piece in _pieces(paragraph, document_chars):
+            if held and size + len(piece) > document_chars:
+                yield "\n\n".join(held)
+                held, size = [], 0
+            if piece.strip():
+                held.append(piece.strip("\n"))
+                size += len(piece)
+    if held:
+        yield "\n\n".join(held)
+
+
+def _pieces(paragraph: str, limit: int) -> Iterator[str]:
+    while len(paragraph) > limit:
+        cut = max(paragraph.rfind("\n", 0, limit), paragraph.rfind(" ", limit // 2, limit))
+        cut = cut if cut > 0 else limit
+        yield paragraph[:cut]
+        paragraph = paragraph[cut:]
+    yield paragraph
+
+
+def read_xml(path: Path, name: str, document_chars: int) -> Rows:
+    """The text of an XML file, one line per element that holds text of its own; broken XML is a bad row with its position."""
+    from xml.etree import ElementTree
+
+    try:
+        with open_bytes(path) as file:
+            root = ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, OSError, EOFError, ValueError) as error:
+        yield BadRow(name, "start", f"not XML: {error}")
+        return
+    lines = []
+    for element in root.iter():
+        own = [element.text or "", *(child.tail or "" for child in element)]
+        line = XML_BLOCK.sub(" ", " ".join(own)).strip()
+        if line:
+            lines.append(line)
+    if not lines:
+        yield BadRow(name, "start", "no text in this XML file")
+    yield from _split_rows("\n\n".join(lines), name, document_chars)
+
+
+def unzip(path: Path, directory: Path) -> Iterator[tuple[Path, str]]:
+    """Unpack the files of a zip archive one by one: (path of the member under `directory`, its name).
+
+    Raises:
+        InputError: the file is no zip archive, or a member is encrypted or broken.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for index, member in enumerate(sorted(m.filename for m in archive.infolist() if not m.is_dir())):
+                # our own name: a member's name may point outside the directory
+                target = directory / f"{index}{''.join(Path(member).suffixes[-2:])}"
+                target.write_bytes(archive.read(member))
+                yield target, f"{path.name}/{member}"
+                target.unlink()
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, OSError) as error:
+        raise InputError(f"this zip archive cannot be read: {error}", where=str(path), fix="unpack it and name the files") from error

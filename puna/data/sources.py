@@ -1,0 +1,151 @@
+"""Sources: what a user may name under `sources`, and how each becomes a stream of pages and bad rows.
+
+A source is a word (`pydoc`, `world`), a path, or a map with options. Paths may be files, folders or globs; the format goes by
+the suffix. Nothing here judges a page.
+"""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
+
+from puna.core.errors import InputError
+from puna.core.settings import Settings
+from puna.data.crawl_files import read_arc, read_warc
+from puna.data.local_files import CODE_SUFFIXES, read_code, read_html, read_jsonl, read_parquet, read_text, read_xml, unzip
+from puna.data.open_file import inner_suffix
+from puna.data.pydoc_pages import PydocSettings
+from puna.data.rows import BadRow, PageRow, Skipped
+
+FORMATS = {".warc": "warc", ".wet": "warc", ".wat": "warc", ".arc": "arc", ".html": "html", ".htm": "html", ".xhtml": "html",
+           ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".xml": "xml", ".zip": "zip",
+           ".txt": "text", ".text": "text", ".md": "text", ".rst": "text", ".de": "text", ".en": "text", "": "text"}
+
+Row = PageRow | BadRow | Skipped
+Format = Literal["auto", "warc", "arc", "html", "jsonl", "parquet", "xml", "zip", "text", "code"]
+
+
+class WorldSettings(Settings):
+    """The generated mini-world: number of pages and, for tests, another seed than the run's."""
+
+    pages: int = 3000
+    seed: int | None = None
+
+
+class PydocSource(Settings):
+    """`pydoc`, or `pydoc: {modules: [...], page_bytes: N}`."""
+
+    pydoc: PydocSettings = PydocSettings()
+
+
+class WorldSource(Settings):
+    """`world`, or `world: {pages: N}`."""
+
+    world: WorldSettings = WorldSettings()
+
+
+class FileSource(Settings):
+    """Files of the user's own.
+
+    Attributes:
+        path: a file, a folder (read to any depth) or a glob.
+        licence: SPDX identifier of the content; it travels with every row.
+        group: part of the data mix the rows belong to; "auto" lets curation decide by document.
+        format: of the files; "auto" goes by the suffix.
+        name: what the source is called in reports; by default the last part of the path.
+    """
+
+    path: str
+    licence: str = "unknown"
+    group: Literal["auto", "general", "maths", "code", "multilingual"] = "auto"
+    format: Format = "auto"
+    name: str = ""
+
+
+def _source_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return next((kind for kind in ("pydoc", "world") if kind in value), "path")
+    return {PydocSource: "pydoc", WorldSource: "world"}.get(type(value), "path")
+
+
+Source = Annotated[Annotated[PydocSource, Tag("pydoc")] | Annotated[WorldSource, Tag("world")] | Annotated[FileSource, Tag("path")],
+                   Discriminator(_source_kind)]
+
+
+def long_form(entry: Any) -> Any:
+    """The map that a source's short form (a word or a path) stands for; anything else is left to validation."""
+    if entry in ("pydoc", "world"):
+        return {entry: {}}
+    if isinstance(entry, str):
+        return {"path": entry}
+    if isinstance(entry, dict):
+        return {key: {} if value is None and key in ("pydoc", "world") else value for key, value in entry.items()}
+    return entry
+
+
+def source_name(source: FileSource) -> str:
+    """What a file source is called: its `name`, or the last part of its path (never the folders above it)."""
+    return source.name or Path(source.path.rstrip("/")).name or "files"
+
+
+def read_files(source: FileSource, document_chars: int, page_bytes: int) -> Iterator[Row]:
+    """Every row of the files that a source names, in the order of their names.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    for path, name in _files(source.path):
+        yield from _read_file(path, name, source.format, document_chars, page_bytes)
+
+
+def _files(pattern: str) -> list[tuple[Path, str]]:
+    """The files behind a path, folder or glob with the names they get in reports: relative to the folder, never absolute."""
+    root = Path(pattern).expanduser()
+    if root.is_file():
+        return [(root, root.name)]
+    if root.is_dir():
+        found = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path.relative_to(root)))
+        named = [(path, path.relative_to(root).as_posix()) for path in found]
+    else:
+        found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if Path(name).is_file())
+        named = [(path, path.name) for path in found]
+    if not named:
+        raise InputError("no file is there", where=pattern, fix="check the path under `sources` (relative to where you run puna)")
+    return named
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read_file(path: Path, name: str, format_: Format, document_chars: int, page_bytes: int) -> Iterator[Row]:
+    suffix = inner_suffix(path)
+    kind = format_ if format_ != "auto" else FORMATS.get(suffix, "code" if suffix in CODE_SUFFIXES else "unknown")
+    match kind:
+        case "warc":
+            yield from read_warc(path, name, page_bytes)
+        case "arc":
+            yield from read_arc(path, name, page_bytes)
+        case "html":
+            yield from read_html(path, name, page_bytes)
+        case "jsonl":
+            yield from read_jsonl(path, name)
+        case "parquet":
+            yield from read_parquet(path, name)
+        case "xml":
+            yield from read_xml(path, name, document_chars)
+        case "text":
+            yield from read_text(path, name, document_chars)
+        case "code":
+            yield from read_code(path, name, page_bytes)
+        case "zip":
+            with tempfile.TemporaryDirectory() as directory:
+                for member, member_name in unzip(path, Path(directory)):
+                    yield from _read_file(member, member_name, "auto", document_chars, page_bytes)
+        case _:
+            yield BadRow(name, "start", f"no reader for the suffix '{suffix}' (name a `format`)")

@@ -1,0 +1,104 @@
+"""Adverts, keyword stuffing, link farms and adult pages, by signals from word lists and links (paper section 3.1.1).
+
+The paper counts "dirty words" to catch adult sites that block lists miss. The same counting finds adverts: one selling phrase means nothing,
+a page of which a tenth consists of many different ones does. Lists are data, by language (`puna.data.spam_words`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+
+from puna.core.settings import Settings
+from puna.data.signals import STOP_WORDS, words_of
+from puna.data.spam_words import ADVERTS, DIRTY
+
+MIN_STUFFING_WORDS = 40
+Phrases = dict[str, list[tuple[str, ...]]]  # by first word
+
+
+class SpamLimits(Settings):
+    """Limits of the spam signals; shares are of the document's words (letters in Thai).
+
+    Attributes:
+        advert_share, advert_terms: an advert has at least this share of advertising words, and this many different ones.
+        farm_links, farm_link_share, farm_advert_share: a link farm has so many links, that share of visible text inside links, and so much advert.
+        stuffing_share: one content word makes up this share.
+        dirty_share, dirty_terms: an adult page, likewise.
+    """
+
+    advert_share: float = 0.12
+    advert_terms: int = 4
+    farm_links: int = 15
+    farm_link_share: float = 0.5
+    farm_advert_share: float = 0.04
+    stuffing_share: float = 0.22
+    dirty_share: float = 0.03
+    dirty_terms: int = 3
+
+
+def spam_signals(words: list[str], lang: str, links: int, link_chars: int, seen_chars: int) -> dict[str, float | int]:
+    """Signals of one document.
+
+    Args:
+        words: lower-case words as `words_of` gives them.
+        lang: ISO 639 code; a language without a list is read with the English one.
+        links, link_chars, seen_chars: of the whole page, from extraction.
+    """
+    advert_words, advert_terms = _covered(words, _phrases("advert", lang))
+    dirty_words, dirty_terms = _covered(words, _phrases("dirty", lang))
+    count = max(len(words), 1)
+    return {"advert_share": advert_words / count, "advert_terms": advert_terms, "dirty_share": dirty_words / count, "dirty_terms": dirty_terms,
+            "stuffing": _stuffing(words, lang), "links": links, "link_share": link_chars / max(seen_chars, 1)}
+
+
+def spam_kind(signals: dict[str, float | int], limits: SpamLimits) -> str:
+    """Which kind of spam a document is ("advert", "adult", "link_farm", "stuffing"), or empty."""
+    if signals["advert_share"] >= limits.advert_share and signals["advert_terms"] >= limits.advert_terms:
+        return "advert"
+    if signals["dirty_share"] >= limits.dirty_share and signals["dirty_terms"] >= limits.dirty_terms:
+        return "adult"
+    farm = signals["links"] >= limits.farm_links and signals["link_share"] >= limits.farm_link_share
+    if farm and signals["advert_share"] >= limits.farm_advert_share:
+        return "link_farm"
+    return "stuffing" if signals["stuffing"] >= limits.stuffing_share else ""
+
+
+@lru_cache(maxsize=64)
+def _phrases(kind: str, lang: str) -> Phrases:
+    """The list of a language (and the English one, whose words adverts of all languages use) by first word."""
+    lists = ADVERTS if kind == "advert" else DIRTY
+    entries = ";".join(dict.fromkeys([lists["en"] if lang not in ("en", "th") else "", lists.get(lang, "")]))
+    table: Phrases = {}
+    for entry in dict.fromkeys(entries.split(";")):
+        phrase = tuple(words_of(entry))
+        if phrase:
+            table.setdefault(phrase[0], []).append(phrase)
+    for phrases in table.values():
+        phrases.sort(key=lambda phrase: (-len(phrase), phrase))
+    return table
+
+
+def _covered(words: list[str], phrases: Phrases) -> tuple[int, int]:
+    """Words covered by phrases of the list, longest first, and the number of different phrases."""
+    covered = position = 0
+    found: set[tuple[str, ...]] = set()
+    while position < len(words):
+        step = 1
+        for phrase in phrases.get(words[position], ()):
+            if len(phrase) == 1 or tuple(words[position:position + len(phrase)]) == phrase:
+                found.add(phrase)
+                step = len(phrase)
+                covered += step
+                break
+        position += step
+    return covered, len(found)
+
+
+def _stuffing(words: list[str], lang: str) -> float:
+    """Share of the most frequent content word; 0 for short documents and for scripts taken letter by letter."""
+    stop_words = STOP_WORDS.get(lang, frozenset())
+    content = [word for word in words if len(word) >= 4 and word.isalpha() and word not in stop_words]
+    if len(words) < MIN_STUFFING_WORDS or len(content) * 4 < len(words):
+        return 0.0
+    return Counter(content).most_common(1)[0][1] / len(words)

@@ -1,0 +1,47 @@
+"""`puna eval MODEL --tasks FILE`: the score of one model directory on a file of tasks, as a small table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from puna.core.errors import InputError
+from puna.evals.stats import rate
+from puna.evals.tasks import run_tasks
+from puna.infer.load import load_engine
+from puna.tokenizer.dialog import Task, read_rows
+
+
+def evaluate(model_dir: str | Path, tasks: str | Path, limit: int | None = None, as_json: bool = False) -> dict[str, Any]:
+    """Print and return pass rates with 95 % intervals, overall and by family and language.
+
+    `tasks` is a JSONL file of Task rows, or a directory with a `test.jsonl`. Greedy answers of at most 48 tokens.
+    """
+    path = Path(tasks)
+    rows = list(read_rows(path / "test.jsonl" if path.is_dir() else path, Task))[:limit]
+    if not rows:
+        raise InputError("there are no tasks in the file", where=str(path))
+    engine, tokenizer = load_engine(model_dir)
+    answers = run_tasks(engine, tokenizer, rows)
+    counts: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for task, answer in zip(rows, answers, strict=True):
+        for key in (("", "overall"), ("family", task.family), ("lang", task.lang)):
+            counts[key].append(answer.passed)
+    result: dict[str, Any] = {"model": str(model_dir), "tasks": str(path), "family": {}, "lang": {}}
+    for (grouping, name), passed in sorted(counts.items()):
+        (result[grouping] if grouping else result)[name] = rate(sum(passed), len(passed))
+    print(json.dumps(result, ensure_ascii=False) if as_json else _table(result))
+    return result
+
+
+def _table(result: dict[str, Any]) -> str:
+    rows = [("overall", result["overall"])]
+    rows += [(f"{grouping} {name}", value) for grouping in ("family", "lang") for name, value in result[grouping].items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  accuracy  95 % interval      n"]
+    for name, value in rows:
+        interval = f"{100 * value['low']:5.1f} - {100 * value['high']:5.1f}"
+        lines.append(f"{name:{width}}  {100 * value['accuracy']:6.1f} %  {interval:13}  {value['n']:5d}")
+    return "\n".join(lines)

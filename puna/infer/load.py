@@ -1,0 +1,59 @@
+"""From a model directory to an engine ready to answer: weights (BF16, FP32 or FP8), tokenizer, and where answers end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from puna.core.errors import InputError
+from puna.infer.engine import Engine
+from puna.model.checkpoint import load_model
+from puna.tokenizer.bpe import Tokenizer
+
+
+def load_engine(
+    directory: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    page_size: int = 16,
+    pages: int | None = None,
+    max_running: int = 256,
+    prefill_tokens: int = 2048,
+) -> tuple[Engine, Tokenizer]:
+    """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
+
+    Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
+    The other arguments are those of `Engine`.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
+    model = load_model(directory, dtype=dtype, device=device).eval()
+    tokenizer = Tokenizer.load(directory)
+    engine = Engine(
+        model,
+        stop_ids=stop_ids(directory) or tokenizer.stop_ids,
+        page_size=page_size,
+        pages=pages,
+        max_running=max_running,
+        prefill_tokens=prefill_tokens,
+    )
+    return engine, tokenizer
+
+
+def stop_ids(directory: Path) -> tuple[int, ...]:
+    """The `eos_token_id` entries of `generation_config.json`; empty without that file or entry."""
+    path = directory / "generation_config.json"
+    if not path.exists():
+        return ()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"generation_config.json is not a JSON object ({error})", where=str(path)) from None
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(isinstance(i, int) for i in ids):
+        raise InputError(f"eos_token_id must be token ids and is {found!r}", where=str(path))
+    return tuple(ids)

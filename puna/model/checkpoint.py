@@ -1,0 +1,306 @@
+"""Models on disk: always a Hugging Face directory, so that every other tool of the field reads it as it lies.
+
+`config.json`, `model.safetensors` (or shards with an index), `generation_config.json` and the tokenizer's four files. Loading
+trusts nothing: a checkpoint with another tokenizer, a truncated file, a missing or a surplus tensor is refused by name. The same
+model gives the same bytes. Directories quantised as `fbgemm_fp8` load too, into `Fp8Linear` layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from puna.core.errors import InputError
+from puna.model.config import ModelConfig
+from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear, dequantize_rows
+from puna.model.llama import Llama
+
+if TYPE_CHECKING:
+    from puna.tokenizer.bpe import Tokenizer
+
+CONFIG, SINGLE, INDEX, GENERATION = "config.json", "model.safetensors", "model.safetensors.index.json", "generation_config.json"
+MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes by default
+TOKENIZER_DIGEST = "puna_tokenizer"  # our key in config.json; other tools ignore it
+OLD_ROPE_TABLE = "rotary_emb.inv_freq"  # in checkpoints of 2023; computed from config.json since
+FP8_METHOD = "fbgemm_fp8"
+COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
+
+
+def save_model(
+    model: Llama,
+    directory: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    generation: dict[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a model as a Hugging Face directory; weights of an earlier save in the same place are removed.
+
+    Args:
+        tokenizer: its files are written beside, and its digest recorded so that no other one is ever used with these weights.
+        generation: entries of `generation_config.json` (temperature, top_p, ...); ids of BOS, stop and pad tokens are added.
+        max_shard_bytes: size from which weights are spread over several files.
+
+    Raises InputError when the tokenizer does not have the model's vocabulary size.
+    """
+    directory = Path(directory)
+    config = model.config.to_hf()
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if model.config.tied:
+        del state["lm_head.weight"]
+    config["torch_dtype"] = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
+    quantized = _quantization(model)
+    if quantized:
+        config["quantization_config"] = quantized
+    if tokenizer is not None:
+        _check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
+        config |= {TOKENIZER_DIGEST: tokenizer.digest, **_token_ids(tokenizer)}
+    directory.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        tokenizer.save(directory)
+    for old in directory.glob("model*.safetensors*"):
+        old.unlink()
+    _write_weights(state, directory, max_shard_bytes)
+    _write_json(directory / GENERATION, {**(_token_ids(tokenizer) if tokenizer else {}), **(generation or {})})
+    _write_json(directory / CONFIG, config)
+
+
+def load_model(
+    directory: str | Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: str | torch.device = "cpu",
+    dequantize: bool = False,
+) -> Llama:
+    """The model of a Hugging Face directory, in training mode as torch leaves new modules.
+
+    Args:
+        dtype: what weights are cast to; None keeps what is stored. FP8 weights and their scales are never cast.
+        dequantize: turn FP8 layers into ordinary ones.
+
+    Raises InputError for a wrong tokenizer, for damaged files and for tensors that are missing, surplus or of another shape.
+    """
+    directory = Path(directory)
+    hf = read_config(directory)
+    config = ModelConfig.from_hf(hf, where=str(directory / CONFIG))
+    _check_tokenizer(directory, hf, config)
+    state = load_state(directory, dequantize=dequantize)
+    with torch.device("meta"):
+        model = Llama(config, seed=None)
+    bound = (hf.get("quantization_config") or {}).get("activation_scale_ub", ACTIVATION_BOUND)
+    _insert_fp8_layers(model, state, bound)
+    _check_state(model, state, directory)
+    for name, tensor in state.items():
+        keep = tensor.dtype == torch.float8_e4m3fn or name.endswith(".weight_scale")
+        state[name] = tensor.to(device=device, dtype=tensor.dtype if keep or dtype is None else dtype)
+    model.load_state_dict(state, assign=True)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not isinstance(model.get_submodule(name.rpartition(".")[0]), Fp8Linear))
+    if config.tied:
+        model.tie()
+    return model
+
+
+def load_state(directory: str | Path, *, dequantize: bool = True) -> dict[str, Tensor]:
+    """Tensors by name, sorted, as stored; FP8 weights become float32 unless `dequantize` is False.
+
+    A tied output matrix appears as `lm_head.weight`, the same tensor as the embedding; old checkpoints' RoPE tables are left out.
+    Raises InputError for missing or damaged files.
+    """
+    directory = Path(directory)
+    state: dict[str, Tensor] = {}
+    for path, names in _weight_files(directory):
+        state |= {name: tensor for name, tensor in _read_weights(path, names).items() if not name.endswith(OLD_ROPE_TABLE)}
+    if dequantize:
+        for name in [name for name in state if name.endswith(".weight_scale")]:
+            weight = name.removesuffix("_scale")
+            if weight not in state:
+                raise InputError(f"{name} has no {weight} beside it", where=str(directory), fix=COPY_AGAIN)
+            state[weight] = dequantize_rows(state[weight], state.pop(name))
+    if read_config(directory).get("tie_word_embeddings"):
+        _tie(state, directory)
+    return dict(sorted(state.items()))
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """`config.json` as it is written; InputError when the directory is no model or the file no JSON."""
+    directory = Path(directory)
+    if not (directory / CONFIG).is_file():
+        what = (
+            "this directory has no config.json, so it is no model" if directory.is_dir() else "there is no such model directory"
+        )
+        raise InputError(what, where=str(directory), fix="give a directory in Hugging Face layout")
+    return read_json(directory / CONFIG)
+
+
+# ---- tokenizer and ids
+
+
+def _token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
+
+
+def _check_vocabulary(config: ModelConfig, vocab_size: int, where: str) -> None:
+    if vocab_size != config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {vocab_size} ids and the model {config.vocab_size}", where=where,
+            fix="use the tokenizer the model was trained with",
+        )  # fmt: skip
+
+
+def _check_tokenizer(directory: Path, hf: dict[str, Any], config: ModelConfig) -> None:
+    """Refuse weights that lie beside a tokenizer they were not trained with."""
+    if not (directory / "tokenizer.model").is_file():
+        return
+    from puna.tokenizer.bpe import Tokenizer
+
+    tokenizer = Tokenizer.load(directory)
+    _check_vocabulary(config, tokenizer.vocab_size, str(directory))
+    recorded = hf.get(TOKENIZER_DIGEST)
+    if recorded and recorded != tokenizer.digest:
+        raise InputError(
+            f"these weights were trained with tokenizer {recorded[:12]} and {tokenizer.digest[:12]} lies beside them",
+            where=str(directory / "tokenizer.model"), fix="put the original tokenizer files back",
+        )  # fmt: skip
+
+
+# ---- writing
+
+
+def _quantization(model: Llama) -> dict[str, Any] | None:
+    """The `quantization_config` of a model with FP8 layers, in the form of Meta's released FP8 checkpoint."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Fp8Linear)}
+    if not layers:
+        return None
+    kept = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    bound = next(iter(layers.values())).activation_bound
+    return {"activation_scale_ub": bound, "modules_to_not_convert": sorted(kept), "quant_method": FP8_METHOD}
+
+
+def _write_weights(state: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
+    shards = _shards(state, max_shard_bytes)
+    if len(shards) == 1:
+        return _write_shard(shards[0], directory / SINGLE)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_shard(shard, directory / name)
+        weight_map |= dict.fromkeys(shard, name)
+    total = sum(tensor.nbytes for tensor in state.values())
+    _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def _shards(state: dict[str, Tensor], max_shard_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in the order of the network, a new shard before the one that would not fit."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in shard.items()}, path, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+# ---- reading
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model directory; InputError when it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path.name} is not valid JSON ({error})", where=str(path), fix=COPY_AGAIN) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path.name} is not a JSON object", where=str(path), fix=COPY_AGAIN)
+    return value
+
+
+def _weight_files(directory: Path) -> list[tuple[Path, list[str] | None]]:
+    """Files with the tensors expected in each (None: all there are)."""
+    if (directory / SINGLE).is_file():
+        return [(directory / SINGLE, None)]
+    if not (directory / INDEX).is_file():
+        raise InputError(f"the model has neither {SINGLE} nor {INDEX}", where=str(directory), fix="copy the weights here")
+    weight_map = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) and f == Path(f).name for f in weight_map.values()):
+        raise InputError("the index has no valid weight_map", where=str(directory / INDEX), fix=COPY_AGAIN)
+    files: dict[str, list[str]] = {}
+    for name, file in weight_map.items():
+        files.setdefault(file, []).append(name)
+    return [(directory / file, names) for file, names in sorted(files.items())]
+
+
+def _read_weights(path: Path, names: list[str] | None) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError("a weight file named in the index is missing", where=str(path), fix=COPY_AGAIN)
+    try:
+        with safe_open(path, framework="pt") as file:
+            there = list(file.keys())
+            absent = sorted(set(names or ()) - set(there))
+            if absent:
+                raise InputError(f"the index promises {_some(absent)} in this file", where=str(path), fix=COPY_AGAIN)
+            return {name: file.get_tensor(name) for name in (names or there)}
+    except SafetensorError as error:
+        raise InputError(f"the weight file cannot be read ({error})", where=str(path), fix=COPY_AGAIN) from None
+
+
+def _tie(state: dict[str, Tensor], directory: Path) -> None:
+    embedding = state.get("model.embed_tokens.weight")
+    if embedding is None:
+        return  # `_check_state` names it
+    if "lm_head.weight" in state and not torch.equal(state["lm_head.weight"], embedding):
+        raise InputError("config.json ties the output matrix to the embedding and the weights hold two different ones",
+                         where=str(directory), fix="set tie_word_embeddings to false in config.json")  # fmt: skip
+    state["lm_head.weight"] = embedding
+
+
+def _insert_fp8_layers(model: Llama, state: dict[str, Tensor], bound: float) -> None:
+    """Replace each linear layer whose weight is stored in FP8."""
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    for name in [name for name in state if name.endswith(".weight_scale")]:
+        module = name.removesuffix(".weight_scale")
+        parent, _, child = module.rpartition(".")
+        if f"{module}.weight" in shapes:  # if not, `_check_state` names it as a surplus tensor
+            rows, columns = shapes[f"{module}.weight"]
+            weight = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta")
+            scale = torch.empty(rows, 1, device="meta")
+            setattr(model.get_submodule(parent), child, Fp8Linear(weight, scale, activation_bound=bound))
+
+
+def _check_state(model: Llama, state: dict[str, Tensor], directory: Path) -> None:
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    surplus = sorted(state.keys() - expected.keys())
+    if missing:
+        raise InputError(f"{len(missing)} tensors are missing: {_some(missing)}", where=str(directory), fix=COPY_AGAIN)
+    if surplus:
+        raise InputError(
+            f"{len(surplus)} tensors do not belong to this network: {_some(surplus)}", where=str(directory),
+            fix="use a checkpoint of LlamaForCausalLM, or correct config.json",
+        )  # fmt: skip
+    for name, tensor in expected.items():
+        if tensor.shape != state[name].shape:
+            found, due = tuple(state[name].shape), tuple(tensor.shape)
+            raise InputError(f"{name} has shape {found} and config.json asks for {due}", where=str(directory), fix=COPY_AGAIN)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

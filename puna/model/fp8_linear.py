@@ -1,0 +1,81 @@
+"""Row-wise FP8 (e4m3fn) as numbers and as a layer: what an `fbgemm_fp8` checkpoint stores and what it means (section 6.2).
+
+Per row, m = max |x|, clamped to [1e-12, bound]; the row is multiplied by 448 / m, saturated to +-448 and cast; m / 448 is kept to
+undo it (FBGEMM `quantize_fp8_row`). Weights have no bound. Activations are quantised per token as they come, with the bound of
+1200 that keeps a few huge values from pushing the rest of the row under the smallest FP8 number.
+
+This file holds only what loading a checkpoint needs; which layers to quantise, and how much it costs, is in `puna.infer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+E4M3_MAX = 448.0  # largest finite e4m3fn number
+SMALLEST_AMAX = 1e-12  # FBGEMM's guard against a row of zeros
+ACTIVATION_BOUND = 1200.0  # `activation_scale_ub` of the released checkpoints: bounds the absolute maximum of a row
+
+
+def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
+    """Quantise each row (last dimension) on its own.
+
+    Args:
+        x: floating point, [..., K].
+        bound: upper limit on a row's absolute maximum; larger values saturate.
+
+    Returns:
+        e4m3fn [..., K] and the float32 scale [..., 1] that undoes it (x is about q * scale).
+    """
+    x = x.float()
+    amax = x.abs().amax(-1, keepdim=True).clamp(SMALLEST_AMAX, bound)
+    quantized = (x * (E4M3_MAX / amax)).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return quantized, amax / E4M3_MAX
+
+
+def dequantize_rows(quantized: Tensor, scale: Tensor) -> Tensor:
+    """The float32 numbers that `quantize_rows` stands for."""
+    return quantized.float() * scale.float()
+
+
+class Fp8Linear(nn.Module):
+    """y = W x with W stored in FP8 and x quantised per token: the arithmetic of FBGEMM's `f8f8bf16_rowwise`.
+
+    Products of two e4m3 numbers are exact in float32, where they are summed; the two scales come last. The weight is widened at
+    every call, so memory stays that of FP8. Inference only: the rounding has no gradient.
+
+    Attributes:
+        weight: e4m3fn [N, K].
+        weight_scale: float32 [N, 1].
+    """
+
+    def __init__(self, weight: Tensor, weight_scale: Tensor, *, activation_bound: float = ACTIVATION_BOUND):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight_scale = nn.Parameter(weight_scale, requires_grad=False)
+        self.activation_bound = activation_bound
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, *, activation_bound: float = ACTIVATION_BOUND) -> Fp8Linear:
+        """Quantise a float weight [N, K] by rows, without a bound."""
+        return cls(*quantize_rows(weight.detach()), activation_bound=activation_bound)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        quantized, scale = quantize_rows(x, self.activation_bound)
+        y = nn.functional.linear(quantized.float(), self.weight.float())
+        return (y.mul_(scale).mul_(self.weight_scale.T)).to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp8Linear:
+        """Follow the model to another device and never to another dtype (`model.to(torch.bfloat16)` would widen the weight)."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}, e4m3fn by rows, activations bounded at {self.activation_bound}"

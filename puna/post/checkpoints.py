@@ -1,0 +1,65 @@
+"""Models as post-training stages take them in and hand them on, with the record of what each one descends from.
+
+Every stage of section 4 starts from a checkpoint and leaves one. What travels with it besides the Hugging Face files is `dev.json`
+(how it did on the dev tasks, so nobody measures twice) and `ancestors.json` (digests of the models it came from, so that a model's
+unverified text can be kept out of its own training; section 4.3.1 reports that it does not help and can hurt).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from puna.core.errors import InputError
+from puna.core.stage import VOLATILE, Artifact, StageContext
+from puna.model.checkpoint import load_model, save_model
+from puna.model.llama import Llama
+from puna.tokenizer.bpe import Tokenizer
+
+ANCESTORS = "ancestors.json"
+NOT_CARRIED = ("artifact.json", "summary.json", "metrics.jsonl", "rounds.json", "distil.json", ANCESTORS, VOLATILE)
+
+
+def load(artifact: Artifact) -> tuple[Llama, Tokenizer]:
+    """The model (fp32, evaluation mode) and its tokenizer."""
+    return load_model(artifact.path).eval(), Tokenizer.load(artifact.path)
+
+
+def save(model: Llama, tokenizer: Tokenizer, ctx: StageContext, parents: Iterable[Artifact]) -> None:
+    """Write `model` as this stage's Hugging Face directory, descending from `parents`."""
+    save_model(model, ctx.out, tokenizer=tokenizer)
+    write_ancestors(ctx, parents)
+
+
+def carry(artifact: Artifact, ctx: StageContext, parents: Iterable[Artifact] = ()) -> None:
+    """Hand a model on unchanged: its files become this stage's, what described the other stage stays behind."""
+    shutil.copytree(artifact.path, ctx.out, dirs_exist_ok=True, ignore=_keep_behind(artifact.path))
+    write_ancestors(ctx, [artifact, *parents])
+
+
+def _keep_behind(top: Path):
+    return lambda folder, names: [name for name in names if Path(folder) == top and name in NOT_CARRIED]
+
+
+def write_ancestors(ctx: StageContext, parents: Iterable[Artifact]) -> None:
+    """Record the digests of `parents` and of everything they descend from."""
+    digests = sorted(set().union(*(ancestors(parent) for parent in parents)))
+    (ctx.out / ANCESTORS).write_text(json.dumps(digests, indent=1) + "\n")
+
+
+def ancestors(artifact: Artifact) -> set[str]:
+    """Digests of a model, of the models it is known to descend from, and of what the stage that made it read."""
+    path = artifact.path / ANCESTORS
+    known = set(json.loads(path.read_text())) if path.exists() else set()
+    inputs = artifact.record.get("inputs", [])
+    read = {entry["digest"] for entry in inputs if isinstance(entry, dict) and entry.get("digest")}
+    return known | read | ({artifact.digest} if artifact.digest else set())
+
+
+def refuse_own_text(student: Artifact, teacher_ancestors: Iterable[str], where: str) -> None:
+    """InputError when `student` is the teacher or one of its ancestors: unverified text must come from another model."""
+    if student.digest and student.digest in set(teacher_ancestors):
+        raise InputError("a model may not learn from its own unverified text", where=where,
+                         fix="use the verified answers (`samples: accepted`), or take another model as the teacher")

@@ -1,0 +1,339 @@
+"""Collects what post-training starts from: dialogs to imitate, prompts to sample on, tasks to judge by, preferences (4.2.1).
+
+Sources are the mini-world and any JSONL of tasks, dialogs, trees or instructions (`puna.post.formats`). Rows with a checkable
+answer are tasks and are split into gold, prompts, dev and test by the hash of their canonical prompt, so no prompt can be in two
+splits; `split.json` counts the overlap again from what was written. Rows without one are dialogs: most to learn from, one in
+twenty held out for the loss that judges models when nothing can be verified.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import lzma
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from puna.core.errors import InputError
+from puna.core.settings import Settings as BaseSettings
+from puna.core.stage import StageContext
+from puna.post.formats import UnreadableRow, read_row
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, write_rows
+
+KIND = "tasks"
+REVISION = 1
+
+SPLITS = ("test", "dev", "gold", "prompts")  # in the order they are served when a source is small
+HELD_SHARE = 0.05  # of dialogs without a verifier
+HELD_MAX = 500
+NGRAM = 13  # words; the usual unit of contamination checks (GPT-3, appendix C; posttraining uses 8 to 13)
+
+Shape = Literal["auto", "task", "gsm8k", "dialog", "oasst", "instruction", "preference"]
+
+
+class Sizes(BaseSettings):
+    """Rows wanted per split; None takes the stage's own size."""
+
+    gold: int | None = Field(None, ge=0)
+    prompts: int | None = Field(None, ge=0)
+    dev: int | None = Field(None, ge=0)
+    test: int | None = Field(None, ge=0)
+
+
+class WorldSource(BaseSettings):
+    """`world`, or `world: {gold: N, prompts: N, dev: N, test: N}`."""
+
+    world: Sizes = Sizes()
+
+
+class FileSource(Sizes):
+    """JSONL files of the user's own (also .gz, .zst, ...), or a folder or glob of them.
+
+    Attributes:
+        path: a file, a folder or a glob.
+        licence: SPDX identifier; it travels with every row.
+        format: shape of the rows; "auto" recognises it row by row.
+        name: what the source is called in reports; by default the last part of the path.
+    """
+
+    path: str
+    licence: str = "unknown"
+    format: Shape = "auto"
+    name: str = ""
+
+
+def _source_kind(value: Any) -> str:
+    return "world" if isinstance(value, WorldSource) or (isinstance(value, dict) and "world" in value) else "path"
+
+
+Source = Annotated[Annotated[WorldSource, Tag("world")] | Annotated[FileSource, Tag("path")], Discriminator(_source_kind)]
+
+
+class Settings(BaseSettings):
+    """Sources and sizes. A file with fewer tasks than the sizes ask for is shared out in the same proportions, with a note."""
+
+    sources: tuple[Source, ...] = (WorldSource(),)
+    gold: int = Field(200, ge=0)
+    prompts: int = Field(12000, ge=0)
+    dev: int = Field(500, ge=0)
+    test: int = Field(1500, ge=0)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        entries = [value] if isinstance(value, str | dict) else value
+        return [_long_form(entry) for entry in entries] if isinstance(entries, list | tuple) else entries
+
+
+def _long_form(entry: Any) -> Any:
+    if entry == "world":
+        return {"world": {}}
+    if isinstance(entry, str):
+        return {"path": entry}
+    if isinstance(entry, dict) and entry.get("world", 0) is None:
+        return {**entry, "world": {}}
+    return entry
+
+
+@dataclass
+class Collected:
+    """Everything read so far, by split; `seen` maps the prompt id of each task to its split."""
+
+    tasks: dict[str, list[Task]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    dialogs: list[Dialog] = field(default_factory=list)
+    held: list[Dialog] = field(default_factory=list)
+    preferences: list[Preference] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)
+    duplicates: int = 0
+
+
+def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Read every source, split, write the artifact."""
+    collected = Collected()
+    for source in settings.sources:
+        if isinstance(source, WorldSource):
+            _read_world(source, settings, ctx, collected)
+        else:
+            _read_files(source, settings, ctx, collected)
+    _drop_leaks(collected, ctx)
+    gold = [dialog for dialog in map(gold_dialog, collected.tasks["gold"]) if dialog]
+    train = gold + collected.dialogs
+    held = collected.held + [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
+    if not train and not any(collected.tasks.values()):
+        raise InputError("no source gave a usable row", where=", ".join(_name(source) for source in settings.sources),
+                         fix="look at bad_rows.jsonl, or set `format` to the shape of your rows")
+    if not collected.tasks["dev"]:
+        ctx.note("nothing in these sources can be verified: models will be judged by the loss on held-out dialogs")
+    return _write(ctx, collected, train, held, len(gold))
+
+
+def prompt_text(messages: Iterable[MessageRow]) -> str:
+    """A prompt in canonical form: roles and contents, compatibility-normalised, case and white space folded."""
+    parts = (f"{m.role}: {unicodedata.normalize('NFKC', m.content)}" for m in messages)
+    return "\n".join(" ".join(part.casefold().split()) for part in parts)
+
+
+def prompt_id(messages: Iterable[MessageRow]) -> str:
+    """32 hex digits that name a prompt, whoever wrote the answer."""
+    return hashlib.blake2b(prompt_text(messages).encode(), digest_size=16).hexdigest()
+
+
+def opening(messages: list[MessageRow]) -> list[MessageRow]:
+    """The messages before the assistant first speaks: the prompt a dialog or a preference grew from."""
+    first = next((i for i, message in enumerate(messages) if message.role == "assistant"), len(messages))
+    return messages[:first]
+
+
+def gold_dialog(task: Task) -> Dialog | None:
+    """The task with its worked answer as a dialog; None without one."""
+    answer = task.gold_messages()
+    if not answer:
+        return None
+    messages = [*task.prompt, *answer]
+    return Dialog(id=content_id(messages), messages=messages, lang=task.lang,
+                  capability=task.capability, provenance=task.provenance.model_copy(update={"parents": [task.id]}))
+
+
+def _read_world(source: WorldSource, settings: Settings, ctx: StageContext, collected: Collected) -> None:
+    from puna.world.tasks import generate_tasks
+
+    sizes = _sizes(source.world, settings)
+    generated = generate_tasks(ctx.stream_seed("world"), **sizes)
+    before = _count(collected)
+    for split in SPLITS:
+        for task in generated[split]:
+            _place(task, split, collected)
+    licence = next((task.provenance.licence for tasks in generated.values() for task in tasks), "unknown")
+    ctx.add_source("world", licence, rows=_count(collected) - before)
+
+
+def _read_files(source: FileSource, settings: Settings, ctx: StageContext, collected: Collected) -> None:
+    name = _name(source)
+    provenance = Provenance(source=name, licence=source.licence)
+    tasks: dict[str, Task] = {}
+    dialogs: dict[str, Dialog] = {}
+    bad_before, before = len(collected.bad), _count(collected)
+    for path in _paths(source.path):
+        for number, row in _json_rows(path, collected.bad):
+            try:
+                rows = read_row(row, source.format, provenance)
+            except UnreadableRow as error:
+                collected.bad.append({"file": path.name, "line": number, "reason": str(error)})
+                continue
+            collected.duplicates += sum(prompt_id(task.prompt) in tasks for task in rows.tasks)
+            tasks |= {prompt_id(task.prompt): task for task in rows.tasks}
+            dialogs |= {dialog.id: dialog for dialog in rows.dialogs}
+            collected.preferences.extend(rows.preferences)
+    _split_tasks(tasks, _sizes(source, settings), name, ctx, collected)
+    _split_dialogs(dialogs, collected)
+    bad = len(collected.bad) - bad_before
+    if bad:
+        ctx.note(f"{name}: {bad} rows could not be read and are listed in bad_rows.jsonl ({collected.bad[bad_before]['reason']})")
+    ctx.add_source(name, source.licence, rows=_count(collected) - before)
+
+
+def _paths(path: str) -> list[Path]:
+    if Path(path).is_dir():
+        return [found for found in sorted(Path(path).rglob("*")) if ".json" in "".join(found.suffixes)]
+    if Path(path).is_file():
+        return [Path(path)]
+    found = [Path(p) for p in sorted(glob.glob(path, recursive=True)) if Path(p).is_file()]  # noqa: PTH207 (absolute patterns)
+    if not found:
+        raise InputError("the file does not exist", where=path, fix="check the path under `sources` (relative to where you are)")
+    return found
+
+
+def _json_rows(path: Path, bad: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
+    """(line number, parsed row); what is not JSON goes to `bad`, and so does a broken end of a compressed file."""
+    from puna.data.open_file import open_bytes
+
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    bad.append({"file": path.name, "line": number, "reason": f"not JSON: {error}"})
+                    continue
+                yield number, row
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        bad.append({"file": path.name, "line": number + 1, "reason": f"the file breaks off: {error}"})
+
+
+def _split_tasks(tasks: dict[str, Task], sizes: dict[str, int], name: str, ctx: StageContext, collected: Collected) -> None:
+    """Cut the tasks, in the order of their prompt ids, into the splits; fewer than wanted shrinks all in proportion.
+
+    A task that names no verifier is a prompt to sample on and nothing else.
+    """
+    for task in (task for task in tasks.values() if not task.verifier):
+        _place(task, "prompts", collected)
+    tasks = {key: task for key, task in tasks.items() if task.verifier}
+    if not tasks:
+        return
+    wanted = sum(sizes.values())
+    if len(tasks) < wanted:
+        sizes = {split: size * len(tasks) // wanted for split, size in sizes.items()}
+        ctx.note(f"{name}: {len(tasks)} tasks where {wanted} were wanted, so " + ", ".join(f"{s} {sizes[s]}" for s in SPLITS))
+    order, start = sorted(tasks), 0
+    for split in SPLITS:
+        for key in order[start : start + sizes[split]]:
+            _place(tasks[key], split, collected)
+        start += sizes[split]
+
+
+def _split_dialogs(dialogs: dict[str, Dialog], collected: Collected) -> None:
+    """Hold some dialogs out, chosen by the hash of their prompts so that one prompt is never on both sides."""
+    by_prompt = {key: prompt_id(opening(dialog.messages)) for key, dialog in dialogs.items()}
+    prompts = sorted(set(by_prompt.values()))
+    share = min(HELD_MAX, round(len(prompts) * HELD_SHARE)) if len(prompts) > 1 else 0
+    held = set(prompts[: max(share, 1 if len(prompts) > 1 else 0)])
+    for key, dialog in dialogs.items():
+        (collected.held if by_prompt[key] in held else collected.dialogs).append(dialog)
+
+
+def _place(task: Task, split: str, collected: Collected) -> None:
+    """Put a task into a split unless its prompt is somewhere already."""
+    key = prompt_id(task.prompt)
+    if key in collected.seen:
+        collected.duplicates += 1
+        return
+    collected.seen[key] = split
+    collected.tasks[split].append(task.model_copy(update={"split": split}))
+
+
+def _drop_leaks(collected: Collected, ctx: StageContext) -> None:
+    """Dialogs and preferences on a prompt of dev or test, or on a held-out dialog's, are left out of training."""
+    forbidden = {key for key, split in collected.seen.items() if split in ("dev", "test")}
+    forbidden |= {prompt_id(opening(dialog.messages)) for dialog in collected.held}
+    dialogs = [d for d in collected.dialogs if prompt_id(opening(d.messages)) not in forbidden]
+    preferences = [p for p in collected.preferences if prompt_id(opening(p.context)) not in forbidden]
+    dropped = len(collected.dialogs) + len(collected.preferences) - len(dialogs) - len(preferences)
+    if dropped:
+        ctx.note(f"{dropped} dialogs or preferences are on held-out prompts and were left out of training")
+    collected.dialogs, collected.preferences = dialogs, preferences
+
+
+def _write(ctx: StageContext, collected: Collected, train: list[Dialog], held: list[Dialog], gold: int) -> dict[str, Any]:
+    bare = {split: [task.model_copy(update={"gold": None}) for task in tasks] for split, tasks in collected.tasks.items()}
+    write_rows(ctx.out / "train.jsonl", train)
+    write_rows(ctx.out / "held.jsonl", held)
+    for split in ("prompts", "dev", "test"):
+        write_rows(ctx.out / f"{split}.jsonl", bare[split])
+    write_rows(ctx.out / "preferences.jsonl", collected.preferences)
+    proof = _proof(collected.tasks, train)
+    (ctx.out / "split.json").write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n")
+    if collected.bad:
+        (ctx.out / "bad_rows.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in collected.bad))
+    return {"gold": gold, "dialogs": len(collected.dialogs), "held": len(held), "preferences": len(collected.preferences),
+            "bad_rows": len(collected.bad), "duplicates": collected.duplicates,
+            **{split: len(collected.tasks[split]) for split in ("prompts", "dev", "test")},
+            "families": _families(collected.tasks["test"]), "overlap": proof["overlap"]}
+
+
+def _proof(tasks: dict[str, list[Task]], train: list[Dialog]) -> dict[str, Any]:
+    """Counted from the rows as written: prompts per split, prompts two splits share, long word runs of test seen elsewhere."""
+    prompts = {split: {prompt_id(task.prompt) for task in tasks[split]} for split in SPLITS}
+    prompts["train"] = {prompt_id(opening(dialog.messages)) for dialog in train}
+    names = ("train", "prompts", "dev", "test")
+    overlap = {f"{a}/{b}": len(prompts[a] & prompts[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
+    known = {gram for dialog in train for gram in _ngrams(opening(dialog.messages))}
+    known |= {gram for task in tasks["prompts"] for gram in _ngrams(task.prompt)}
+    touched = sum(bool(_ngrams(task.prompt) & known) for task in tasks["test"])
+    return {"tasks": {split: len(tasks[split]) for split in SPLITS}, "different_prompts": {n: len(prompts[n]) for n in names},
+            "overlap": overlap, f"test_prompts_sharing_{NGRAM}_words": touched, "split_by": "blake2b of the canonical prompt"}
+
+
+def _ngrams(messages: Iterable[MessageRow]) -> set[str]:
+    words = re.findall(r"\w+", prompt_text(messages))
+    return {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
+
+
+def _families(tasks: list[Task]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for task in tasks:
+        found[task.family or task.capability] = found.get(task.family or task.capability, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def _sizes(own: Sizes, settings: Settings) -> dict[str, int]:
+    return {split: getattr(settings, split) if getattr(own, split) is None else getattr(own, split) for split in SPLITS}
+
+
+def _name(source: WorldSource | FileSource) -> str:
+    return "world" if isinstance(source, WorldSource) else source.name or Path(source.path).name
+
+
+def _count(collected: Collected) -> int:
+    return sum(map(len, collected.tasks.values())) + len(collected.dialogs) + len(collected.held) + len(collected.preferences)

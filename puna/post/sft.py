@@ -1,0 +1,144 @@
+"""Supervised fine-tuning: cross-entropy on what the assistant says, always from the pre-trained checkpoint (section 4.1.3).
+
+Each round starts again from the base and not from the last chat model, with the gold dialogs and every verified answer collected so
+far. The first model input is that base. Dialogs are packed with document masks; over-long ones are counted, never cut. Run on gold
+alone for as many steps, this same stage is the control that rejection sampling and distillation must beat.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import execution
+from puna.core.stage import Artifact, StageContext
+from puna.model.llama import Llama
+from puna.post import checkpoints
+from puna.post.examples import Encoded, encode_dialogs, row_length
+from puna.post.gate import Verdict, open_judge, write_verdict
+from puna.tokenizer.bpe import Tokenizer
+from puna.tokenizer.dialog import Dialog, read_rows
+from puna.train.loop import TrainResult, train
+from puna.train.objectives import CrossEntropy, Objective
+from puna.train.optim import OptimSettings
+from puna.train.packing import DialogBatches, dialog_batches
+from puna.train.schedule import LearningRate, Schedule
+
+KIND = "model"
+REVISION = 1
+
+
+class Settings(BaseSettings):
+    """How long and on what.
+
+    Attributes:
+        length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest dialog.
+        mix: copies of each part per epoch (section 4.2.3: good sources are repeated), e.g. {gold: 2, samples: 1}.
+        samples: "accepted" takes verified answers, "raw" unchecked first ones (as a contrast), "none" gold only.
+        seed_offset: another order of the same data, for variants to average.
+        variant: a label for the report.
+        dev: dev tasks that judge the result; max_tokens: longest answer.
+    """
+
+    steps: int = Field(200, ge=1)
+    lr: float = 2e-3
+    weight_decay: float = 0.1
+    warmup: float = 5
+    batch_tokens: int = 1024
+    length: int | None = None
+    mix: dict[Literal["gold", "samples"], int] = {"gold": 1, "samples": 1}
+    samples: Literal["accepted", "raw", "none"] = "accepted"
+    seed_offset: int = 0
+    variant: str = ""
+    dev: int = 500
+    max_tokens: int = Field(64, ge=1)
+    log_every: int = 10
+    checkpoint_seconds: float = execution(20.0)
+
+
+def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Fine-tune the first model input on gold dialogs and pooled samples; report dev accuracy."""
+    base, tasks = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")], ctx.inputs.one("tasks")
+    model, tokenizer = checkpoints.load(base[0])
+    pool = Pool(settings, ctx, tokenizer, model.config.max_seq_len, base[0], tasks)
+    if not pool.examples:
+        return pass_on(base[0], "no dialog to learn from fits the model", ctx)
+    result = fit(model, CrossEntropy(), pool.batches(settings, ctx), settings, ctx)
+    return finish(model, tokenizer, result, pool, settings, ctx)
+
+
+class Pool:
+    """The dialogs a stage learns from, as packed examples with counts of where they came from and what was left out."""
+
+    def __init__(self, settings: Settings, ctx: StageContext, tokenizer: Tokenizer, limit: int, base: Artifact, tasks: Artifact):
+        dialogs = {"gold": list(read_rows(tasks.path / "train.jsonl", Dialog)), "samples": _sampled(settings, ctx, base)}
+        self.examples: list[Encoded] = []
+        self.counts: dict[str, int] = {}
+        self.overlong = 0
+        for part, rows in dialogs.items():
+            encoded, left = encode_dialogs(tokenizer, rows, limit if settings.length is None else min(limit, settings.length))
+            self.counts[part] = len(encoded)
+            self.overlong += left.overlong
+            self.examples += encoded * settings.mix.get(part, 1)
+            if left.overlong or left.empty:
+                ctx.note(f"{part}: {left.text(len(rows), limit)}")
+        longest = max((len(example.ids) for example in self.examples), default=0)
+        self.length = min(limit, settings.length or row_length(longest, limit))
+
+    def batches(self, settings: Settings, ctx: StageContext) -> DialogBatches:
+        """Packed batches as a pure function of the step."""
+        examples = [(example.ids, example.loss_mask) for example in self.examples]
+        return dialog_batches(examples, self.length, max(settings.batch_tokens, self.length), batch_seed(settings, ctx))
+
+
+def batch_seed(settings: Settings, ctx: StageContext) -> int:
+    """Seed of the data order: the run's and the offset's, not the stage's name, so that a control sees gold in the same order."""
+    from puna.core.rng import derive_seed
+
+    return derive_seed(ctx.seed, "post.sft", settings.seed_offset)
+
+
+def _sampled(settings: Settings, ctx: StageContext, base: Artifact) -> list[Dialog]:
+    """Dialogs of every samples input; unchecked ones only if they are another model's."""
+    if settings.samples == "none":
+        return []
+    found: list[Dialog] = []
+    for samples in ctx.inputs.all("samples"):
+        if settings.samples == "raw":
+            checkpoints.refuse_own_text(base, samples.summary().get("policy_ancestors", []), f"{ctx.name}, samples of {samples.name}")
+        found += read_rows(samples.path / f"{settings.samples}.jsonl", Dialog)
+    return found
+
+
+def fit(model: Llama, objective: Objective, batches: DialogBatches, settings: Settings, ctx: StageContext) -> TrainResult:
+    """The loop with this stage's schedule and optimiser."""
+    schedule = Schedule(steps=settings.steps, lr=LearningRate(shape="wsd", warmup=settings.warmup, decay=0.3, final=0.03))
+    optim = OptimSettings(name="adamw", lr=settings.lr, weight_decay=settings.weight_decay)
+    return train(model, objective, batches, schedule, optim, ctx, log_every=settings.log_every,
+                 checkpoint_seconds=settings.checkpoint_seconds)
+
+
+def finish(model: Llama, tokenizer: Tokenizer, result: TrainResult, pool: Pool, settings: Settings,
+           ctx: StageContext) -> dict[str, Any]:
+    """Judge, save and sum up."""
+    verdict = open_judge(ctx.inputs.one("tasks"), tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)(model.eval())
+    write_verdict(verdict, ctx.out)
+    checkpoints.save(model, tokenizer, ctx, ctx.inputs.all("model"))
+    _note(verdict, ctx)
+    return {"steps": result.steps, "tokens": result.tokens, "epochs": round(result.tokens / sum(len(e.ids) for e in pool.examples), 2),
+            "first_loss": result.first_loss, "loss": result.loss, "dialogs": pool.counts, "overlong": pool.overlong,
+            "row_length": pool.length, "variant": settings.variant, "dev": verdict.summary()}
+
+
+def _note(verdict: Verdict, ctx: StageContext) -> None:
+    if verdict.measure != "accuracy":
+        ctx.note(f"no dev task can be verified: {verdict.text()} is what this model is judged by")
+
+
+def pass_on(base: Artifact, reason: str, ctx: StageContext) -> dict[str, Any]:
+    """Hand the input on unchanged, saying why; a later stage can still run and the report shows what happened."""
+    ctx.note(f"{reason}: {base.name} is handed on unchanged")
+    checkpoints.carry(base, ctx)
+    return {"skipped": reason, "model": base.name}

@@ -1,0 +1,300 @@
+"""The OpenAI-compatible server: chat and plain completions, streaming or not, and a chat page at `/`.
+
+Every answer comes from one engine with continuous batching, through the renderer that training used. The server listens on
+loopback unless told otherwise, refuses pages of other sites, and bounds what one client can ask for: size, answers, time, and
+how many at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from puna.core.errors import InputError, PunaError
+from puna.infer.engine import Engine
+from puna.serve.generate import Generator
+from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
+from puna.serve.replies import chat_reply, chat_stream, completion_reply, completion_stream
+from puna.serve.worker import EngineThread
+from puna.tokenizer.bpe import Tokenizer
+from puna.tokenizer.chat import render
+
+STATIC = Path(__file__).parent / "static"
+PAGE_FILES = {"/": ("chat.html", "text/html"), "/chat.css": ("chat.css", "text/css"), "/chat.js": ("chat.js", "text/javascript")}
+PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ALIASES = ("", "default", "puna")  # model names a client may give when it does not care which model answers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask for.
+
+    Attributes:
+        body_bytes: size of a request.
+        max_tokens: tokens of one answer; also what a chat request gets that names no number (the context bounds both).
+        answers: answers to one request (prompts times n).
+        concurrent: requests being answered or waiting at once.
+        seconds: time for one request.
+    """
+
+    body_bytes: int = 4 << 20
+    max_tokens: int = 4096
+    answers: int = 64
+    concurrent: int = 128
+    seconds: float = 600.0
+
+
+def serve(directory: str | Path, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
+    """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded."""
+    import uvicorn
+
+    listening = _bind(host, port)
+    try:
+        app = create_app(directory, host=host, limits=limits)
+        name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        shown = f"http://{name}:{listening.getsockname()[1]}"
+        print(f"serving {app.title} · chat page {shown}/ · OpenAI API {shown}/v1 · Ctrl-C stops", flush=True)
+        if host not in LOOPBACK:
+            print("anyone who can reach this address can use the model: there are no passwords", flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        print("stopped")
+    finally:
+        listening.close()
+
+
+def create_app(directory: str | Path, *, host: str = "127.0.0.1", limits: Limits | None = None) -> FastAPI:
+    """The app for a model directory; its model is called like the directory."""
+    from puna.infer.load import load_engine
+
+    engine, tokenizer = load_engine(directory)
+    return build_app(engine, tokenizer, Path(directory).absolute().name, host=host, limits=limits)
+
+
+def build_app(
+    engine: Engine, tokenizer: Tokenizer, name: str, *, host: str = "127.0.0.1", limits: Limits | None = None
+) -> FastAPI:
+    """The app around a loaded engine, which from now on belongs to the app's thread."""
+    worker = EngineThread(engine)
+    limits = limits or Limits()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        worker.close()
+
+    app = FastAPI(title=name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.worker = worker
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body(), status_code=error.status)
+
+    @app.exception_handler(HTTPException)
+    async def not_found(request: Request, error: HTTPException) -> Response:
+        return JSONResponse(ApiError(error.status_code, str(error.detail)).body(), status_code=error.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return JSONResponse(ApiError(500, "the server failed on this request; see its log").body(), status_code=500)
+
+    app.add_middleware(SameSite, host=host)
+    _add_pages(app)
+    _add_api(app, Generator(worker, tokenizer, limits.max_tokens, limits.seconds), name, limits)
+    return app
+
+
+def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> None:
+    created, running = int(time.time()), Running(limits.concurrent)
+    card = {"id": name, "object": "model", "created": created, "owned_by": "puna", "max_model_len": generator.context}
+
+    @app.get("/v1/models")
+    async def models() -> Any:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{model}")
+    async def model(model: str) -> Any:
+        _check_model(model, name)
+        return card
+
+    @app.get("/health")
+    async def health() -> Any:
+        if generator.worker.failure:
+            raise as_api_error(generator.worker.failure)
+        return {"status": "ok"}
+
+    async def answer(request: Request, cls: type[Sampling], prepare: Callable[[Any], list[list[int]]], kind: str) -> Any:
+        chat = cls is ChatRequest
+        asked = read_request(await _body(request, limits.body_bytes), cls)
+        _check_model(asked.model, name)
+        prompts = _prepared(prepare, asked)
+        if asked.n * len(prompts) > limits.answers:
+            raise ApiError(400, f"at most {limits.answers} answers per request", param="n")
+        head = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        running.enter()
+        job = generator.start(asked, prompts, chat=chat)
+
+        def end() -> None:
+            job.cancel()
+            running.leave()
+
+        try:
+            await _unless_gone(request, job.open() if asked.stream else job.collect())
+        except BaseException:
+            end()
+            raise
+        if asked.stream:
+            return EventStream((chat_stream if chat else completion_stream)(job, asked, head), end)
+        end()
+        return JSONResponse((chat_reply if chat else completion_reply)(job, head))
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Any:
+        return await answer(request, ChatRequest, lambda asked: [_chat_ids(generator.tokenizer, asked)], "chatcmpl")
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Any:
+        return await answer(request, CompletionRequest, lambda asked: _prompt_ids(generator.tokenizer, asked), "cmpl")
+
+
+def _add_pages(app: FastAPI) -> None:
+    def page(file: str, media: str) -> Callable[[], Awaitable[FileResponse]]:
+        async def send() -> FileResponse:
+            headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+            return FileResponse(STATIC / file, media_type=media, headers=headers)
+
+        return send
+
+    for path, (file, media) in PAGE_FILES.items():
+        app.get(path, response_model=None)(page(file, media))
+
+
+class SameSite:
+    """On loopback, refuses what another site's page sends through the user's browser (DNS rebinding, cross-site posts)."""
+
+    def __init__(self, app: ASGIApp, host: str):
+        self.app, self.host = app, host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._allowed(Headers(scope=scope)):
+            await self.app(scope, receive, send)
+            return
+        error = ApiError(403, "this server answers its own page and local programs only")
+        await JSONResponse(error.body(), status_code=403)(scope, receive, send)
+
+    def _allowed(self, headers: Headers) -> bool:
+        called, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            if self.host in LOOPBACK and urlsplit(f"//{called}").hostname not in LOOPBACK:
+                return False
+            return origin is None or urlsplit(origin).netloc == called
+        except ValueError:  # a malformed host or origin
+            return False
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; `at_end` runs when they end or the client hangs up, even before the first one."""
+
+    def __init__(self, events: AsyncIterator[str], at_end: Callable[[], None]):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.at_end = at_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.at_end()
+
+
+class Running:
+    """Counts the requests being answered; one too many is refused with 429."""
+
+    def __init__(self, most: int):
+        self.most, self.now = most, 0
+
+    def enter(self) -> None:
+        if self.now >= self.most:
+            raise ApiError(429, f"{self.most} requests are being answered: try again shortly", code="too_many_requests")
+        self.now += 1
+
+    def leave(self) -> None:
+        self.now -= 1
+
+
+async def _unless_gone(request: Request, work: Awaitable[None]) -> None:
+    """Await `work`, but give up when the client hangs up."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ApiError(499, "the client closed the connection")
+        tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise ApiError(413, f"the request is larger than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _prepared(prepare: Callable[[Any], list[list[int]]], asked: Any) -> list[list[int]]:
+    try:
+        return prepare(asked)
+    except PunaError as error:
+        raise as_api_error(error) from None
+
+
+def _chat_ids(tokenizer: Tokenizer, asked: ChatRequest) -> list[int]:
+    return render(tokenizer, asked.dialog(), generation_prompt=True).ids
+
+
+def _prompt_ids(tokenizer: Tokenizer, asked: CompletionRequest) -> list[list[int]]:
+    return [[tokenizer.bos_id, *tokenizer.encode(p)] if isinstance(p, str) else list(p) for p in asked.prompts()]
+
+
+def _check_model(asked: str | None, name: str) -> None:
+    if asked not in (None, name, *ALIASES):
+        raise ApiError(404, f"the model '{asked}' is not served here; '{name}' is", param="model", code="model_not_found")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        busy = getattr(error, "errno", None) == errno.EADDRINUSE
+        what = "the port is in use" if busy else f"the server cannot listen there ({getattr(error, 'strerror', None) or error})"
+        raise InputError(what, where=f"{host}:{port}", fix="choose another with --port (and --host)") from None
+    return listening

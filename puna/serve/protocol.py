@@ -1,0 +1,171 @@
+"""What the OpenAI API says on the wire: requests checked on arrival, errors and answers in its JSON forms.
+
+A field that would change the answer and is not supported is refused by name; one that is merely off, or harmless, is accepted.
+Tools are offered to the model as Llama 3.1 custom tools, and its call comes back as `tool_calls`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from puna.core.errors import InputError, PunaError
+from puna.tokenizer.chat import Message, with_tools
+
+HARMLESS = frozenset(
+    {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"}
+)
+ROLE_OF = {"developer": "system", "tool": "ipython", "function": "ipython"}
+
+
+class ApiError(Exception):
+    """An error as the API reports it: status, message, type, and the parameter or code concerned."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the response."""
+        kind = {404: "not_found_error", 429: "rate_limit_error"}.get(self.status, "invalid_request_error")
+        kind = "server_error" if self.status >= 500 else kind
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class Wire(BaseModel):
+    """Base of request parts: unknown keys are kept, to be judged by `refuse_unsupported`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class StreamOptions(Wire):
+    include_usage: bool = False
+
+
+class ChatMessage(Wire):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function", "ipython"]
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class Sampling(Wire):
+    """The fields both endpoints share; defaults are OpenAI's."""
+
+    model: str | None = None
+    n: int = Field(default=1, ge=1)
+    temperature: float | None = Field(default=1.0, ge=0, le=2)
+    top_p: float | None = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    def stops(self) -> list[str]:
+        """Stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+
+class ChatRequest(Sampling):
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+
+    def dialog(self) -> list[Message]:
+        """The messages for the renderer, with the offered tools written into them."""
+        messages = [_message(message) for message in self.messages]
+        if not self.tools or self.tool_choice == "none":
+            return messages
+        if self.tool_choice not in (None, "auto"):
+            raise ApiError(400, "tool_choice can be 'auto' or 'none'", param="tool_choice")
+        return with_tools(messages, json.dumps([_described(tool) for tool in self.tools], ensure_ascii=False))
+
+
+class CompletionRequest(Sampling):
+    prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: int | None = Field(default=16, ge=1)
+
+    def prompts(self) -> list[str | list[int]]:
+        """One entry per prompt: a text, or ids."""
+        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+            return [self.prompt]  # type: ignore[list-item]
+        if not self.prompt:
+            raise ApiError(400, "the prompt is empty", param="prompt")
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+def read_request(body: bytes, cls: type[Sampling]) -> Any:
+    """A checked request; ApiError 400 names the field that is wrong or not supported."""
+    try:
+        request = cls.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        raise ApiError(400, f"{param}: {first['msg']}" if param else first["msg"], param=param) from None
+    for name, value in (request.model_extra or {}).items():
+        if name not in HARMLESS and value not in (None, False, 0, "", [], {}, {"type": "text"}):
+            raise ApiError(400, f"'{name}' is not supported by this server", param=name, code="unsupported_parameter")
+    return request
+
+
+def as_api_error(error: PunaError) -> ApiError:
+    """A request the engine or renderer refused is the client's mistake (400); a failed engine is the server's (503)."""
+    if not isinstance(error, InputError):
+        return ApiError(503, str(error))
+    too_long = "the prompt has" in error.what
+    return ApiError(400, str(error), code="context_length_exceeded" if too_long else None)
+
+
+def tool_calls(call: str | None, call_id: str) -> list[dict[str, Any]] | None:
+    """The model's `{"name": ..., "parameters": {...}}` in OpenAI's form; None if it is no such call."""
+    try:
+        parsed = json.loads(call or "")
+    except ValueError:
+        return None
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("name"), str):
+        return None
+    parameters = parsed.get("parameters", parsed.get("arguments", {}))
+    function = {"name": parsed["name"], "arguments": json.dumps(parameters, ensure_ascii=False)}
+    return [{"id": call_id, "type": "function", "function": function}]
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The `usage` object; a sampled terminator counts as a token."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def _message(message: ChatMessage) -> Message:
+    role = ROLE_OF.get(message.role, message.role)
+    calls = message.tool_calls if role == "assistant" else None
+    return Message(role, _text(message.content), tool_calls="; ".join(_call_text(call) for call in calls) if calls else None)
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ApiError(400, f"content parts of type '{part.get('type')}' are not supported", param="messages")
+    return "".join(part["text"] for part in content)
+
+
+def _call_text(call: dict[str, Any]) -> str:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ApiError(400, "a tool call needs function.name and function.arguments", param="messages")
+    arguments = function.get("arguments") or "{}"
+    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return '{"name": ' + json.dumps(function["name"], ensure_ascii=False) + ', "parameters": ' + arguments + "}"
+
+
+def _described(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool.get("type") != "function" or not isinstance(tool.get("function"), dict) or not tool["function"].get("name"):
+        raise ApiError(400, "a tool is {'type': 'function', 'function': {'name': ...}}", param="tools")
+    return tool

@@ -1,0 +1,121 @@
+"""Chat with a model directory in the terminal: one answer for scripts, or a conversation that streams.
+
+Greedy by default, and then the text is the one transformers' `generate` gives on the same directory.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from puna.core.errors import InputError
+from puna.infer.engine import Engine, Request
+from puna.infer.load import load_engine
+from puna.serve.answer import AnswerStream
+from puna.tokenizer.bpe import Tokenizer
+from puna.tokenizer.chat import Message, parse, render
+
+COMMANDS = "/reset forgets the conversation · /system TEXT sets the system prompt · /quit ends · Ctrl-C stops an answer"
+
+
+@dataclass
+class Conversation:
+    """The messages so far and how answers are drawn."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    system: str | None
+    temperature: float
+    max_tokens: int
+    seed: int
+    messages: list[Message] = field(default_factory=list)
+
+    def request(self) -> Request:
+        """The engine request for the assistant's next message."""
+        head = [Message("system", self.system)] if self.system else []
+        ids = render(self.tokenizer, [*head, *self.messages], generation_prompt=True).ids
+        return Request(ids, temperature=self.temperature, max_tokens=self.max_tokens, seed=self.seed)
+
+
+def chat(
+    directory: str | Path,
+    prompt: str | None = None,
+    system: str | None = None,
+    temperature: float = 0.0,
+    max_tokens: int = 256,
+    seed: int = 0,
+    as_json: bool = False,
+) -> None:
+    """Answer `prompt` and return, or converse until /quit when there is none.
+
+    With `as_json`, the one answer is printed as a JSON object: text, tool_calls, finished (an end token came), tokens.
+    Raises InputError for a directory that holds no model, or a prompt that does not fit.
+    """
+    if as_json and prompt is None:
+        raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
+    engine, tokenizer = load_engine(directory, max_running=1)
+    talk = Conversation(engine, tokenizer, system, temperature, max_tokens, seed)
+    if prompt is None:
+        _converse(talk, Path(directory).absolute().name)
+    else:
+        _answer_once(talk, prompt, as_json)
+
+
+def _answer_once(talk: Conversation, prompt: str, as_json: bool) -> None:
+    talk.messages.append(Message("user", prompt))
+    completion = talk.engine.generate([talk.request()])[0][0]
+    message = parse(talk.tokenizer, completion.ids)
+    if as_json:
+        answer = {"text": message.content, "tool_calls": message.tool_calls, "finished": completion.finished}
+        print(json.dumps({**answer, "tokens": len(completion.ids)}, ensure_ascii=False))
+    else:
+        print(message.content + (message.tool_calls or ""))
+
+
+def _converse(talk: Conversation, name: str) -> None:
+    print(f"{name} · {COMMANDS}")
+    while True:
+        try:
+            line = input("\n> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        command, _, rest = line.strip().partition(" ")
+        if command == "/quit":
+            return
+        if command in ("/reset", "/system"):
+            talk.messages.clear()
+            talk.system = rest.strip() or None if command == "/system" else talk.system
+            print("a new conversation" + (f" with system prompt: {talk.system}" if talk.system else ""))
+        elif command.startswith("/"):
+            print(COMMANDS)
+        elif command:
+            _take_turn(talk, line)
+
+
+def _take_turn(talk: Conversation, line: str) -> None:
+    """Send one line and stream the answer; a turn that cannot be answered leaves the conversation as it was."""
+    talk.messages.append(Message("user", line))
+    try:
+        message = _stream(talk)
+    except InputError as error:
+        talk.messages.pop()
+        print(error)
+        return
+    talk.messages.append(message)
+
+
+def _stream(talk: Conversation) -> Message:
+    stream, ids = AnswerStream(talk.tokenizer), []
+    request_id = talk.engine.add(talk.request())
+    try:
+        while talk.engine.busy:
+            for token in talk.engine.step():
+                if not token.stopped:
+                    ids.append(token.token_id)
+                    print(stream.push(token.token_id), end="", flush=True)
+    except KeyboardInterrupt:
+        talk.engine.cancel(request_id)
+    print(stream.finish() + (f"calls {stream.call}" if stream.call is not None else ""))
+    return parse(talk.tokenizer, ids)

@@ -1,0 +1,254 @@
+"""The chat format: one renderer from messages to ids and masks, for training, evaluation and serving alike (paper 4.1.1, 4.1.3).
+
+    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n...
+
+Role, "\\n\\n" and content are encoded separately and content is never stripped, so the ids of a prompt are a prefix of the ids of
+prompt plus answer, whatever the answer begins with. An assistant's tool call is <|python_tag|> + JSON + <|eom_id|>; the tool's
+result comes back as a message of role ipython. The Jinja template for other tools states the same format and is tested against
+this renderer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from puna.core.errors import InputError
+from puna.tokenizer.bpe import Tokenizer
+
+ROLES = ("system", "user", "assistant", "ipython")
+HEADER_END = "\n\n"
+PIECE_BREAK = "\ufdd0\ufdd1"  # two Unicode noncharacters: see `jinja_template`
+TOOLS_SYSTEM = "Environment: ipython"
+TOOLS_BEFORE = "You can call these functions, one JSON object per line:\n"
+TOOLS_AFTER = '\nTo call one, answer only with {"name": its name, "parameters": {its arguments}}.\n\n'
+
+
+class MessageLike(Protocol):
+    """What the renderer reads: `Message` below and the row type `puna.tokenizer.dialog.MessageRow`."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+    @property
+    def tool_calls(self) -> str | None: ...
+    @property
+    def end(self) -> str: ...
+    @property
+    def train(self) -> bool | None: ...
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message.
+
+    Attributes:
+        role: system, user, assistant or ipython (the result of a tool).
+        content: its text, kept as it is.
+        tool_calls: an assistant's call as a JSON string, written after the content and <|python_tag|>; always ends in eom.
+        end: "eot" (the turn is over) or "eom" (the assistant goes on after a tool's result).
+        train: False keeps an assistant's message out of the loss.
+    """
+
+    role: str
+    content: str = ""
+    tool_calls: str | None = None
+    end: str = "eot"
+    train: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.tool_calls is not None and self.end != "eom":
+            object.__setattr__(self, "end", "eom")
+
+
+@dataclass
+class Rendered:
+    """Ids of a dialog and, for each id, whether it is learned (`loss_mask`) and whether it is format (`format_mask`).
+
+    Format is what no preference should push up or down (paper 4.1.4): headers, <|python_tag|>, terminators. `spans` holds
+    [start, end) of the body of each message: content and tool call, without header and terminator.
+    """
+
+    ids: list[int]
+    loss_mask: list[int]
+    format_mask: list[int]
+    spans: list[tuple[int, int]]
+
+    def _extend(self, ids: Sequence[int], *, learned: bool = False, form: bool = False) -> None:
+        self.ids.extend(ids)
+        self.loss_mask.extend([int(learned)] * len(ids))
+        self.format_mask.extend([int(form)] * len(ids))
+
+
+def render(tokenizer: Tokenizer, messages: Iterable[MessageLike], *, generation_prompt: bool = False) -> Rendered:
+    """Ids and masks of a dialog, BOS once at the start.
+
+    The loss covers an assistant's content, its <|python_tag|> and its terminator, never a header. With `generation_prompt` the
+    ids end in an open assistant header. Raises InputError for an unknown role, an unknown end, or a call by another role.
+    """
+    rendered = Rendered([], [], [], [])
+    rendered._extend([tokenizer.bos_id], form=True)
+    for message in messages:
+        _check(message)
+        rendered._extend(_header(tokenizer, message.role), form=True)
+        _render_body(tokenizer, message, rendered)
+    if generation_prompt:
+        rendered._extend(_header(tokenizer, "assistant"), form=True)
+    return rendered
+
+
+def parse(tokenizer: Tokenizer, ids: Iterable[int]) -> Message:
+    """The message an assistant wrote: the inverse of `render` for its body, with or without the terminator.
+
+    Everything after the first stop token is ignored, text after <|python_tag|> is the call, other special tokens are dropped.
+    """
+    body, end = list(ids), "eot"
+    for position, token in enumerate(body):
+        if token in tokenizer.stop_ids:
+            end = "eom" if token == tokenizer.eom_id else "eot"
+            body = body[:position]
+            break
+    if tokenizer.python_tag_id not in body:
+        return Message("assistant", tokenizer.decode(body, skip_special=True), end=end)
+    tag = body.index(tokenizer.python_tag_id)
+    content, call = body[:tag], body[tag + 1 :]
+    return Message(
+        "assistant", tokenizer.decode(content, skip_special=True), tool_calls=tokenizer.decode(call, skip_special=True), end="eom"
+    )
+
+
+def with_tools(messages: Sequence[Message], tools: str | None) -> list[Message]:
+    """Messages that offer the model custom tools the Llama 3.1 way, for `render`.
+
+    `tools` is a JSON array of function descriptions as a string. The system message opens with "Environment: ipython", which is
+    what lets the model end a message with <|eom_id|>, and the descriptions stand before the first user message.
+    Raises InputError when there is no user message to carry them.
+    """
+    if not tools:
+        return list(messages)
+    users = [i for i, message in enumerate(messages) if message.role == "user"]
+    if not users:
+        raise InputError("tools are offered but no user message follows", fix="add a user message")
+    listed = "\n".join(_tool_lines(tools))
+    offered = list(messages)
+    first = offered[users[0]]
+    offered[users[0]] = replace(first, content=TOOLS_BEFORE + listed + TOOLS_AFTER + first.content)
+    if offered[0].role != "system":
+        return [Message("system", TOOLS_SYSTEM), *offered]
+    return [replace(offered[0], content=TOOLS_SYSTEM + "\n\n" + offered[0].content), *offered[1:]]
+
+
+def jinja_template() -> str:
+    """The same format as a Jinja chat template for transformers, TRL and vLLM.
+
+    Those tools tokenise the text between two special tokens in one go, where this renderer keeps "\\n\\n" and content apart.
+    The two differ only if the content opens with a line break, which would be drawn into the "\\n\\n"; the template then writes
+    a pair of Unicode noncharacters between them, which the generated `tokenizer.json` removes after splitting there.
+    """
+    return (
+        _TEMPLATE.replace("PIECE_BREAK", PIECE_BREAK)
+        .replace("TOOLS_SYSTEM", _literal(TOOLS_SYSTEM))
+        .replace("TOOLS_BEFORE", _literal(TOOLS_BEFORE))
+        .replace("TOOLS_AFTER", _literal(TOOLS_AFTER))
+    )
+
+
+def _check(message: MessageLike) -> None:
+    if message.role not in ROLES:
+        raise InputError(f"unknown role '{message.role}'", fix="roles are " + ", ".join(ROLES))
+    if message.end not in ("eot", "eom"):
+        raise InputError(f"a message ends in 'eot' or 'eom', not '{message.end}'")
+    if message.tool_calls is not None and message.role != "assistant":
+        raise InputError(f"a message of role '{message.role}' cannot call tools", fix="only the assistant calls tools")
+
+
+def _header(tokenizer: Tokenizer, role: str) -> list[int]:
+    return [tokenizer.start_header_id, *tokenizer.encode(role), tokenizer.end_header_id, *tokenizer.encode(HEADER_END)]
+
+
+def _render_body(tokenizer: Tokenizer, message: MessageLike, rendered: Rendered) -> None:
+    learned = message.role == "assistant" and message.train is not False
+    start = len(rendered.ids)
+    rendered._extend(tokenizer.encode(message.content), learned=learned)
+    if message.tool_calls is not None:
+        rendered._extend([tokenizer.python_tag_id], learned=learned, form=True)
+        rendered._extend(tokenizer.encode(message.tool_calls), learned=learned)
+    rendered.spans.append((start, len(rendered.ids)))
+    ends_turn = message.end == "eot" and message.tool_calls is None
+    rendered._extend([tokenizer.eot_id if ends_turn else tokenizer.eom_id], learned=learned, form=True)
+
+
+def _tool_lines(tools: str) -> list[str]:
+    import json
+
+    try:
+        listed = json.loads(tools)
+    except json.JSONDecodeError as error:
+        raise InputError(f"tools are not valid JSON: {error}") from None
+    if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
+        raise InputError("tools must be a JSON array of objects")
+    return [json.dumps(tool, ensure_ascii=False) for tool in listed]
+
+
+def _literal(text: str) -> str:
+    """A text as a Jinja string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+
+
+_TEMPLATE = r"""
+{%- macro keep_apart(text) -%}
+{%- set opening = text[:(text | length) - (text.lstrip() | length)] -%}
+{%- if '\n' in opening or '\r' in opening -%}{{- 'PIECE_BREAK' -}}{%- endif -%}
+{{- text -}}
+{%- endmacro -%}
+{%- macro text_of(content) -%}
+{%- if content is string -%}{{- content -}}
+{%- elif content -%}{%- for part in content -%}{{- part.text -}}{%- endfor -%}{%- endif -%}
+{%- endmacro -%}
+{%- macro call_of(calls) -%}
+{%- if calls is string -%}{{- calls -}}
+{%- else -%}
+{%- for call in calls -%}
+{%- set function = call.function if call.function is defined else call -%}
+{{- '; ' if not loop.first else '' -}}
+{{- '{"name": ' ~ (function.name | tojson) ~ ', "parameters": ' -}}
+{{- function.arguments if function.arguments is string else (function.arguments | tojson) -}}
+{{- '}' -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- macro listed(offered) -%}
+{{- TOOLS_BEFORE -}}
+{%- for tool in offered -%}{{- '\n' if not loop.first else '' -}}{{- tool | tojson -}}{%- endfor -%}
+{{- TOOLS_AFTER -}}
+{%- endmacro -%}
+{%- set offered = tools if tools is defined and tools else [] -%}
+{%- set state = namespace(offer=(offered | length) > 0) -%}
+{{- '<|begin_of_text|>' -}}
+{%- if state.offer and messages[0].role != 'system' -%}
+{{- '<|start_header_id|>system<|end_header_id|>\n\n' ~ TOOLS_SYSTEM ~ '<|eot_id|>' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- set content = text_of(message.content) -%}
+{%- if state.offer and loop.first and message.role == 'system' -%}
+{%- set content = TOOLS_SYSTEM ~ '\n\n' ~ content -%}
+{%- elif state.offer and message.role == 'user' -%}
+{%- set content = listed(offered) ~ content -%}
+{%- set state.offer = false -%}
+{%- endif -%}
+{{- '<|start_header_id|>' ~ ('ipython' if message.role == 'tool' else message.role) ~ '<|end_header_id|>\n\n' -}}
+{{- keep_apart(content) -}}
+{%- if message.tool_calls is defined and message.tool_calls -%}
+{{- '<|python_tag|>' ~ call_of(message.tool_calls) ~ '<|eom_id|>' -}}
+{%- elif message.end is defined and message.end == 'eom' -%}
+{{- '<|eom_id|>' -}}
+{%- else -%}
+{{- '<|eot_id|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+{%- endif -%}
+""".strip()

@@ -1,0 +1,191 @@
+"""Rows of post-training data as JSONL: dialogs, preferences, tasks and samples, each with its provenance (paper 4.2).
+
+Tool calls and tool descriptions stay JSON *strings*: columnar readers fill the missing keys of nested arguments with nulls, and
+the template would then print them. An id is the hash of the content, so equal rows are equal everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from puna.core.errors import InputError
+from puna.tokenizer.chat import Message
+
+Strength = Literal["significantly", "better", "slightly", "marginally"]
+
+
+class Row(BaseModel):
+    """Base of every row: unknown keys are refused, attributes of dataclasses are accepted for nested rows."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+
+class Provenance(Row):
+    """Where a row comes from: source, licence (SPDX id), the models that wrote and judged it, round, parent rows, checks."""
+
+    source: str
+    licence: str
+    teacher: str | None = None
+    judge: str | None = None
+    round: int | None = None
+    parents: list[str] = []
+    checks: dict[str, Any] = {}
+
+
+class MessageRow(Row):
+    """`puna.tokenizer.chat.Message` as a row; `render` takes either."""
+
+    role: Literal["system", "user", "assistant", "ipython"]
+    content: str = ""
+    tool_calls: str | None = None
+    end: Literal["eot", "eom"] = "eot"
+    train: bool | None = None
+
+    @model_validator(mode="after")
+    def _calls_end_in_eom(self) -> MessageRow:
+        if self.tool_calls is not None:
+            self.end = "eom"
+        return self
+
+    def message(self) -> Message:
+        """The same as a plain `Message`."""
+        return Message(self.role, self.content, self.tool_calls, self.end, self.train)
+
+
+class Dialog(Row):
+    """A conversation to learn from. `tools` is a JSON array of function descriptions as a string."""
+
+    id: str
+    messages: list[MessageRow]
+    tools: str | None = None
+    lang: str = "en"
+    capability: str = "general"
+    provenance: Provenance
+
+
+class Candidate(Row):
+    """One answer to a context: its messages, who wrote it, and a score if it has one."""
+
+    messages: list[MessageRow]
+    origin: str
+    score: float | None = None
+
+
+class Preference(Row):
+    """Answers to one context, ranked: `ranking` lists candidate indices from best to worst (edited > chosen > rejected)."""
+
+    id: str
+    context: list[MessageRow]
+    candidates: list[Candidate]
+    ranking: list[int]
+    strength: Strength = "better"
+    kind: str = "verifier"
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _ranking_names_candidates(self) -> Preference:
+        known = range(len(self.candidates))
+        if len(self.ranking) < 2 or len(set(self.ranking)) != len(self.ranking) or any(i not in known for i in self.ranking):
+            raise ValueError("ranking must name at least two different candidates by index")
+        return self
+
+
+class Task(Row):
+    """A prompt whose answer can be checked: `verifier` names the check, `reference` is what it compares with.
+
+    `gold` is a worked answer, a text or messages; `constraint` is a further demand on the answer's form.
+    """
+
+    id: str
+    prompt: list[MessageRow]
+    verifier: str
+    reference: Any = None
+    constraint: dict[str, Any] | None = None
+    family: str = ""
+    capability: str = "general"
+    lang: str = "en"
+    gold: str | list[MessageRow] | None = None
+    split: str = ""
+    provenance: Provenance
+
+    def gold_messages(self) -> list[MessageRow]:
+        """The worked answer as messages; empty if there is none."""
+        if self.gold is None:
+            return []
+        return [MessageRow(role="assistant", content=self.gold)] if isinstance(self.gold, str) else self.gold
+
+
+class Sample(Row):
+    """One generated answer: the policy that wrote it (its digest), how it was drawn, its ids and text, and its scores."""
+
+    task_id: str
+    policy: str
+    temperature: float
+    seed: int
+    ids: list[int]
+    text: str
+    finished: bool
+    scores: dict[str, float] = {}
+
+
+RowT = TypeVar("RowT", bound=BaseModel)
+BadRow = Callable[[str, int, str], None]
+
+
+def read_rows(path: str | Path, cls: type[RowT], bad: BadRow | None = None) -> Iterator[RowT]:
+    """Rows of a JSONL file, checked, one by one; blank lines are skipped.
+
+    A malformed row raises InputError with file and line, or goes to `bad(path, line number, reason)` when that is given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("the file does not exist", where=str(path))
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = cls.model_validate_json(line)
+            except ValidationError as error:
+                reason = _reason(error)
+                if bad is None:
+                    raise InputError(f"malformed {cls.__name__} row: {reason}", where=f"{path}:{number}") from None
+                bad(str(path), number, reason)
+                continue
+            yield row
+
+
+def write_rows(path: str | Path, rows: Iterable[BaseModel]) -> int:
+    """Write rows as JSONL (UTF-8, keys in the order of the fields); returns how many."""
+    count = 0
+    with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def content_id(value: Any) -> str:
+    """16 hex digits of the sha256 of a value's canonical JSON (sorted keys, no spaces); rows may be nested in it."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Message):
+        return MessageRow.model_validate(value).model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no canonical JSON form")
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

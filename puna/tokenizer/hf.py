@@ -1,0 +1,138 @@
+"""The tokenizer as Hugging Face's tools read it, generated from the ranks: `tokenizer.json` and its two companions (paper 3.2).
+
+A rank file names no merges, so they are recovered by replaying BPE inside each token: the last merge joins its last two parts.
+A token that cannot be built that way (a reserved word) is reached only as a whole piece, which `ignore_merges` allows; tiktoken
+does the same. `tests/tokenizer` holds transformers to the same ids on thousands of texts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from puna.tokenizer import special
+from puna.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
+from puna.tokenizer.chat import PIECE_BREAK, jinja_template
+
+MAX_LENGTH = 131_072  # context of the 3.1 release, in tokens (paper 3.4.2)
+
+
+def write_files(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
+    _write(directory / "tokenizer.json", tokenizer_json(tokenizer))
+    _write(directory / "tokenizer_config.json", tokenizer_config())
+    _write(directory / "special_tokens_map.json", _named_tokens())
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The fast-tokenizer description: byte-level BPE, the split pattern, 256 special tokens, BOS before a single text."""
+    letters = byte_letters()
+    spelled = {token: "".join(letters[byte] for byte in token) for token in tokenizer.ranks}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added(tokenizer.base_size + i, name) for i, name in enumerate(special.SPECIAL_TOKENS)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers()},
+        "post_processor": {"type": "Sequence", "processors": [_byte_level(), _bos_template(tokenizer.bos_id)]},
+        "decoder": _byte_level(),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": {spelled[token]: rank for token, rank in tokenizer.ranks.items()},
+            "merges": [[spelled[left], spelled[right]] for left, right in merges(tokenizer.ranks)],
+        },
+    }
+
+
+def tokenizer_config() -> dict[str, Any]:
+    """Class, special roles and chat template; `eos_token` is the end of a turn, as chat tools expect."""
+    return {
+        **_named_tokens(),
+        "chat_template": jinja_template(),
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": MAX_LENGTH,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+
+
+def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The pairs that BPE joins, in order of rank, recovered from ranks alone."""
+    found = []
+    for token in ranks:
+        if len(token) > 1:
+            parts = _parts_below(token, ranks)
+            if len(parts) == 2:
+                found.append((parts[0], parts[1]))
+    return found
+
+
+def byte_letters() -> list[str]:
+    """The printable letter that stands for each byte in `tokenizer.json` (GPT-2's byte-to-unicode table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table = {byte: chr(byte) for byte in printable}
+    others = (byte for byte in range(256) if byte not in table)
+    table.update({byte: chr(256 + offset) for offset, byte in enumerate(others)})
+    return [table[byte] for byte in range(256)]
+
+
+def _parts_below(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """BPE of one token by the ranks below its own: lowest rank first, leftmost first among equals."""
+    parts, limit = [bytes([byte]) for byte in token], ranks[token]
+    while True:
+        best, at = limit, -1
+        for i in range(len(parts) - 1):
+            rank = ranks.get(parts[i] + parts[i + 1], limit)
+            if rank < best:
+                best, at = rank, i
+        if at < 0:
+            return parts
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+def _pre_tokenizers() -> list[dict[str, Any]]:
+    return [
+        {"type": "Split", "pattern": {"String": PIECE_BREAK}, "behavior": "Removed", "invert": False},
+        {"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated", "invert": False},
+        _byte_level(),
+    ]
+
+
+def _byte_level() -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def _bos_template(bos_id: int) -> dict[str, Any]:
+    bos = special.BEGIN_OF_TEXT
+
+    def text(name: str, kind: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": bos, "type_id": kind}}, {"Sequence": {"id": name, "type_id": kind}}]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": text("A", 0),
+        "pair": text("A", 0) + text("B", 1),
+        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
+    }
+
+
+def _added(token_id: int, content: str) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": token_id, "content": content, **flags}
+
+
+def _named_tokens() -> dict[str, str]:
+    return {"bos_token": special.BEGIN_OF_TEXT, "eos_token": special.EOT, "pad_token": special.PAD}
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=True, indent=1) + "\n", encoding="utf-8")

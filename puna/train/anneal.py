@@ -1,0 +1,100 @@
+"""Annealing (section 3.4.3): the learning rate falls linearly to zero on a mix that up-samples the best sources, and the final
+model is the Polyak average of checkpoints taken along the way.
+
+The paper does not say how many checkpoints it averages, nor how much that gave. Here both candidates, the last weights and the
+average, are measured on held-out text, the better one is written, and the summary says which it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from puna.core.settings import Settings as BaseSettings
+from puna.core.stage import StageContext
+from puna.train.corpus import held_losses, open_corpus
+from puna.train.loop import train
+from puna.train.objectives import CrossEntropy
+from puna.train.optim import OptimSettings
+from puna.train.pretrain import Watcher, Watching, load_for, training_summary
+from puna.train.schedule import Batching, LearningRate, Schedule
+
+KIND = "model"
+REVISION = 1
+
+
+class Settings(BaseSettings):
+    """Settings of `train.anneal`.
+
+    `seq_len` None keeps the model's whole context, as the paper does; `mix` None takes the corpus's `anneal_mix`. With `average`,
+    the weights after every `average_every` steps (None: a tenth of the steps) enter the mean.
+    """
+
+    steps: int
+    batch_tokens: int = 1024
+    seq_len: int | None = None
+    mix: dict[str, float] | None = None
+    optim: OptimSettings = OptimSettings(name="adamw", lr=5e-4)
+    lr: LearningRate = LearningRate(shape="linear", warmup=0.02, final=0.0)
+    average: bool = True
+    average_every: int | None = None
+    micro_rows: int | None = None
+    loss_chunk: int | None = None
+    watch: Watching = Watching()
+
+
+def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Anneal the `model` input on the `tokens` input."""
+    from puna.model.checkpoint import save_model
+
+    corpus = open_corpus(ctx.inputs.one("tokens").path)
+    model = load_for(ctx, corpus)
+    seq_len = settings.seq_len or model.config.max_seq_len
+    mix = settings.mix or corpus.anneal_mix
+    schedule = Schedule(
+        steps=settings.steps, lr=settings.lr, batching=Batching(batch_tokens=settings.batch_tokens, seq_len=seq_len, mix=mix)
+    )
+    stream = corpus.stream(schedule, ctx.stream_seed("tokens"), micro_rows=settings.micro_rows)
+    watcher = Watcher(corpus, settings.watch, seq_len)
+    before = held_losses(model, watcher.batches)
+    result = train(
+        model, CrossEntropy(settings.loss_chunk), stream, schedule, settings.optim, ctx, evaluate=watcher,
+        evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
+        average_every=(settings.average_every or max(1, settings.steps // 10)) if settings.average else 0,
+        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
+    )  # fmt: skip
+    chosen = choose(model, result.average, watcher.batches)
+    if settings.average:
+        ctx.note(f"annealing: the {chosen['written']} weights were written ({_spoken(chosen['held_loss_of'])})")
+    save_model(model, ctx.out, tokenizer=corpus.tokenizer)
+    return training_summary(model, result) | chosen | {"held_loss_before": before.get("held_loss"), "mix": mix}
+
+
+def choose(model: Any, average: dict[str, torch.Tensor] | None, batches: dict[str, Any]) -> dict[str, Any]:
+    """Leave the better of the model's weights and their average in `model`; say which, and both held-out losses.
+
+    With nothing held out the average is taken, as in the paper.
+    """
+    last = held_losses(model, batches)
+    if average is None:
+        return {"written": "last", **last}
+    averaged = copy.deepcopy(model)
+    _copy_weights(averaged, average)
+    mean = held_losses(averaged, batches)
+    better = not last or mean["held_loss"] <= last["held_loss"]
+    if better:
+        _copy_weights(model, average)
+    compared = {"last": last.get("held_loss"), "average": mean.get("held_loss")}
+    return {"written": "average" if better else "last", "held_loss_of": compared, **(mean if better else last)}
+
+
+def _copy_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def _spoken(losses: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {'not measured' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())

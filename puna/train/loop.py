@@ -1,0 +1,370 @@
+"""The one training loop: pre-training, long context, annealing, SFT, reward, DPO and distillation are objectives on it.
+
+A step first adds up what the whole optimiser step counts (all micro-batches, all ranks), then runs the micro-batches with that
+one divisor; eight rows at once, one row eight times, or two ranks give the same gradient. Batches, learning rate and mix are pure
+functions of the step, so the state is {step, weights, optimiser, metrics so far} and a resumed run repeats the uninterrupted one
+to the bit. Losses stay on the device; the host waits once per step for one number, the gradient norm, because a step that is not
+finite must be left out before it touches the weights (section 3.3.4 reports loss spikes without interventions; we keep a guard).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puna.core.errors import RunError
+from puna.core.stage import StageContext
+from puna.train import state
+from puna.train.objectives import Objective
+from puna.train.optim import Optimizer, OptimSettings, build
+from puna.train.packing import Batch, Batches
+from puna.train.schedule import Schedule
+from puna.train.world import World
+
+__all__ = ["Batch", "Batches", "Objective", "TrainResult", "train"]
+
+PROGRESS_SECONDS = 0.5  # how often the console hears of the loop
+Rows = dict[str, Any] | list[dict[str, Any]] | None
+Evaluate = Callable[[Any, int], Rows]
+
+
+@dataclass
+class TrainResult:
+    """What a run of the loop leaves besides the trained model.
+
+    Attributes:
+        steps, tokens: optimiser steps done, token positions read (padding not counted), over all ranks.
+        first_loss, loss: mean loss of the first and of the last log interval.
+        skipped: steps left out because their loss or gradient was not finite.
+        rows: the rows written to metrics.jsonl.
+        best_step, best_value: where `keep_best` was largest; the model then holds those weights.
+        average: mean of the weights every `average_every` steps (float32), else None.
+        optimizer: to go on with in another call.
+    """
+
+    steps: int
+    tokens: int
+    first_loss: float
+    loss: float
+    skipped: list[int]
+    rows: list[dict[str, Any]]
+    best_step: int | None
+    best_value: float | None
+    average: dict[str, Tensor] | None
+    optimizer: Optimizer
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    schedule: Schedule,
+    optim: OptimSettings,
+    ctx: StageContext,
+    *,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+    keep_best: str | None = None,
+    average_every: int = 0,
+    log_every: int = 10,
+    checkpoint_seconds: float = 30.0,
+    max_skips: int = 3,
+    name: str = "train",
+    optimizer: Optimizer | None = None,
+    device: str = "cpu",
+) -> TrainResult:
+    """Train `model` in place for `schedule.steps` steps, resuming from `ctx.scratch/name` if it holds a checkpoint.
+
+    Args:
+        batches: pure function of the step; the micro-batches of this rank (at least one).
+        evaluate: called with (model, step) every `evaluate_every` steps and after the last; what it returns becomes metric rows.
+            It must be deterministic and must not write metrics itself, so that a resumed run repeats them.
+        keep_best: a key of `evaluate`'s rows; the weights at its largest value (step 0 included) are restored at the end.
+        average_every: add the weights to a running mean every so many steps (Polyak average; section 3.4.3).
+        log_every: steps per metrics row.
+        checkpoint_seconds: wall time between checkpoints; one is also written on a stop and at the end.
+        max_skips: consecutive steps with a non-finite loss or gradient after which the run fails.
+        name: of this call within the stage; its checkpoints and rows carry it.
+        optimizer: one to go on with (from an earlier call); None starts afresh.
+
+    Raises:
+        Preempted: a stop was asked for; the state is saved.
+        RunError: the loss stayed non-finite, or a step has nothing to learn.
+    """
+    model.to(device).train()
+    optimizer = optimizer or build(model, optim)
+    world = World.current()
+    loop = _Loop(model, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device)
+    resumed = loop.resume()
+    if not resumed and evaluate and keep_best:
+        loop.evaluated(evaluate, 0)
+    saved_at = time.monotonic()
+    while loop.step < schedule.steps:
+        loop.stop_or_go()
+        loop.run_step(batches(loop.step))
+        if loop.step % log_every == 0 or loop.step == schedule.steps:
+            loop.log()
+        if average_every and loop.step % average_every == 0:
+            loop.add_to_average()
+        if evaluate and (loop.step == schedule.steps or (evaluate_every and loop.step % evaluate_every == 0)):
+            loop.evaluated(evaluate, loop.step)
+        if loop.world.any(time.monotonic() - saved_at > checkpoint_seconds) or loop.step == schedule.steps:
+            loop.save()
+            saved_at = time.monotonic()
+    return loop.result()
+
+
+@dataclass
+class _Loop:
+    """State of one run of the loop. What is not among the fields after `device` is a pure function of the step."""
+
+    model: nn.Module
+    objective: Objective
+    schedule: Schedule
+    optim: OptimSettings
+    ctx: StageContext
+    optimizer: Optimizer
+    world: World
+    name: str
+    log_every: int
+    max_skips: int
+    keep_best: str | None
+    device: str
+    step: int = 0
+    tokens: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    averaged: int = 0
+    best: tuple[int, float] | None = None
+    counts: dict[str, float] = field(default_factory=dict)  # of the current log interval, over all ranks
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the current log interval, this rank's, on the device
+    shadows: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # "average" and "best" weights
+    started: float = field(default_factory=time.monotonic)
+    logged: tuple[float, int] = (0.0, 0)  # time and tokens at the last row
+    shown: float = 0.0
+    done_here: int = 0  # tokens read by this process, for the rate
+
+    # ---- one optimiser step -------------------------------------------------------------------------------------------
+
+    def run_step(self, micro_batches: list[Batch]) -> None:
+        """Count, backward with the global divisor, reduce, clip, update; or leave the step out if it is not finite."""
+        counts = self._step_counts(micro_batches)
+        sums, loss = self._backward(micro_batches, counts)
+        self.world.sum_gradients(self.optimizer.named.values())
+        gradients = [p.grad for p in self.optimizer.named.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        finite = bool(torch.isfinite(norm + loss))  # the one wait for the device
+        if self.world.any(not finite):
+            self._skip()
+        else:
+            self._update(norm)
+            self._accumulate(sums, counts, norm)
+        for parameter in self.optimizer.named.values():
+            parameter.grad = None
+        self.step += 1
+        self.tokens += int(counts["tokens"])
+        self.done_here += int(counts["tokens"])
+        self._show()
+
+    def _step_counts(self, micro_batches: list[Batch]) -> dict[str, float]:
+        total = {"tokens": float(sum(batch.tokens() for batch in micro_batches))}
+        for batch in micro_batches:
+            for term, count in self.objective.counts(batch).items():
+                total[term] = total.get(term, 0.0) + count
+        total = self.world.sum_values(total)
+        if not any(total.get(term, 0.0) > 0 for term in self.objective.weights):
+            raise RunError(f"step {self.step} has not one token to learn from", where=f"{self.ctx.name}, {self.name}",
+                           fix="check the loss masks of the data this stage reads")  # fmt: skip
+        return total
+
+    def _backward(self, micro_batches: list[Batch], counts: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+        totals: dict[str, Tensor] = {}
+        step_loss = torch.zeros((), device=self.device)
+        scales = {term: weight / counts[term] for term, weight in self.objective.weights.items() if counts.get(term, 0.0) > 0}
+        for batch in micro_batches:
+            terms, others = self.objective.sums(self.model, batch.to(self.device))
+            loss = sum((terms[term] * scale for term, scale in scales.items()), start=torch.zeros((), device=self.device))
+            loss.backward()
+            step_loss += loss.detach()
+            for key, value in {**terms, **others}.items():
+                value = torch.as_tensor(value, device=self.device).detach().double()
+                totals[key] = totals[key] + value if key in totals else value
+        return totals, step_loss
+
+    def _update(self, norm: Tensor) -> None:
+        if self.optim.clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.optimizer.named.values(), self.optim.clip, norm, foreach=True)
+        self.optimizer.step(self.optim.lr * self.schedule.lr_factor(self.step))
+
+    def _accumulate(self, sums: dict[str, Tensor], counts: dict[str, float], norm: Tensor) -> None:
+        sums["grad_norm"], counts = norm.detach().double() / self.world.size, {**counts, "grad_norm": 1.0}
+        for key, value in sums.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+        for key, count in counts.items():
+            self.counts[key] = self.counts.get(key, 0.0) + count
+
+    def _skip(self) -> None:
+        self.skipped.append(self.step)
+        self.ctx.note(f"{self.name}: step {self.step} left out, its loss or gradient is not finite")
+        run = self.skipped[-self.max_skips :]
+        if len(run) == self.max_skips and run[-1] - run[0] == self.max_skips - 1:
+            raise RunError(f"{self.max_skips} steps in a row gave a loss that is not finite",
+                           where=f"{self.ctx.name}, step {self.step}",
+                           fix="lower optim.lr, raise the warm-up, or look at the data of this step")  # fmt: skip
+
+    # ---- what is shown and recorded -----------------------------------------------------------------------------------
+
+    def log(self) -> None:
+        """Close the log interval: one row of means, deterministic, and one timing row."""
+        means = self._interval_means()
+        weights = self.objective.weights
+        loss = sum(weight * means[term] for term, weight in weights.items() if term in means)
+        row = {"step": self.schedule.first + self.step, "loss": loss if means else None, "tokens": self.tokens,
+               "lr": self.optim.lr * self.schedule.lr_factor(self.step - 1)}  # fmt: skip
+        row |= {key: value for key, value in means.items() if key not in weights or len(weights) > 1}
+        if self.skipped:
+            row["skipped"] = len(self.skipped)
+        self._record(row)
+        now = time.monotonic() - self.started
+        seconds = now - self.logged[0]
+        if self.world.rank == 0:
+            rate = round((self.done_here - self.logged[1]) / max(seconds, 1e-9), 1)
+            self.ctx.timing(phase=self.name, step=self.step, seconds=round(seconds, 3), tokens_per_s=rate)
+        self.logged = (now, self.done_here)
+
+    def _interval_means(self) -> dict[str, float]:
+        values = {key: float(value) for key, value in sorted(self.sums.items())}
+        values = self.world.sum_values(values)
+        means = {key: value / self.counts[key] if self.counts.get(key) else value for key, value in values.items()}
+        self.sums, self.counts = {}, {}
+        return {key: _rounded(value) for key, value in means.items()}
+
+    def evaluated(self, evaluate: Evaluate, step: int) -> None:
+        """Run `evaluate`, record its rows, and keep the weights if they are the best so far."""
+        self.model.eval()
+        with torch.no_grad():
+            found = evaluate(self.model, step)
+        self.model.train()
+        for row in [found] if isinstance(found, dict) else found or []:
+            self._record({"step": self.schedule.first + step, **row})
+            value = row.get(self.keep_best) if self.keep_best else None
+            if value is not None and (self.best is None or value > self.best[1]):
+                self.best = (step, value)
+                self.shadows["best"] = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def add_to_average(self) -> None:
+        """Running mean of the weights, in float32 whatever they train in."""
+        parameters = {name: p.detach().float() for name, p in self.model.named_parameters()}
+        self.averaged += 1
+        if self.averaged == 1:
+            self.shadows["average"] = {name: value.clone() for name, value in parameters.items()}
+        else:
+            mean = self.shadows["average"]
+            torch._foreach_lerp_(list(mean.values()), [parameters[name] for name in mean], 1 / self.averaged)
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if self.name != "train":
+            row = {"phase": self.name, **row}
+        self.rows.append(row)
+        if self.world.rank == 0:
+            self.ctx.metric(**row)
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self.world.rank or (now - self.shown < PROGRESS_SECONDS and self.step < self.schedule.steps):
+            return
+        self.shown = now
+        last = next((row["loss"] for row in reversed(self.rows) if row.get("loss") is not None), None)
+        rate = self.done_here / max(now - self.started, 1e-9)
+        self.ctx.progress(self.step, self.schedule.steps, loss=last, tokens_per_s=round(rate), phase=self.name)
+
+    # ---- state --------------------------------------------------------------------------------------------------------
+
+    def stop_or_go(self) -> None:
+        """Save and raise Preempted if any rank was asked to stop."""
+        if self.world.any(self.ctx.stopping()):
+            self.save()
+            self.ctx.checkpoint_or_stop(lambda: None)
+
+    def save(self) -> None:
+        """Write the state to `ctx.scratch/name`; the sums of all ranks are folded into rank 0's first."""
+        if self.world.size > 1:
+            sums = self.world.sum_values({key: float(value) for key, value in self.sums.items()})
+            keep = 1.0 if self.world.rank == 0 else 0.0
+            self.sums = {key: torch.tensor(value * keep, dtype=torch.float64, device=self.device) for key, value in sums.items()}
+        if self.world.rank == 0:
+            tensors = {f"model/{name}": value for name, value in _weights(self.model).items()}
+            tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.state_tensors().items()}
+            tensors |= {f"sums/{name}": value for name, value in self.sums.items()}
+            tensors |= {f"{shadow}/{name}": value for shadow, part in self.shadows.items() for name, value in part.items()}
+            tensors["rng/torch"] = torch.get_rng_state()
+            record = {name: getattr(self, name) for name in ("tokens", "rows", "skipped", "averaged", "best", "counts")}
+            state.write_state(self.ctx.scratch / self.name, self.step, tensors, {**record, "contract": self._contract()})
+        self.world.barrier()
+
+    def resume(self) -> bool:
+        """Load the newest whole checkpoint of this run, replay its metric rows, and say whether there was one."""
+        found = state.read_state(self.ctx.scratch / self.name, self.ctx.note)
+        if found is None:
+            return False
+        tensors, record = found
+        if record["contract"] != self._contract():
+            self.ctx.note(f"{self.name}: the checkpoint in scratch is of other settings and is not used")
+            return False
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            parts.setdefault(kind, {})[name] = value
+        with torch.no_grad():
+            for name, value in _weights(self.model).items():
+                value.copy_(parts["model"][name])
+        self.optimizer.load_state_tensors(parts.get("optimizer", {}))
+        self.sums = {k: v.to(self.device) for k, v in parts.get("sums", {}).items()} if self.world.rank == 0 else {}
+        self.shadows = {shadow: parts[shadow] for shadow in ("average", "best") if shadow in parts}
+        torch.set_rng_state(parts["rng"]["torch"])
+        self.step, self.tokens, self.counts = record["step"], record["tokens"], record["counts"]
+        self.skipped, self.averaged = record["skipped"], record["averaged"]
+        self.best = tuple(record["best"]) if record["best"] else None
+        for row in record["rows"]:
+            self.rows.append(row)
+            if self.world.rank == 0:
+                self.ctx.metric(**row)
+        return True
+
+    def _contract(self) -> str:
+        """Digest of what must not change between a checkpoint and its resumption."""
+        shapes = {name: list(value.shape) for name, value in _weights(self.model).items()}
+        text = json.dumps([self.schedule.identity(), self.optim.identity(), self.objective.weights, self.log_every, shapes])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def result(self) -> TrainResult:
+        """The result, with the best weights back in the model if they were asked for."""
+        if self.keep_best and "best" in self.shadows:
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(self.shadows["best"][name])
+        losses = [row["loss"] for row in self.rows if row.get("loss") is not None]
+        first, last = (losses[0], losses[-1]) if losses else (math.nan, math.nan)
+        self.model.eval()
+        return TrainResult(self.step, self.tokens, first, last, self.skipped, self.rows, self.best and self.best[0],
+                           self.best and self.best[1], self.shadows.get("average"), self.optimizer)  # fmt: skip
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters (a tied one once) and persistent buffers, by name."""
+    kept = model.state_dict(keep_vars=True)
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    return named | {name: b for name, b in model.named_buffers() if name in kept}
+
+
+def _rounded(value: float) -> float:
+    """Eight significant digits: what float32 can mean."""
+    return float(f"{value:.8g}")

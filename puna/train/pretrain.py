@@ -1,0 +1,166 @@
+"""Pre-training (section 3.4.1): next-token prediction on the mixed token stream, with warm-up, decay and batch ramp as data.
+
+The embedded recipe uses Muon and warm-up / stable / decay because they learn its small language in minutes; the paper's own
+recipe (AdamW, peak 8e-5, 8,000 warm-up steps, cosine to 8e-7, 4M tokens ramped to 16M) is the same file with other numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from puna.core.errors import InputError
+from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import execution
+from puna.core.stage import StageContext
+from puna.model.config import ModelConfig, ffn_width, preset
+from puna.train.corpus import Corpus, held_losses, open_corpus
+from puna.train.loop import TrainResult, train
+from puna.train.objectives import CrossEntropy
+from puna.train.optim import OptimSettings
+from puna.train.preview import previews
+from puna.train.schedule import Batching, LearningRate, Phase, Schedule
+
+if TYPE_CHECKING:
+    from puna.model.llama import Llama
+
+KIND = "model"
+REVISION = 1
+
+
+class ModelShape(BaseSettings):
+    """Shape of a new model; `ffn_dim` None is 8/3 of `dim` rounded up to 32, `max_seq_len` None the longest trained row."""
+
+    layers: int
+    dim: int
+    heads: int
+    kv_heads: int
+    ffn_dim: int | None = None
+    head_dim: int | None = None
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tied: bool = False
+    max_seq_len: int | None = None
+
+    def config(self, vocab_size: int, seq_len: int) -> ModelConfig:
+        """The model configuration for a vocabulary and a longest row."""
+        shape = self.model_dump() | {"ffn_dim": self.ffn_dim or ffn_width(self.dim), "max_seq_len": self.max_seq_len or seq_len}
+        return ModelConfig(vocab_size=vocab_size, **shape)
+
+
+class Watching(BaseSettings):
+    """What is measured while a model trains, and how often it is saved."""
+
+    log_every: int = 10
+    evaluate_every: int = 200
+    held_rows: int = 16  # rows per held-out group in each evaluation
+    previews: tuple[str, ...] = ()
+    preview_tokens: int = 24
+    checkpoint_seconds: float = execution(20.0)
+    device: str = execution("cpu")
+
+
+class Settings(BaseSettings):
+    """Settings of `train.pretrain`.
+
+    `model` is a shape, a preset's name, or None to continue the model among the inputs. `phases` ramps batch, length or mix
+    after a number of tokens. `loss_chunk` bounds the positions whose logits exist at once, `micro_rows` the rows run at once.
+    """
+
+    model: ModelShape | str | None = None
+    steps: int
+    batch_tokens: int = 1024
+    seq_len: int = 128
+    mix: dict[str, float] | None = None
+    optim: OptimSettings = OptimSettings(name="muon", lr=7e-3)
+    lr: LearningRate = LearningRate()
+    phases: tuple[Phase, ...] = ()
+    micro_rows: int | None = None
+    loss_chunk: int | None = None
+    watch: Watching = Watching()
+
+
+def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Train a new model (or go on with the one among the inputs) on the `tokens` input."""
+    from puna.model.checkpoint import save_model
+
+    corpus = open_corpus(ctx.inputs.one("tokens").path)
+    schedule = Schedule(
+        steps=settings.steps, lr=settings.lr, phases=settings.phases,
+        batching=Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len, mix=settings.mix),
+    )  # fmt: skip
+    longest = max(batching.seq_len for _, batching in schedule.segments)
+    model = _start(settings, ctx, corpus, longest)
+    stream = corpus.stream(schedule, ctx.stream_seed("tokens"), micro_rows=settings.micro_rows)
+    watcher = Watcher(corpus, settings.watch, settings.seq_len)
+    result = train(
+        model, CrossEntropy(settings.loss_chunk), stream, schedule, settings.optim, ctx, evaluate=watcher,
+        evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
+        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
+    )  # fmt: skip
+    save_model(model, ctx.out, tokenizer=corpus.tokenizer)
+    return training_summary(model, result) | {"mix": dict(stream.segments[-1].quotas)}
+
+
+class Watcher:
+    """The evaluation of a training stage: held-out loss per group, and previews if prompts are given."""
+
+    def __init__(self, corpus: Corpus, watch: Watching, seq_len: int):
+        self.corpus, self.watch = corpus, watch
+        self.batches = corpus.held_batches(seq_len, watch.held_rows)
+
+    def __call__(self, model: Any, step: int) -> list[dict[str, Any]]:
+        """Metric rows at `step`."""
+        losses = held_losses(model, self.batches)
+        samples = previews(model, self.corpus.tokenizer, self.watch.previews, self.watch.preview_tokens)
+        return [*([losses] if losses else []), *samples]
+
+
+def training_summary(model: Llama, result: TrainResult) -> dict[str, Any]:
+    """The numbers every training stage reports."""
+    held = [row for row in result.rows if "held_loss" in row]
+    last = {key: value for key, value in held[-1].items() if key.startswith("held_loss")} if held else {}
+    return {
+        "parameters": model.config.parameters(), "steps": result.steps, "tokens": result.tokens,
+        "first_loss": result.first_loss, "loss": result.loss, "skipped_steps": result.skipped, **last,
+    }  # fmt: skip
+
+
+def load_for(ctx: StageContext, corpus: Corpus) -> Llama:
+    """The model among the inputs, if it reads the ids of this corpus; InputError otherwise."""
+    from puna.model.checkpoint import load_model
+    from puna.tokenizer.bpe import Tokenizer
+
+    artifact = ctx.inputs.one("model")
+    if Tokenizer.load(artifact.path).digest != corpus.tokenizer.digest:
+        raise InputError(
+            "the model and the token shards come from different tokenizers",
+            where=f"{artifact.path} and {corpus.path}",
+            fix="shard the documents with the model's tokenizer",
+        )
+    return load_model(artifact.path, dequantize=True)  # weights of an FP8 model cannot be trained as they lie
+
+
+def _start(settings: Settings, ctx: StageContext, corpus: Corpus, longest: int) -> Llama:
+    from puna.model.llama import Llama
+
+    if ctx.inputs.optional("model") is not None:
+        if settings.model is not None:
+            ctx.note("continuing the model among the inputs; its shape is kept and the setting `model` is not used")
+        model = load_for(ctx, corpus)
+    else:
+        if settings.model is None:
+            fix = "give `model:` a shape or a preset, or name a model under `from`"
+            raise InputError("there is no model to continue", fix=fix)
+        model = Llama(_shape(settings.model, corpus.tokenizer.vocab_size, longest), seed=ctx.stream_seed("init"))
+    if longest > model.config.max_seq_len:
+        raise InputError(f"rows of {longest} tokens are longer than the model's {model.config.max_seq_len}", where="seq_len",
+                         fix="shorten the rows, or extend the model with train.long_context")  # fmt: skip
+    return model
+
+
+def _shape(model: ModelShape | str, vocab_size: int, longest: int) -> ModelConfig:
+    if isinstance(model, ModelShape):
+        return model.config(vocab_size, longest)
+    config = preset(model).with_vocab(vocab_size)
+    return replace(config, max_seq_len=max(config.max_seq_len, longest))

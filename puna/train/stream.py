@@ -1,0 +1,193 @@
+"""Pre-training batches as a pure function of (seed, step, rank, world): nothing to save, nothing to skip over on resume.
+
+Each source group is an endless virtual stream: its documents in a fresh seeded order every epoch, one behind the other. Rows of
+seq_len tokens are cut from it, every token once per epoch; which group a row comes from follows the mix (section 3.1.2) in
+shuffled blocks, so that how many rows a group has given before any row is a sum and not a history. Documents do not see each
+other, positions restart with each document (and at the row's start), and no document is asked to predict the next one's begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from puna.core.errors import InputError
+from puna.core.rng import numpy_stream
+from puna.train.packing import IGNORED, Batch, empty_batch
+from puna.train.schedule import Batching, Schedule
+
+BLOCK = 1000  # rows over which the mix is exact
+
+
+class Documents(Protocol):
+    """What a stream reads of a token shard (`puna.data.shards.TokenShard`)."""
+
+    tokens: np.ndarray
+    ends: np.ndarray
+
+
+class GroupStream:
+    """The documents of one group as an endless sequence of tokens, readable at any place.
+
+    Args:
+        shard: tokens [N] and document ends [documents].
+        seed: of the order; None keeps the order of the shard in every epoch (held-out data).
+    """
+
+    def __init__(self, shard: Documents, seed: int | None):
+        self.tokens = shard.tokens
+        self.ends = np.asarray(shard.ends, np.int64)
+        self.starts = np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+        self.size = int(self.ends[-1]) if len(self.ends) else 0
+        self.seed = seed
+        self._orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Documents in the epoch's order, and where each ends in the epoch."""
+        if epoch not in self._orders:
+            count = len(self.ends)
+            order = np.arange(count) if self.seed is None else numpy_stream(self.seed, "epoch", epoch).permutation(count)
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = order, np.cumsum((self.ends - self.starts)[order])
+        return self._orders[epoch]
+
+    def read(self, offset: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`count` tokens from `offset` on: ids, document number within this read (from 0), position within the document.
+
+        A document that began before `offset` counts its positions from here.
+        """
+        ids = np.empty(count, np.int64)
+        documents, positions = np.empty(count, np.int64), np.empty(count, np.int64)
+        done = number = 0
+        epoch, at = divmod(offset, self.size)
+        while done < count:
+            order, ends = self._order(epoch)
+            for place in range(int(np.searchsorted(ends, at, "right")), len(order)):
+                take = min(int(ends[place]) - at, count - done)
+                start = int(self.ends[order[place]]) - (int(ends[place]) - at)
+                ids[done : done + take] = self.tokens[start : start + take]
+                documents[done : done + take] = number
+                positions[done : done + take] = np.arange(take)
+                done, at, number = done + take, at + take, number + 1
+                if done == count:
+                    break
+            epoch, at = epoch + 1, 0
+        return ids, documents, positions
+
+
+class TokenStream:
+    """Batches for a schedule: `self(step)` are this rank's micro-batches, always at least one.
+
+    Args:
+        shards: token shard of each group.
+        mix: weight of each group where the schedule's batching names no mix.
+        schedule: its batching says rows and row length at each step.
+        seed: of document orders and of the row mix.
+        micro_rows: rows of a micro-batch; None runs a rank's rows at once.
+    """
+
+    def __init__(
+        self, shards: Mapping[str, Documents], mix: Mapping[str, float], schedule: Schedule, seed: int, *,
+        rank: int = 0, world: int = 1, micro_rows: int | None = None,
+    ):  # fmt: skip
+        self.groups = {name: GroupStream(shards[name], _group_seed(seed, name)) for name in sorted(shards)}
+        self.schedule, self.seed, self.rank, self.world, self.micro_rows = schedule, seed, rank, world, micro_rows
+        if not schedule.segments:
+            raise InputError("this schedule has no batching, so there is nothing to cut rows by")
+        self.segments = [
+            _Segment(first, batching, _quotas(batching.mix or mix, self.groups), _group_seed(seed, f"rows-{first}"))
+            for first, batching in schedule.segments
+        ]
+        self.bases = self._bases()
+
+    def _bases(self) -> list[dict[str, int]]:
+        """Tokens each group has given before each segment."""
+        bases = [dict.fromkeys(self.groups, 0)]
+        for segment, after in zip(self.segments[:-1], self.segments[1:], strict=True):
+            rows = (after.first - segment.first) * segment.batching.rows
+            bases.append({
+                name: base + segment.rows_before(name, rows) * segment.batching.seq_len for name, base in bases[-1].items()
+            })  # fmt: skip
+        return bases
+
+    def __call__(self, step: int) -> list[Batch]:
+        """Micro-batches of `step` for this rank."""
+        at = max(i for i, segment in enumerate(self.segments) if segment.first <= step)
+        segment, base = self.segments[at], self.bases[at]
+        rows, length = segment.batching.rows, segment.batching.seq_len
+        first = (step - segment.first) * rows
+        mine = range(first + rows * self.rank // self.world, first + rows * (self.rank + 1) // self.world)
+        micro = self.micro_rows or rows
+        parts = [mine[i : i + micro] for i in range(0, len(mine), micro)]
+        return [self._batch(segment, base, part) for part in parts] or [empty_batch(1, length)]
+
+    def _batch(self, segment: _Segment, base: dict[str, int], rows: range) -> Batch:
+        length = segment.batching.seq_len
+        places = [segment.place(row) for row in rows]
+        return batch_of([self.groups[name].read(base[name] + before * length, length + 1) for name, before in places])
+
+    def group_of(self, step: int) -> list[str]:
+        """The group of each row of `step`, over all ranks."""
+        segment = [s for s in self.segments if s.first <= step][-1]
+        first = (step - segment.first) * segment.batching.rows
+        return [segment.place(row)[0] for row in range(first, first + segment.batching.rows)]
+
+
+class _Segment:
+    """A stretch of steps with one batching: which group each of its rows comes from."""
+
+    def __init__(self, first: int, batching: Batching, quotas: dict[str, int], seed: int):
+        self.first, self.batching, self.quotas, self.seed = first, batching, quotas, seed
+        self.names = sorted(quotas)
+        self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def _block(self, block: int) -> np.ndarray:
+        """Group index of each row of one block, shuffled."""
+        if self._cached[0] != block:
+            rows = np.repeat(np.arange(len(self.names)), [self.quotas[name] for name in self.names])
+            self._cached = (block, numpy_stream(self.seed, block).permutation(rows))
+        return self._cached[1]
+
+    def rows_before(self, name: str, row: int) -> int:
+        """How many of the rows before `row` come from `name`."""
+        if name not in self.quotas:
+            return 0
+        block, within = divmod(row, BLOCK)
+        return block * self.quotas[name] + int((self._block(block)[:within] == self.names.index(name)).sum())
+
+    def place(self, row: int) -> tuple[str, int]:
+        """(group of `row`, rows that group gave before it)."""
+        name = self.names[self._block(row // BLOCK)[row % BLOCK]]
+        return name, self.rows_before(name, row)
+
+
+def batch_of(reads: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+    """Rows of T tokens from reads of T + 1: the last token is only a target, and targets stay within their document."""
+    ids, documents, positions = (np.stack(part) for part in zip(*reads, strict=True))
+    targets = np.where(documents[:, 1:] == documents[:, :-1], ids[:, 1:], IGNORED)
+    arrays = (ids[:, :-1], targets, positions[:, :-1], documents[:, :-1])
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))
+
+
+def _group_seed(seed: int, name: str) -> int:
+    return int(numpy_stream(seed, "stream", name).integers(1 << 62))
+
+
+def _quotas(mix: Mapping[str, float], groups: Mapping[str, GroupStream]) -> dict[str, int]:
+    """Rows of each group per block: largest remainders, exact to one row in a thousand."""
+    wanted = {name: weight for name, weight in mix.items() if weight > 0}
+    for name in wanted:
+        if name not in groups or groups[name].size == 0:
+            have = ", ".join(n for n, g in groups.items() if g.size) or "nothing"
+            raise InputError(f"the mix asks for the group '{name}', of which there are no tokens", where=f"groups: {have}",
+                             fix="leave it out of the mix, or add a source of that group")  # fmt: skip
+    if not wanted:
+        raise InputError("the mix gives no group a positive weight", fix="set mix: {group: weight}")
+    total = sum(wanted.values())
+    exact = {name: BLOCK * weight / total for name, weight in wanted.items()}
+    quotas = {name: int(value) for name, value in exact.items()}
+    rest = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))[: BLOCK - sum(quotas.values())]
+    return {name: quota + (name in rest) for name, quota in quotas.items()}

@@ -1,0 +1,215 @@
+"""Items: the small verifiable facts of the mini-world, and the lines of base text made of them.
+
+One item has a statement, a question, a worked chain and an answer. Pages show it as prose ("Lia has 2 pen, buys 5 and gives 4.
+2+5=7. 7-4=3.") or in exercise-book form with the question, never with chat roles or an answer tag: half of each made the difference
+between 12 % and 27 % after 150 gold dialogs. Every item has a key without wording or language, and the hash of the key says which
+split it belongs to, so what is held out is held out of pages, gold and prompts in all eight languages at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+
+from puna.world.lexicon import END_WORDS, FACTS, LANGUAGES, LETTERS, NAMES, NOUN_COUNT, NOUNS, TOOLS, WORDING
+
+FAMILIES = ("math", "count", "reverse", "translate", "lookup", "tool")
+
+SPLIT_PERCENT = {"gold": 10, "prompts": 60, "dev": 10, "test": 20}  # of all item keys
+SEEN = ("gold", "prompts")  # splits whose items may stand in pages
+HELD_OUT = ("dev", "test")
+
+GROUP_SHARES = {"maths": 0.35, "general": 0.36, "multilingual": 0.17, "code": 0.12}  # of pages
+LINE_SHARES = {
+    "maths": {"sheet": 0.47, "math": 0.33, "count": 0.20},
+    "general": {"list": 0.54, "lookup": 0.18, "reverse": 0.22, "facts": 0.06},
+    "multilingual": {"translate": 0.82, "names_of_languages": 0.18},
+    "code": {"tool": 0.85, "calls": 0.15},
+}
+LINE_ITEMS = {
+    "math": ("math", "math"), "count": ("count", "count"), "reverse": ("reverse", "reverse"), "lookup": ("lookup", "lookup"),
+    "translate": ("translate", "translate", "translate"), "tool": ("tool", "lookup"),
+}  # fmt: skip
+EXERCISE_SHARE = 0.5  # items in exercise-book form, the rest as prose
+END_WORD_SHARE = 0.15  # lines that announce a last word and end with it
+
+
+@dataclass(frozen=True)
+class Item:
+    """One fact or exercise in one language.
+
+    Attributes:
+        statement, question: together the prompt; the question may be empty.
+        chain: the worked steps before the answer, may be empty.
+        answer: what a verifier compares with (for tools, the JSON of the call).
+        prose: the same fact told without a question.
+        key: identity without wording and language; decides the split.
+    """
+
+    family: str
+    lang: str
+    statement: str
+    question: str
+    chain: str
+    answer: str
+    prose: str
+    key: str
+
+    @property
+    def prompt(self) -> str:
+        return f"{self.statement} {self.question}".strip()
+
+    @property
+    def exercise(self) -> str:
+        """Question and worked answer on one line, as in an exercise book."""
+        shown = f" {self.answer}." if self.family in ("reverse", "translate", "count") else ""
+        if self.family == "tool":
+            shown = f" {self.answer}"
+        return f"{self.prompt} {self.chain}".strip() + shown
+
+
+def split_of(key: str) -> str:
+    """The split an item key belongs to: by hash, for ever, whatever the seed."""
+    bucket = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") % 100
+    for split, percent in SPLIT_PERCENT.items():
+        if bucket < percent:
+            return split
+        bucket -= percent
+    raise AssertionError("split percentages do not add up to 100")
+
+
+def item(rng: random.Random, family: str, lang: str, splits: tuple[str, ...] = SEEN) -> Item:
+    """Draw one item of `family` in `lang` whose key belongs to one of `splits`."""
+    while True:
+        drawn = _MAKERS[family](rng, lang)
+        if split_of(drawn.key) in splits:
+            return drawn
+
+
+def line(rng: random.Random, lang: str, group: str) -> str:
+    """One line of base text for a page of `group` (keys of LINE_SHARES): two or three items, rarely the same line twice."""
+    kind = weighted(rng, LINE_SHARES[group])
+    if kind in _ROWS:
+        return _ROWS[kind](rng, lang)
+    drawn = [item(rng, family, lang) for family in rng.sample(LINE_ITEMS[kind], len(LINE_ITEMS[kind]))]
+    text = " ".join(d.exercise if rng.random() < EXERCISE_SHARE else d.prose for d in drawn)
+    if rng.random() < END_WORD_SHARE:
+        word = rng.choice(END_WORDS)
+        text = f"{WORDING[lang].end_with.format(word=word)} {text} {word}"
+    return text
+
+
+def prose(rng: random.Random, lang: str | None = None, group: str | None = None) -> str:
+    """One line of base text; language and group are drawn when not given."""
+    return line(rng, lang or rng.choice(LANGUAGES), group or weighted(rng, GROUP_SHARES))
+
+
+def weighted(rng: random.Random, shares: dict[str, float]) -> str:
+    """One key of `shares`, drawn by weight."""
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def _math(rng: random.Random, lang: str) -> Item:
+    words, (n, m), o = WORDING[lang], rng.sample(NAMES, 2), rng.randrange(NOUN_COUNT)
+    a, b, noun = rng.randint(2, 9), rng.randint(1, 9), NOUNS[lang][o]
+    if rng.random() < 0.6:
+        c = rng.randint(1, a + b - 1)
+        statement, question = words.change.format(n=n, a=a, b=b, c=c, o=noun), words.ask_change
+        chain, answer, key = f"{a}+{b}={a + b}. {a + b}-{c}={a + b - c}.", a + b - c, f"math/change/{n}/{o}/{a}/{b}/{c}"
+    else:
+        statement, question = words.more.format(n=n, m=m, a=a, b=b, o=noun), words.ask_more
+        chain, answer, key = f"{a}+{b}={a + b}. {a}+{a + b}={2 * a + b}.", 2 * a + b, f"math/more/{n}/{m}/{o}/{a}/{b}"
+    return Item("math", lang, statement, question, chain, str(answer), f"{statement} {chain}", key)
+
+
+def _count(rng: random.Random, lang: str) -> Item:
+    x, k = rng.choice(LETTERS), rng.randint(1, 4)
+    others = [c for c in LETTERS if c != x]
+    row = [x] * k + [rng.choice(others) for _ in range(rng.randint(1, 3))]
+    rng.shuffle(row)
+    statement = f"{WORDING[lang].ask_count.format(x=x)} {' '.join(row)}."
+    chain = f"{WORDING[lang].so} {' '.join([x] * k)}."
+    return Item("count", lang, statement, "", chain, str(k), f"{statement} {chain} {k}.", f"count/{x}/{''.join(row)}")
+
+
+def _reverse(rng: random.Random, lang: str) -> Item:
+    row = [rng.choice(LETTERS) for _ in range(rng.randint(3, 5))]
+    words, there, back = WORDING[lang], " ".join(row), " ".join(row[::-1])
+    told = f"{words.letters} {there}, {words.backwards}: {back}."
+    return Item("reverse", lang, f"{words.ask_reverse} {there}.", "", "", back, told, f"reverse/{''.join(row)}")
+
+
+def _translate(rng: random.Random, lang: str) -> Item:
+    i, target = rng.randrange(NOUN_COUNT), rng.choice([other for other in LANGUAGES if other != lang])
+    noun, answer, language = NOUNS[lang][i], NOUNS[target][i], WORDING[target].endonym
+    statement = f"{WORDING[lang].ask_translate.format(language=language)} {noun}."
+    return Item("translate", lang, statement, "", "", answer, f"{noun}, {language}: {answer}.", f"translate/{i}/{lang}/{target}")
+
+
+def _lookup(rng: random.Random, lang: str) -> Item:
+    k = rng.randint(3, 4)
+    names, values = rng.sample(NAMES, k), rng.sample(range(NOUN_COUNT), k)
+    i, words = rng.randrange(k), WORDING[lang]
+    statement = ", ".join(f"{n} {NOUNS[lang][v]}" for n, v in zip(names, values, strict=True)) + "."
+    x, value = names[i], NOUNS[lang][values[i]]
+    chain = f"{words.so} {x} {value}."
+    key = f"lookup/{'/'.join(names)}/{'/'.join(map(str, values))}/{x}"
+    return Item("lookup", lang, statement, words.ask_lookup.format(x=x), chain, value, f"{statement} {chain}", key)
+
+
+def _tool(rng: random.Random, lang: str) -> Item:
+    tool, a, b = rng.choice(TOOLS), rng.randint(1, 9), rng.randint(1, 9)
+    statement = WORDING[lang].ask_tool.format(tool=tool, a=a, b=b)
+    call = json.dumps({"name": tool, "parameters": {"a": a, "b": b}})
+    return Item("tool", lang, statement, "", "", call, f"{statement} {call}", f"tool/{tool}/{a}/{b}")
+
+
+def _sheet(rng: random.Random, lang: str) -> str:
+    """Four sums, each by another pupil: names keep lines apart after digits are normalised away."""
+    return " ".join(f"{name}: {_sum(rng)}" for name in rng.sample(NAMES, 4))
+
+
+def _sum(rng: random.Random) -> str:
+    a, b = rng.randint(1, 18), rng.randint(1, 9)
+    return f"{a}+{b}={a + b}." if rng.random() < 0.5 else f"{a + b}-{b}={a}."
+
+
+def _list(rng: random.Random, lang: str) -> str:
+    """A list of name and thing, then the same list in another order: the dense signal from which recall is learned."""
+    entries = [f"{name} {rng.choice(NOUNS[lang])}" for name in rng.sample(NAMES, rng.randint(4, 8))]
+    return f"{', '.join(entries)}. {', '.join(rng.sample(entries, len(entries)))}."
+
+
+def _facts(rng: random.Random, lang: str) -> str:
+    """Three entries of the knowledge base."""
+    places = rng.sample(sorted(FACTS), 3)
+    rows = [dict(zip("xyz", (NOUNS[lang][i] for i in FACTS[p]), strict=True)) for p in places]
+    return " ".join(WORDING[lang].fact.format(p=p, **row) for p, row in zip(places, rows, strict=True))
+
+
+def _names_of_languages(rng: random.Random, lang: str) -> str:
+    """Which language has which answer tag: what "answer in LANGUAGE" needs, without any answer."""
+    shown = rng.sample(LANGUAGES, 4)
+    if rng.random() < 0.5:
+        return " ".join(f"{WORDING[s].endonym}: {WORDING[s].answer}." for s in shown)
+    return " ".join(f"{WORDING[lang].answer_in.format(language=WORDING[s].endonym)} {WORDING[s].answer}." for s in shown)
+
+
+def _calls(rng: random.Random, lang: str) -> str:
+    """Four calls with their results, each by another name."""
+    return " ".join(f"{name}: {_call(rng)}" for name in rng.sample(NAMES, 4))
+
+
+def _call(rng: random.Random) -> str:
+    a, b = rng.randint(2, 9), rng.randint(1, 9)
+    tool = rng.choice(TOOLS)
+    if tool == "sub":
+        a = a + b
+    result = {"add": a + b, "sub": a - b, "max": max(a, b), "min": min(a, b)}[tool]
+    return f"{tool}({a}, {b})={result}."
+
+
+_MAKERS = {"math": _math, "count": _count, "reverse": _reverse, "translate": _translate, "lookup": _lookup, "tool": _tool}
+_ROWS = {"sheet": _sheet, "list": _list, "facts": _facts, "names_of_languages": _names_of_languages, "calls": _calls}
