@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -27,12 +28,13 @@ app = typer.Typer(
     help="Raise a herd of language models: from raw pages to aligned, quantised models behind an API.",
 )
 
-for _verb in (runs.up, runs.plan, runs.config, runs.status, runs.report, runs.run):
-    app.command(_verb.__name__)(_verb)
-for _verb in (stores.why, stores.diff, stores.verify, stores.gc, stores.doctor):
-    app.command(_verb.__name__)(_verb)
-for _verb in (models.chat, models.serve, models.evaluate, models.convert):
-    app.command("eval" if _verb is models.evaluate else _verb.__name__)(_verb)
+_VERBS: dict[str, Callable[..., None]] = {
+    "up": runs.up, "plan": runs.plan, "config": runs.config, "status": runs.status, "report": runs.report, "run": runs.run,
+    "why": stores.why, "diff": stores.diff, "verify": stores.verify, "gc": stores.gc, "doctor": stores.doctor,
+    "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
+}  # fmt: skip
+for _name, _verb in _VERBS.items():
+    app.command(_name)(_verb)
 app.add_typer(texts.app, name="tokenizer")
 
 

@@ -24,10 +24,11 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk to a model in the terminal."""
+    path = latest.model_dir(directory, model)  # a wrong name is said before torch is imported
     from puna.serve.terminal import chat as talk
 
     talk(
-        latest.model_dir(directory, model),
+        path,
         prompt=prompt,
         system=system,
         temperature=temperature,
@@ -44,9 +45,10 @@ def serve(
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
+    path = latest.model_dir(directory, model)
     from puna.serve.app import serve as serve_model
 
-    serve_model(latest.model_dir(directory, model), host=host, port=port)
+    serve_model(path, host=host, port=port)
 
 
 def evaluate(
@@ -59,9 +61,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on verifiable tasks, with 95 % intervals."""
+    path, rows = latest.model_dir(directory, model), tasks or _last_tasks(directory)
     from puna.evals.command import evaluate as score
 
-    score(latest.model_dir(directory, model), tasks or _last_tasks(directory), limit=limit, as_json=as_json)
+    score(path, rows, limit=limit, as_json=as_json)
 
 
 def convert(

@@ -112,9 +112,9 @@ class Bars:
         self.console = Console()
         width = min(40, max(map(len, stages), default=10))
         self.bars = Progress(
-            TextColumn(f"{{task.fields[label]:<{width}}}"),
+            TextColumn(f"{{task.fields[label]:<{width}}}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
         )
@@ -131,20 +131,21 @@ class Bars:
         elif event["event"] == "stage":
             if stage in self.tasks:
                 self.bars.remove_task(self.tasks.pop(stage))
-            colour = {"finished": "green", "reused": "dim", "failed": "red"}.get(event["state"], "yellow")
-            self.bars.print(f"[{colour}]{stage:<{self.width}}[/] ", state_text(event), markup=True, highlight=False)
+            colour = {"finished": "green", "reused": "bright_black", "failed": "red"}.get(event["state"], "yellow")
+            self._say(f"{stage:<{self.width}}  {state_text(event)}", colour)
         elif event["event"] == "progress" and stage in self.tasks:
             self._rate.see(event)
             self.bars.update(
                 self.tasks[stage], completed=event["done"], total=event["total"] or None, text=progress_text(event, self._rate)
             )
         elif event["event"] == "note":
-            self.bars.print(
-                f"{stage:<{self.width}}  note: {event['text']}",
-                markup=False,
-                highlight=False,
-                style="yellow" if event.get("level") == "warning" else "dim",
-            )
+            style = "yellow" if event.get("level") == "warning" else "bright_black"
+            self._say(f"{stage:<{self.width}}  note: {event['text']}", style)
+
+    def _say(self, text: str, style: str) -> None:
+        from rich.text import Text
+
+        self.bars.print(Text(text, style=style))  # a Text, since a style of `print` would colour the bars below it too
 
     def close(self) -> None:
         self.bars.stop()
@@ -179,9 +180,8 @@ def state_text(event: dict[str, Any]) -> str:
     if state == "failed":
         return f"FAILED: {event['error']['what']}"
     seconds = f" in {clock(event['seconds'])}" if "seconds" in event else ""
-    numbers = [
-        f"{key}={short(value)}" for key, value in (event.get("summary") or {}).items() if isinstance(value, (int, float, str))
-    ]
+    shown = {key: value for key, value in (event.get("summary") or {}).items() if isinstance(value, (int, float, str))}
+    numbers = [f"{key}={short(value)}" for key, value in shown.items() if len(str(value)) <= 24]
     return f"{STATE_SIGN[state]}{seconds}  {'  '.join(numbers[:5])}".rstrip()
 
 

@@ -90,8 +90,14 @@ def differences(before: Any, now: Any, path: str = "") -> list[dict[str, Any]]:
     if _named(before) and _named(now):
         before, now = ({row["name"]: row for row in rows} for rows in (before, now))
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
+        found: list[dict[str, Any]] = []
+        for key in [*before, *(key for key in now if key not in before)]:
+            inner = f"{path}.{key}" if path else str(key)
+            if key in before and key in now:
+                found += differences(before[key], now[key], inner)
+            else:
+                found.append({"field": inner, "before": before.get(key), "now": now.get(key)})
+        return found
     return [{"field": path, "before": before, "now": now}]
 
 
@@ -130,7 +136,7 @@ def pointed(run_dir: Path) -> dict[str, Artifact]:
 
 def config_rows(recipe: Recipe, graph: Graph) -> list[dict[str, Any]]:
     """Every value of a recipe with its origin: a file and line, an override, a stage file's `expand`, or a default."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"key": key, "value": value, "origin": recipe.origins.get((key,), "default")}
         for key, value in (
             ("name", recipe.name),

@@ -85,13 +85,10 @@ class ForkServer:
         return [json.loads(line) for line in lines]
 
     def close(self) -> None:
-        """End the server and every worker."""
+        """End the server, and with it every worker that still runs (the kernel sees to that)."""
         self.socket.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 def serve(handle: int) -> None:
@@ -116,12 +113,12 @@ class _Server:
 
     def loop(self) -> None:
         while True:
-            ready, _, _ = select.select([self.socket, self.wake], [], [])
+            ready = select.select([self.socket.fileno(), self.wake], [], [])[0]
             if self.wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wake, 4096)
                 self._reap()
-            if self.socket in ready and not self._receive():
+            if self.socket.fileno() in ready and not self._receive():
                 break
         for pid in self.children:  # the run is gone: nothing may go on writing
             with contextlib.suppress(ProcessLookupError):

@@ -83,7 +83,7 @@ def _add(nodes: Graph, entry: StageEntry, sources: tuple[str, ...], recipe: Reci
         known = [Source(s, nodes[s].kind) if s in nodes else Source(s, "") for s in sources]
         _add_all(nodes, entry, expand(entry.name, settings, known), recipe, owner)
         return
-    cores = getattr(settings, "cores", None) or getattr(module, "CORES", 1)
+    cores: Any = getattr(settings, "cores", None) or getattr(module, "CORES", 1)
     nodes[entry.name] = Node(
         name=entry.name,
         uses=module.__name__.removeprefix("puna."),

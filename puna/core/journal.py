@@ -38,7 +38,7 @@ class Journal:
     def __init__(self, run_dir: Path, recipe: Recipe, graph: Graph, cores: int, listener: Listener):
         self.run_dir, self.listener = run_dir, listener
         self.started = time.time()
-        self.stages = {
+        self.stages: dict[str, dict[str, Any]] = {
             name: {
                 "name": name,
                 "uses": node.uses,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from puna.core import store
+from puna.core.errors import InputError
 from puna.core.graph import Graph, Node
 from puna.core.modules import load_stage
 from puna.core.recipe import Recipe
@@ -28,6 +29,10 @@ def stage_link(run_dir: Path, graph: Graph, name: str) -> Path:
 def identity_of(root: Path, recipe: Recipe, node: Node, inputs: Sequence[Artifact]) -> store.Identity:
     """The identity of a stage whose inputs are known. A stage file may define `outside(settings)`: digests of files it reads."""
     outside = getattr(load_stage(node.uses), "outside", None)
+    try:
+        read = outside(node.settings) if outside else None
+    except OSError as error:
+        raise InputError(f"stage '{node.name}' cannot read its file: {error.strerror}", where=error.filename) from error
     return store.identify(
         root,
         name=node.name,
@@ -36,7 +41,7 @@ def identity_of(root: Path, recipe: Recipe, node: Node, inputs: Sequence[Artifac
         settings=node.settings,
         seed=recipe.seed,
         inputs=inputs,
-        outside=outside(node.settings) if outside else None,
+        outside=read,
     )
 
 

@@ -70,4 +70,5 @@ def duties(licence: str) -> set[str]:
 
 
 def _key(row: Row) -> str:
-    return repr(sorted((key, str(value)) for key, value in row.items() if key != "rows"))
+    rest = sorted((key, str(value)) for key, value in row.items() if key not in ("source", "licence", "rows"))
+    return repr((str(row.get("source")), str(row.get("licence")), rest))

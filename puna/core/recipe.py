@@ -201,15 +201,13 @@ def _override(data: dict[str, Any], origins: Origins, text: str) -> None:
         raise InputError(
             "an override has the form key.path=value", where=text, fix="for instance seed=8 or pages.sources=[world]"
         )
-    stages = data.get("stages") if isinstance(data.get("stages"), dict) else {}
-    if parts[0] != "stages" and parts[0] not in _Head.model_fields:
-        if parts[0] not in stages:
-            raise InputError(
-                f"'{parts[0]}' is neither a stage nor a key of the recipe",
-                where=text,
-                fix=did_you_mean(parts[0], [*stages, "stages", *_Head.model_fields]),
-            )
+    found = data.get("stages")
+    stages: dict[str, Any] = found if isinstance(found, dict) else {}
+    if parts[0] in stages and len(parts) > 1:
         parts = ["stages", *parts]
+    elif parts[0] != "stages" and parts[0] not in _Head.model_fields:
+        known = [*stages, "stages", *_Head.model_fields]
+        raise InputError(f"'{parts[0]}' is no value of the recipe", where=text, fix=did_you_mean(parts[0], known))
     if parts[0] == "stages" and (len(parts) < 3 or parts[1] not in stages):
         raise InputError(
             "an override changes one value of a stage that the recipe has",
@@ -278,10 +276,8 @@ def _entry(name: str, value: Any, recipe: Recipe) -> StageEntry:
         raise InputError(
             f"'{name}' cannot name a stage", where=where, fix="use letters, digits, - and _ (dots are for sub-stages)"
         )
-    if name == ALL or name in _Head.model_fields or name in ("stages", "extends"):
-        raise InputError(
-            f"'{name}' cannot name a stage: the word means something in recipes", where=where, fix="choose another name"
-        )
+    if name == ALL:
+        raise InputError("'all' cannot name a stage: it means every stage in `from`", where=where, fix="choose another name")
     if not isinstance(value, dict):
         raise InputError(f"stage '{name}' must be a map", where=where, fix=f"{name}: {{uses: data.collect, ...}}")
     return parse_entry(name, value, where)

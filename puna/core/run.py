@@ -98,9 +98,9 @@ def up(
         (run_dir / LOCK_RECIPE).write_text(
             yaml.safe_dump(json.loads(json.dumps(recipe.data, default=str)), sort_keys=False, allow_unicode=True)
         )
-        journal = Journal(run_dir, recipe, graph, cores, listener)
         if ready is not None:
             ready(run_dir)
+        journal = Journal(run_dir, recipe, graph, cores, listener)
         scheduler = _Scheduler(recipe, graph, root, run_dir, cores, strict, list(command), journal, server, lease)
         with _signals(scheduler.asked.append):
             return scheduler.run()
@@ -273,9 +273,10 @@ class _Scheduler:
         self._advance()
 
     def _silent_end(self, worker: _Running) -> dict[str, Any]:
-        if worker.status == Preempted.exit_code or (self.stopped_by is not None and worker.status == -signal.SIGKILL):
+        status = worker.status or 0
+        if status == Preempted.exit_code or (self.stopped_by is not None and status < 0):
             return {"state": "preempted"}
-        how = f"was killed by signal {-worker.status}" if (worker.status or 0) < 0 else f"ended with status {worker.status}"
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return {
             "state": "failed",
             "exit_code": 1,

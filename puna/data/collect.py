@@ -1,13 +1,14 @@
 """Collects pages from every source into shards of raw pages, before any judgement (paper section 3.1.1).
 
-Two sources are embedded and need no network: the documentation Python renders of itself (`pydoc`) and the generated mini-world
-(`world`), whose planted faults have a known truth. Any path, folder or glob of WARC, WET, ARC, HTML, JSONL, Parquet, XML, text, code or zip
-files is a source as well. Rows that cannot be read are listed in `bad_rows.jsonl`.
+Two sources are embedded and need no network: the documentation Python renders of itself (`pydoc`) and the generated mini-
+world (`world`), whose planted faults have a known truth. Any path, folder or glob of WARC, WET, ARC, HTML, JSONL, Parquet,
+XML, text, code or zip files is a source as well. Rows that cannot be read are listed in `bad_rows.jsonl`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from puna.data.columns import PAGE_COLUMNS, write_shard_table
 from puna.data.pydoc_pages import LICENCE as PYDOC_LICENCE
 from puna.data.pydoc_pages import read_pydoc
 from puna.data.rows import BadRow, PageRow, Skipped
-from puna.data.sources import PydocSource, Row, Source, WorldSource, long_form, read_files, source_name
+from puna.data.sources import PydocSource, Row, Source, WorldSource, file_digests, long_form, read_files, source_name
 
 KIND = "pages"
 REVISION = 1
@@ -57,6 +58,17 @@ class Settings(StageSettings):
         return [long_form(entry) for entry in entries] if isinstance(entries, list | tuple) else entries
 
 
+def outside(settings: Settings) -> dict[str, Any]:
+    """What the pages depend on besides the settings: content of the named files, and the Python that documents itself."""
+    found: dict[str, Any] = {}
+    for index, source in enumerate(settings.sources):
+        if isinstance(source, PydocSource):
+            found[f"{index}:pydoc"] = sys.version
+        elif not isinstance(source, WorldSource):
+            found[f"{index}:{source_name(source)}"] = file_digests(source)
+    return found
+
+
 @dataclass
 class SourceCount:
     """What came out of one source."""
@@ -70,8 +82,13 @@ class SourceCount:
 
     def summary(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"licence": self.licence, "pages": self.pages, "content_bytes": self.content_bytes, "bad_rows": self.bad,
-                "skipped": dict(sorted(self.skipped.items()))}
+        return {
+            "licence": self.licence,
+            "pages": self.pages,
+            "content_bytes": self.content_bytes,
+            "bad_rows": self.bad,
+            "skipped": dict(sorted(self.skipped.items())),
+        }
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -87,7 +104,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     truth: list[dict[str, Any]] = []
     with (ctx.out / "bad_rows.jsonl").open("w", encoding="utf-8") as bad_rows:
         for source in settings.sources:
-            name = _unique(source_name(source) if not isinstance(source, PydocSource | WorldSource) else _source_word(source), counts)
+            name = _unique(_source_name(source), counts)
             counts[name] = _collect(name, source, settings, ctx, shards, bad_rows, truth)
     shards.close()
     if truth:
@@ -97,8 +114,12 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     bad = sum(count.bad for count in counts.values())
     if bad:
         ctx.note(f"{bad} rows could not be read; they are listed in bad_rows.jsonl")
-    return {"pages": sum(count.pages for count in counts.values()), "shards": shards.number, "bad_rows": bad,
-            "sources": {name: count.summary() for name, count in counts.items()}}
+    return {
+        "pages": sum(count.pages for count in counts.values()),
+        "shards": shards.number,
+        "bad_rows": bad,
+        "sources": {name: count.summary() for name, count in counts.items()},
+    }
 
 
 class ShardWriter:
@@ -131,8 +152,10 @@ class ShardWriter:
         self.rows, self.held_bytes = [], 0
 
 
-def _source_word(source: Source) -> str:
-    return "pydoc" if isinstance(source, PydocSource) else "world"
+def _source_name(source: Source) -> str:
+    if isinstance(source, PydocSource):
+        return "pydoc"
+    return "world" if isinstance(source, WorldSource) else source_name(source)
 
 
 def _unique(name: str, taken: dict[str, SourceCount]) -> str:
@@ -142,8 +165,15 @@ def _unique(name: str, taken: dict[str, SourceCount]) -> str:
     return candidate
 
 
-def _collect(name: str, source: Source, settings: Settings, ctx: StageContext, shards: ShardWriter, bad_rows: IO[str],
-             truth: list[dict[str, Any]]) -> SourceCount:
+def _collect(
+    name: str,
+    source: Source,
+    settings: Settings,
+    ctx: StageContext,
+    shards: ShardWriter,
+    bad_rows: IO[str],
+    truth: list[dict[str, Any]],
+) -> SourceCount:
     """Read one source into the shards; `truth` takes what the world says of its pages."""
     count = SourceCount(_licence(source))
     default_group = getattr(source, "group", "auto").replace("auto", "")
@@ -156,9 +186,19 @@ def _collect(name: str, source: Source, settings: Settings, ctx: StageContext, s
         if isinstance(row, Skipped):
             count.skipped[row.reason] += 1
             continue
-        shards.add({"id": page_id or xxhash.xxh3_128_hexdigest(f"{name}|{row.url}|{count.pages}".encode("utf-8", "replace")),
-                    "url": row.url, "date": row.date, "source": name, "licence": count.licence, "group": default_group or row.group,
-                    "format": row.format, "charset": row.charset, "content": row.content})
+        shards.add(
+            {
+                "id": page_id or xxhash.xxh3_128_hexdigest(f"{name}|{row.url}|{count.pages}".encode("utf-8", "replace")),
+                "url": _url(row.url, name),
+                "date": row.date,
+                "source": name,
+                "licence": count.licence,
+                "group": default_group or row.group,
+                "format": row.format,
+                "charset": row.charset,
+                "content": row.content,
+            }
+        )
         count.pages += 1
         count.content_bytes += len(row.content)
         if count.pages % PROGRESS_EVERY == 0:
@@ -166,9 +206,18 @@ def _collect(name: str, source: Source, settings: Settings, ctx: StageContext, s
             ctx.checkpoint_or_stop(lambda: None)
     if not count.pages:
         skipped = ", ".join(f"{number} skipped: {reason}" for reason, number in sorted(count.skipped.items()))
-        raise InputError(f"source '{name}' gave not one page", where=count.first_bad or skipped or name,
-                         fix="check the file, or set `format:` of the source")
+        raise InputError(
+            f"source '{name}' gave not one page",
+            where=count.first_bad or skipped or name,
+            fix="check the file, or set `format:` of the source",
+        )
     return count
+
+
+def _url(url: str, source: str) -> str:
+    """Addresses of local rows begin with their source, so that equal file names of two folders stay apart."""
+    local = url.removeprefix("file:")
+    return url if local == url or local.startswith(source) else f"file:{source}/{local}"
 
 
 def _licence(source: Source) -> str:
@@ -193,6 +242,12 @@ def _world_rows(source: WorldSource, ctx: StageContext, truth: list[dict[str, An
     # the run's own seed, not this stage's stream: test items elsewhere are disjoint from the pages of the same world
     seed = ctx.seed if source.world.seed is None else source.world.seed
     for page in generate(source.world.pages, seed):
-        truth.append({"id": page.id, "fault": page.fault or "", "detail": json.dumps(page.detail, sort_keys=True, ensure_ascii=False),
-                      "lang": page.lang})
+        truth.append(
+            {
+                "id": page.id,
+                "fault": page.fault or "",
+                "detail": json.dumps(page.detail, sort_keys=True, ensure_ascii=False),
+                "lang": page.lang,
+            }
+        )
         yield PageRow(page.url, page.html.encode("utf-8", "replace"), "html", "utf-8", page.date, page.group), page.id

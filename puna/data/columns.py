@@ -1,12 +1,11 @@
 """Documents as columns: the Parquet schemas of pages, documents and annotations, and how shards of them are written and read.
 
-One Python object per document is what makes the known pipelines slow, so every stage maps a shard (one Parquet file) to another.
-Files are written beside their place and renamed, so an existing shard is a whole shard and serves as the checkpoint.
+One Python object per document is what makes the known pipelines slow, so every stage maps a shard (one Parquet file) to
+another. Files are written beside their place and renamed, so an existing shard is a whole shard and serves as the checkpoint.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,27 @@ from puna.core.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PAGE_COLUMNS = {"id": "string", "url": "string", "date": "string", "source": "string", "licence": "string", "group": "string",
-                "format": "string", "charset": "string", "content": "binary"}
-DOCUMENT_COLUMNS = {"id": "string", "url": "string", "date": "string", "source": "string", "licence": "string", "group": "string",
-                    "lang": "string", "text": "string"}
+PAGE_COLUMNS = {
+    "id": "string",
+    "url": "string",
+    "date": "string",
+    "source": "string",
+    "licence": "string",
+    "group": "string",
+    "format": "string",
+    "charset": "string",
+    "content": "binary",
+}
+DOCUMENT_COLUMNS = {
+    "id": "string",
+    "url": "string",
+    "date": "string",
+    "source": "string",
+    "licence": "string",
+    "group": "string",
+    "lang": "string",
+    "text": "string",
+}
 GROUPS = ("general", "maths", "code", "multilingual")  # the four parts of the paper's data mix (section 3.1.2)
 
 
@@ -38,7 +54,7 @@ def write_shard_table(path: Path, rows: list[dict[str, Any]], columns: dict[str,
     table = pa.Table.from_pylist(rows, schema=schema(columns))
     partial = path.with_name(path.name + ".part")
     pq.write_table(table, partial, compression="zstd", use_dictionary=True, row_group_size=8192)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def shard_paths(directory: Path) -> list[Path]:
@@ -57,7 +73,9 @@ def read_shard_table(path: Path, columns: list[str] | None = None) -> list[dict[
     try:
         return pq.read_table(path, columns=columns, use_threads=False).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"this shard cannot be read: {error}", where=str(path), fix="run the stage that wrote it again") from error
+        raise InputError(
+            f"this shard cannot be read: {error}", where=str(path), fix="run the stage that wrote it again"
+        ) from error
 
 
 def documents(directory: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

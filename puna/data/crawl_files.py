@@ -1,20 +1,19 @@
 """Crawl archives: WARC and WET by FastWARC, ARC by a small reader of our own, plain or compressed with gzip, lz4 or zstd.
 
-Responses and resources of HTML or plain text with status 200 are pages, and so are the `conversion` records of WET files; other
-sound records are counted as skipped. Where an archive is broken the reader notes the offset, looks for the next record
-and goes on, because one bad record in a crawl file of a gigabyte is normal (issues of the known pipelines: a corrupt gzip tail
-killed the whole task).
+Responses and resources of HTML or plain text with status 200 are pages, and so are the `conversion` records of WET files;
+other sound records are counted as skipped. Where an archive is broken the reader notes the offset, looks for the next record
+and goes on, because one bad record in a crawl file of a gigabyte is normal (issues of the known pipelines: a corrupt gzip
+tail killed the whole task).
 """
 
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from puna.data.open_file import open_bytes
+from puna.data.open_file import STREAM_ERRORS, open_bytes
 from puna.data.rows import BadRow, PageRow, Skipped
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -88,8 +87,9 @@ def _warc_row(record: Any, body: bytes, name: str, position: int, max_bytes: int
     return _page(url, date, content_type, record.http_charset or "", body, name, position, max_bytes)
 
 
-def _page(url: str, date: str, content_type: str, charset: str, body: bytes, name: str, position: int,
-          max_bytes: int) -> PageRow | BadRow | Skipped:
+def _page(
+    url: str, date: str, content_type: str, charset: str, body: bytes, name: str, position: int, max_bytes: int
+) -> PageRow | BadRow | Skipped:
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in HTML_TYPES and kind != "text/plain":
         return Skipped("neither HTML nor text")
@@ -113,7 +113,7 @@ def _find(file: IO[bytes], mark: bytes, start: int) -> int | None:
         if found >= 0:
             return offset - len(tail) + found
         offset += len(block)
-        tail = block[-len(mark):]
+        tail = block[-len(mark) :]
     return None
 
 
@@ -134,12 +134,13 @@ def read_arc(path: Path, name: str, max_bytes: int) -> Iterator[PageRow | BadRow
                 body = file.read(length)
                 yield from _arc_row(fields, body, length, name, position, max_bytes)
                 position += len(line) + len(body)
-        except (OSError, EOFError, zlib.error) as error:
+        except STREAM_ERRORS as error:
             yield BadRow(name, f"offset {position}", f"broken record: {error}")
 
 
-def _arc_row(fields: list[str], body: bytes, length: int, name: str, position: int,
-             max_bytes: int) -> Iterator[PageRow | BadRow | Skipped]:
+def _arc_row(
+    fields: list[str], body: bytes, length: int, name: str, position: int, max_bytes: int
+) -> Iterator[PageRow | BadRow | Skipped]:
     # the address may hold spaces, so the fixed fields are counted from the right: 5 in version 1, 10 in version 2
     fixed = 9 if len(fields) >= 10 else 4
     url, date = " ".join(fields[:-fixed]), _arc_date(fields[-fixed + 1])
@@ -148,7 +149,7 @@ def _arc_row(fields: list[str], body: bytes, length: int, name: str, position: i
         return
     if url.startswith("filedesc:"):
         return
-    blank = b"\r\n\r\n" if b"\r\n\r\n" in body[:1 << 14] else b"\n\n"
+    blank = b"\r\n\r\n" if b"\r\n\r\n" in body[: 1 << 14] else b"\n\n"
     head, _, payload = body.partition(blank)
     if not head.startswith(b"HTTP/"):
         yield Skipped("not an HTTP response")
@@ -161,7 +162,7 @@ def _arc_row(fields: list[str], body: bytes, length: int, name: str, position: i
     kind = headers.get("content-type", "text/html")
     try:
         payload = _decode_body(payload, headers)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (*STREAM_ERRORS, ValueError) as error:
         yield BadRow(name, f"offset {position}", f"broken body: {error}")
         return
     yield _page(url, date, kind, _charset(kind), payload, name, position, max_bytes)
@@ -195,5 +196,5 @@ def _dechunk(payload: bytes) -> bytes:
         size = int(payload[position:end].split(b";")[0].strip() or b"0", 16)
         if size == 0:
             return b"".join(parts)
-        parts.append(payload[end + 1:end + 1 + size])
+        parts.append(payload[end + 1 : end + 1 + size])
         position = payload.index(b"\n", end + 1 + size) + 1

@@ -1,12 +1,16 @@
-"""The verb `map_shards`: one function over a list of shards, on one process or several, with results in the order of the shards.
+"""The verb `map_shards`: one function over a list of shards, on one process or several, with results in the order of the
+shards.
 
-A function given here is a pure function of its shard and writes its output by rename, so that every back end leaves the same bytes
-and a killed run goes on from the shards that exist. Ray and Slurm back ends take the same functions.
+A function given here is a pure function of its shard and writes its output by rename, so that every back end leaves the same
+bytes and a killed run goes on from the shards that exist. Ray and Slurm back ends take the same functions.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,8 +22,9 @@ Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 
 
-def map_shards(function: Callable[[Shard], Result], shards: Sequence[Shard], *, workers: int = 1,
-               done: Callable[[int], None] | None = None) -> list[Result]:
+def map_shards(
+    function: Callable[[Shard], Result], shards: Sequence[Shard], *, workers: int = 1, done: Callable[[int], None] | None = None
+) -> list[Result]:
     """Apply `function` to every shard and return the results in the order of `shards`.
 
     Args:
@@ -34,7 +39,12 @@ def map_shards(function: Callable[[Shard], Result], shards: Sequence[Shard], *, 
         return _serial(function, shards, done)
     results: dict[int, Result] = {}
     # spawn: a fork of a process that has started torch's threads can hang
-    pool = ProcessPoolExecutor(min(workers, len(shards)), mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(workers, len(shards)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+        initargs=(os.getpid(),),
+    )
     try:
         futures = {pool.submit(function, shard): index for index, shard in enumerate(shards)}
         for future in as_completed(futures):
@@ -46,6 +56,17 @@ def map_shards(function: Callable[[Shard], Result], shards: Sequence[Shard], *, 
     finally:
         pool.shutdown(cancel_futures=True)
     return [results[index] for index in range(len(shards))]
+
+
+def _end_with_parent(parent: int) -> None:
+    """Start a thread that ends this worker when the process that started it is gone (killed, so that it could not tell)."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _serial(function: Callable[[Shard], Result], shards: Sequence[Shard], done: Callable[[int], None] | None) -> list[Result]:

@@ -1,7 +1,8 @@
-"""HTML to text: main content only, one block a line, code and formulas whole, picture descriptions kept (paper section 3.1.1).
+"""HTML to text: main content only, one block a line, code and formulas whole, picture descriptions kept (paper section
+3.1.1).
 
-resiliparse scores and cuts the page tree (16 times the speed of trafilatura on documentation pages); three things it does not do
-are done before: lists without links are content here and not navigation, formulas become their TeX source, and the
+resiliparse scores and cuts the page tree (16 times the speed of trafilatura on documentation pages); three things it does not
+do are done before: lists without links are content here and not navigation, formulas become their TeX source, and the
 character set is settled from transport, page and bytes. Markdown markers are removed, which the paper found to help a model
 trained on web text.
 """
@@ -25,6 +26,8 @@ MATH = re.compile(r"<math\b([^>]*)>(.*?)</math\s*>", re.I | re.S)
 TEX_ANNOTATION = re.compile(r"<annotation[^>]*tex[^>]*>(.*?)</annotation", re.I | re.S)
 ALTTEXT = re.compile(r"""alttext\s*=\s*("[^"]*"|'[^']*')""", re.I)
 TEX_SCRIPT = re.compile(r"""<script[^>]*type\s*=\s*["']?math/tex[^>]*>(.*?)</script\s*>""", re.I | re.S)
+ANCHOR = re.compile(r"<a\b[^>]*>(.*?)</a\s*>", re.I | re.S)
+TAG = re.compile(r"<[^>]*>")
 SPACE_LIKE = re.compile("[\u00a0\u2007\u202f]")
 UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\ufeff\u00ad]")  # joiners U+200C and U+200D are letters of Hindi
 TRAILING = re.compile(r"[ \t\r]+$", re.M)
@@ -32,7 +35,8 @@ CELLS = re.compile(r"[ ]*\t[ \t]*")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 HEADING = re.compile(r"^#{1,6} +(?=\S)", re.M)
-EMPHASIS = re.compile(r"(?<![\w*_\\])(\*\*|__|\*)(?=\S)([^*_\n]{1,200}?)(?<=\S)\1(?![\w*_(])")
+EMPHASIS = re.compile(r"(?<![\w*_\\])(\*\*|\*)(?=\S)([^*\n]{1,200}?)(?<=\S)\1(?![\w*(])")
+UNDERLINED = re.compile(r"(?<!\w)__(?=\S)([^_\n]*? [^_\n]*?)(?<=\S)__(?!\w)")  # of several words: `__init__` is a name
 MARKDOWN_LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\((?:https?:|/|#)[^)\s]{0,500}\)")
 FENCE = re.compile(r"^(?:```|~~~)[\w+-]*\n?", re.M)
 INLINE_CODE = re.compile(r"(?<!`)`([^`\n]{1,200})`(?!`)")
@@ -81,14 +85,13 @@ def _from_html(source: str, keep_markers: bool) -> Extracted:
     tree = HTMLTree.parse(_lists(_formulas(source)))
     if tree.body is None:
         return Extracted("")
-    anchors = tree.body.query_selector_all("a")
-    link_chars = sum(len(anchor.text.strip()) for anchor in anchors)
-    seen = len(tree.body.text)
+    links = [len(TAG.sub("", inner).strip()) for inner in ANCHOR.findall(source)]
+    link_chars, seen = sum(links), len(tree.body.text)
     text = extract_plain_text(tree, main_content=True, list_bullets=False, alt_texts=True)
     if len(text) < PLAIN_SHARE * seen and link_chars < LINKED_SHARE * seen:
         plain = extract_plain_text(tree, main_content=False, list_bullets=False, alt_texts=True, skip_elements=BOILERPLATE)
         text = max(text, plain, key=len)
-    return Extracted(_finish(text, keep_markers), len(anchors), link_chars, seen)
+    return Extracted(_finish(text, keep_markers), len(links), link_chars, seen)
 
 
 def _formulas(source: str) -> str:
@@ -134,6 +137,8 @@ def remove_markdown(text: str) -> str:
         text = MARKDOWN_LINK.sub(r"\1", text)
     if "`" in text:
         text = INLINE_CODE.sub(r"\1", text)
-    if "*" in text or "__" in text:
+    if "*" in text:
         text = EMPHASIS.sub(r"\2", EMPHASIS.sub(r"\2", text))
+    if "__" in text:
+        text = UNDERLINED.sub(r"\1", text)
     return HEADING.sub("", text) if "# " in text else text

@@ -1,9 +1,9 @@
 """Which language a document is in: script first, then py3langid among the languages of that script (paper section 3.1.1).
 
-The paper uses a fastText model of 176 languages; its weights are share-alike, so py3langid (130 languages, model inside) stands in.
-Formulas, numbers and code carry no language and mislead any classifier: they are taken out first, and where few letters
-remain the answer is "und" with probability 0, which no filter drops. A document of several languages goes to the majority
-of its parts.
+The paper uses a fastText model of 176 languages; its weights are share-alike, so py3langid (130 languages, model inside)
+stands in. Formulas, numbers and code carry no language and mislead any classifier: they are taken out first, and where few
+letters remain the answer is "und" with probability 0, which no filter drops. A document of several languages goes to the
+majority of its parts.
 """
 
 from __future__ import annotations
@@ -16,28 +16,103 @@ from typing import Any
 LLAMA_LANGUAGES = ("en", "de", "fr", "it", "pt", "hi", "es", "th")  # the eight supported by Llama 3.1
 UNKNOWN = "und"
 MIN_LETTERS = 24  # with fewer letters there is no telling
+MAX_CHARS = 40_000  # a document is judged on its beginning
 PART_CHARS = 800  # each of three parts of a long document is judged on this much
 SCRIPT_CHARS = 400  # judged for the script
+TOLD = 0.35  # below it no language is named
+FOREIGN_SHARE = 0.25  # letters of another script that settle it
 SURE = 0.5  # below it the parts vote
 
 WORD_LIKE = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
-CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|class|import|from|return|for|if|while|print|>>>|\.\.\.|#include|//)\b|\w\(.*\)\s*$|[=<>]=|->")
-URL = re.compile(r"https?://\S+|\S+@\S+|<\w+>")
+CODE_LINE = re.compile(
+    r"[{};]\s*$|^\s*(?:def|class|import|from|return|for|if|while|print|>>>|\.\.\.|#include|//)\b|\w\(.*\)\s*$|[=<>]=|->"
+)
+NOT_PROSE = re.compile(r"https?://\S+|\S+@\S+|<\w+>|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\w+\([^()]*\)")
 
 # Unicode blocks that decide a script, with the languages of py3langid written in it
 SCRIPTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("\u0e00", "\u0e7f", ("th",)), ("\u0900", "\u097f", ("hi", "mr", "ne", "sa")), ("\u0370", "\u03ff", ("el",)),
-    ("\u0400", "\u052f", ("ru", "uk", "bg", "be", "sr", "mk", "kk", "ky", "mn", "tg", "tt", "ba")), ("\u0590", "\u05ff", ("he",)),
-    ("\u0600", "\u06ff", ("ar", "fa", "ur", "ps", "ug", "ku")), ("\u3040", "\u30ff", ("ja",)), ("\uac00", "\ud7af", ("ko",)),
-    ("\u4e00", "\u9fff", ("zh",)), ("\u0980", "\u09ff", ("bn", "as")), ("\u0b80", "\u0bff", ("ta",)), ("\u0c00", "\u0c7f", ("te",)),
-    ("\u0530", "\u058f", ("hy",)), ("\u10a0", "\u10ff", ("ka",)), ("\u0a80", "\u0aff", ("gu",)), ("\u0a00", "\u0a7f", ("pa",)),
-    ("\u0c80", "\u0cff", ("kn",)), ("\u0d00", "\u0d7f", ("ml",)), ("\u0d80", "\u0dff", ("si",)), ("\u1780", "\u17ff", ("km",)),
-    ("\u0e80", "\u0eff", ("lo",)), ("\u1000", "\u109f", ("my",)), ("\u1200", "\u137f", ("am",)), ("\u0b00", "\u0b7f", ("or",)),
+    ("\u0e00", "\u0e7f", ("th",)),
+    ("\u0900", "\u097f", ("hi", "mr", "ne", "sa")),
+    ("\u0370", "\u03ff", ("el",)),
+    ("\u0400", "\u052f", ("ru", "uk", "bg", "be", "sr", "mk", "kk", "ky", "mn", "tg", "tt", "ba")),
+    ("\u0590", "\u05ff", ("he",)),
+    ("\u0600", "\u06ff", ("ar", "fa", "ur", "ps", "ug", "ku")),
+    ("\u3040", "\u30ff", ("ja",)),
+    ("\uac00", "\ud7af", ("ko",)),
+    ("\u4e00", "\u9fff", ("zh",)),
+    ("\u0980", "\u09ff", ("bn", "as")),
+    ("\u0b80", "\u0bff", ("ta",)),
+    ("\u0c00", "\u0c7f", ("te",)),
+    ("\u0530", "\u058f", ("hy",)),
+    ("\u10a0", "\u10ff", ("ka",)),
+    ("\u0a80", "\u0aff", ("gu",)),
+    ("\u0a00", "\u0a7f", ("pa",)),
+    ("\u0c80", "\u0cff", ("kn",)),
+    ("\u0d00", "\u0d7f", ("ml",)),
+    ("\u0d80", "\u0dff", ("si",)),
+    ("\u1780", "\u17ff", ("km",)),
+    ("\u0e80", "\u0eff", ("lo",)),
+    ("\u1000", "\u109f", ("my",)),
+    ("\u1200", "\u137f", ("am",)),
+    ("\u0b00", "\u0b7f", ("or",)),
 )
+TWINS = {"ms": "id", "bs": "hr"}  # hard to tell apart; a split vote would look like doubt
 KANA = 1 + next(index for index, script in enumerate(SCRIPTS) if script[2] == ("ja",))
-LATIN_MAJOR = ("en", "de", "fr", "it", "pt", "es", "nl", "sv", "da", "no", "fi", "et", "lv", "lt", "pl", "cs", "sk", "sl", "hr", "bs", "hu",
-               "ro", "sq", "tr", "az", "id", "ms", "tl", "vi", "sw", "ca", "eu", "gl", "ga", "cy", "is", "mt", "af", "eo", "la", "ha", "so",
-               "yo", "ig", "zu", "xh", "uz", "mg", "ht", "jv", "rw", "sn", "st")
+LATIN_MAJOR = (
+    "en",
+    "de",
+    "fr",
+    "it",
+    "pt",
+    "es",
+    "nl",
+    "sv",
+    "da",
+    "no",
+    "fi",
+    "et",
+    "lv",
+    "lt",
+    "pl",
+    "cs",
+    "sk",
+    "sl",
+    "hr",
+    "bs",
+    "hu",
+    "ro",
+    "sq",
+    "tr",
+    "az",
+    "id",
+    "ms",
+    "tl",
+    "vi",
+    "sw",
+    "ca",
+    "eu",
+    "gl",
+    "ga",
+    "cy",
+    "is",
+    "mt",
+    "af",
+    "eo",
+    "la",
+    "ha",
+    "so",
+    "yo",
+    "ig",
+    "zu",
+    "xh",
+    "uz",
+    "mg",
+    "ht",
+    "jv",
+    "rw",
+    "sn",
+    "st",
+)
 
 
 def identify(text: str) -> tuple[str, float]:
@@ -46,7 +121,7 @@ def identify(text: str) -> tuple[str, float]:
     if not words:
         return UNKNOWN, 0.0
     joined = " ".join(words)
-    parts = [joined] if len(joined) <= PART_CHARS else [joined[start:start + PART_CHARS] for start in _starts(len(joined))]
+    parts = [joined] if len(joined) <= PART_CHARS else [joined[start : start + PART_CHARS] for start in _starts(len(joined))]
     votes: dict[str, float] = {}
     for part in parts:
         lang, probability = _judge(part)
@@ -58,8 +133,9 @@ def identify(text: str) -> tuple[str, float]:
 
 def _language_words(text: str) -> list[str]:
     """Words of the text without code lines and addresses; empty where fewer than `MIN_LETTERS` letters are left."""
+    text = NOT_PROSE.sub(" ", text[:MAX_CHARS])
     prose = [line for line in text.split("\n") if line and not CODE_LINE.search(line)] or text.split("\n")
-    words = WORD_LIKE.findall(URL.sub(" ", "\n".join(prose))[:20_000])
+    words = WORD_LIKE.findall("\n".join(prose))
     return words if sum(map(len, words)) >= MIN_LETTERS else []
 
 
@@ -77,9 +153,10 @@ def _by_lines(text: str, lang: str, share: float) -> tuple[str, float]:
             winner, probability = _judge(" ".join(words))
             votes[winner] = votes.get(winner, 0.0) + letters * probability
     if not votes:
-        return lang, share
+        return (lang, share) if share >= TOLD else (UNKNOWN, share)
     best = max(sorted(votes), key=lambda name: votes[name])
-    return best, votes[best] / sum(votes.values()) * max(share, SURE)
+    probability = votes[best] / sum(votes.values()) * max(share, SURE)
+    return (best, probability) if probability >= TOLD else (UNKNOWN, probability)
 
 
 def _judge(text: str) -> tuple[str, float]:
@@ -88,9 +165,13 @@ def _judge(text: str) -> tuple[str, float]:
     if len(candidates) == 1:
         return candidates[0], 1.0
     ranked = _classifier().rank(text)
-    allowed = [(lang, probability) for lang, probability in ranked if lang in candidates]
-    total = sum(probability for _, probability in allowed)
-    return (allowed[0][0], allowed[0][1] / total) if total > 0 else (UNKNOWN, 0.0)
+    shares: dict[str, float] = {}
+    for lang, probability in ranked:
+        if lang in candidates:
+            name = TWINS.get(lang, lang)
+            shares[name] = shares.get(name, 0.0) + probability
+    best = max(shares, key=lambda name: shares[name])
+    return best, shares[best] / max(sum(shares.values()), 1e-12)
 
 
 def _script_languages(text: str) -> tuple[str, ...]:
@@ -104,7 +185,8 @@ def _script_languages(text: str) -> tuple[str, ...]:
     if kana * 10 > letters:
         return ("ja",)
     best = max(range(1, len(SCRIPTS) + 1), key=lambda number: counts[number])
-    return SCRIPTS[best - 1][2] if counts[best] * 2 >= letters else LATIN_MAJOR
+    # foreign names and terms stand in Latin letters within any script, hardly ever the other way round
+    return SCRIPTS[best - 1][2] if counts[best] >= FOREIGN_SHARE * letters else LATIN_MAJOR
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +194,7 @@ def _script_table() -> bytes:
     """For each code point below U+E000 the number of its entry in `SCRIPTS`, from 1; 0 for Latin and all else."""
     table = bytearray(0xE000)
     for number, (first, last, _) in enumerate(SCRIPTS, 1):
-        table[ord(first):ord(last) + 1] = bytes([number]) * (ord(last) - ord(first) + 1)
+        table[ord(first) : ord(last) + 1] = bytes([number]) * (ord(last) - ord(first) + 1)
     return bytes(table)
 
 

@@ -1,8 +1,8 @@
 """Local files: JSONL, Parquet, HTML, XML, plain text, source code and zip archives of these.
 
-The field that holds the text of a JSONL or Parquet row is found by its usual names; question and answer, messages, and the nested
-replies of Open Assistant trees are joined to one text. Long plain texts are split at blank lines, because a document mask
-needs documents and not books.
+The field that holds the text of a JSONL or Parquet row is found by its usual names; question and answer, messages, and the
+nested replies of Open Assistant trees are joined to one text. Long plain texts are split at blank lines, because a document
+mask needs documents and not books.
 """
 
 from __future__ import annotations
@@ -16,15 +16,54 @@ from pathlib import Path
 from typing import Any
 
 from puna.core.errors import InputError
-from puna.data.open_file import open_bytes
+from puna.data.open_file import STREAM_ERRORS, open_bytes
 from puna.data.rows import BadRow, PageRow
 
 TEXT_FIELDS = ("text", "content", "document", "body", "raw_content", "page_content")
-PAIR_FIELDS = (("question", "answer"), ("prompt", "completion"), ("prompt", "response"), ("prompt", "chosen"),
-               ("instruction", "output"), ("instruction", "response"), ("query", "response"), ("input", "output"),
-               ("title", "abstract"))
-CODE_SUFFIXES = (".py", ".c", ".h", ".cpp", ".cc", ".hpp", ".java", ".js", ".ts", ".go", ".rs", ".rb", ".php", ".sh", ".sql", ".scala",
-                 ".kt", ".swift", ".cs", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".el", ".lisp", ".css", ".toml", ".yaml", ".yml")
+PAIR_FIELDS = (
+    ("question", "answer"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("prompt", "chosen"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("query", "response"),
+    ("input", "output"),
+    ("title", "abstract"),
+)
+CODE_SUFFIXES = (
+    ".py",
+    ".c",
+    ".h",
+    ".cpp",
+    ".cc",
+    ".hpp",
+    ".java",
+    ".js",
+    ".ts",
+    ".go",
+    ".rs",
+    ".rb",
+    ".php",
+    ".sh",
+    ".sql",
+    ".scala",
+    ".kt",
+    ".swift",
+    ".cs",
+    ".lua",
+    ".pl",
+    ".r",
+    ".jl",
+    ".hs",
+    ".ml",
+    ".el",
+    ".lisp",
+    ".css",
+    ".toml",
+    ".yaml",
+    ".yml",
+)
 PARQUET_BATCH = 1024  # rows held at a time
 XML_BLOCK = re.compile(r"\s+")
 
@@ -39,7 +78,7 @@ def read_jsonl(path: Path, name: str) -> Rows:
             for line_number, line in enumerate(file, 1):
                 if line.strip():
                     yield _json_row(line, name, line_number)
-        except (OSError, EOFError, zlib.error, ValueError) as error:
+        except STREAM_ERRORS as error:
             yield BadRow(name, f"line {line_number + 1}", f"compressed stream broken: {error}")
 
 
@@ -126,7 +165,7 @@ def _whole(path: Path, name: str, kind: str, max_bytes: int, group: str = "") ->
     try:
         with open_bytes(path) as file:
             content = file.read(max_bytes + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except STREAM_ERRORS as error:
         yield BadRow(name, "start", f"cannot be read: {error}")
         return
     if len(content) > max_bytes:
@@ -144,7 +183,7 @@ def read_text(path: Path, name: str, document_chars: int) -> Rows:
         try:
             while block := file.read(1 << 20):
                 content += block
-        except (OSError, EOFError, zlib.error) as error:
+        except STREAM_ERRORS as error:
             broken = BadRow(name, f"byte {len(content)}", f"compressed stream broken: {error}")
     yield from _split_rows(decode(content), name, document_chars)
     if broken:
@@ -200,7 +239,7 @@ def read_xml(path: Path, name: str, document_chars: int) -> Rows:
     try:
         with open_bytes(path) as file:
             root = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, OSError, EOFError, ValueError) as error:
+    except (ElementTree.ParseError, *STREAM_ERRORS, ValueError) as error:
         yield BadRow(name, "start", f"not XML: {error}")
         return
     lines = []
@@ -229,4 +268,6 @@ def unzip(path: Path, directory: Path) -> Iterator[tuple[Path, str]]:
                 yield target, f"{path.name}/{member}"
                 target.unlink()
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, OSError) as error:
-        raise InputError(f"this zip archive cannot be read: {error}", where=str(path), fix="unpack it and name the files") from error
+        raise InputError(
+            f"this zip archive cannot be read: {error}", where=str(path), fix="unpack it and name the files"
+        ) from error

@@ -1,8 +1,9 @@
-"""Near-duplicate documents over the whole data set: MinHash, banded LSH, exact verification, union-find (paper section 3.1.1).
+"""Near-duplicate documents over the whole data set: MinHash, banded LSH, exact verification, union-find (paper section
+3.1.1).
 
-112 permutations of 5-word shingles in 14 bands of 8 rows find a pair of Jaccard similarity 0.85 with probability 0.99 and one of 0.5 with 0.05.
-The paper gives no numbers; these are FineWeb's. Every candidate is verified against the exact Jaccard similarity of the shingle
-sets, so precision does not depend on the estimate. Everything is arrays; there is no join.
+112 permutations of 5-word shingles in 14 bands of 8 rows find a pair of Jaccard similarity 0.85 with probability 0.99 and one
+of 0.5 with 0.05. The paper gives no numbers; these are FineWeb's. Every candidate is verified against the exact Jaccard
+similarity of the shingle sets, so precision does not depend on the estimate. Everything is arrays; there is no join.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ class MinHashSettings(Settings):
 
     Attributes:
         shingle_words: words in a shingle.
+        shingle_letters: letters in a shingle, for scripts without spaces.
         bands, rows: of the banded LSH; bands x rows is the number of permutations.
         threshold: exact Jaccard similarity from which two documents are duplicates.
         min_shingles: shorter documents are compared for equality only.
     """
 
     shingle_words: int = 5
+    shingle_letters: int = 12
     bands: int = 14
     rows: int = 8
     threshold: float = 0.8
@@ -50,7 +53,7 @@ def signature(shingle_hashes: np.ndarray, permutations: int) -> np.ndarray:
     factors, offsets = _permutations(permutations)
     smallest = np.full(permutations, EMPTY, dtype=np.uint32)
     for start in range(0, len(shingle_hashes), BLOCK):
-        values = factors[:, None] * shingle_hashes[None, start:start + BLOCK]
+        values = factors[:, None] * shingle_hashes[None, start : start + BLOCK]
         values += offsets[:, None]
         high = (values >> np.uint64(32)).astype(np.uint32)
         np.minimum(smallest, high.min(axis=1), out=smallest)
@@ -91,12 +94,12 @@ def clusters(signatures: np.ndarray, shingle_set: Callable[[int], np.ndarray], s
     usable = np.flatnonzero((signatures != EMPTY).any(axis=1))
     refused: set[tuple[int, int]] = set()
     for band in range(settings.bands):
-        rows = np.ascontiguousarray(signatures[usable, band * settings.rows:(band + 1) * settings.rows])
+        rows = np.ascontiguousarray(signatures[usable, band * settings.rows : (band + 1) * settings.rows])
         keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * settings.rows))).ravel()
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         for bucket in _runs(same):
-            _join(usable[order[bucket[0]:bucket[1] + 2]], parent, refused, shingle_set, settings.threshold)
+            _join(usable[order[bucket[0] : bucket[1] + 2]], parent, refused, shingle_set, settings.threshold)
     return np.array([_find(parent, index) for index in range(len(parent))], dtype=np.int64)
 
 
@@ -110,8 +113,13 @@ def _runs(positions: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def _join(bucket: np.ndarray, parent: np.ndarray, refused: set[tuple[int, int]], shingle_set: Callable[[int], np.ndarray],
-          threshold: float) -> None:
+def _join(
+    bucket: np.ndarray,
+    parent: np.ndarray,
+    refused: set[tuple[int, int]],
+    shingle_set: Callable[[int], np.ndarray],
+    threshold: float,
+) -> None:
     """Compare the documents of one bucket with the first of each cluster in it, and unite what is similar enough."""
     heads: list[int] = []
     for index in sorted(bucket.tolist()):

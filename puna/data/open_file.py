@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
+import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+STREAM_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what a broken or cut compressed stream raises while it is read
+BUFFER_BYTES = 1 << 18
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 
 
@@ -21,21 +25,39 @@ def open_bytes(path: Path) -> IO[bytes]:
         case ".xz":
             return lzma.open(path, "rb")
         case ".zst":
-            import zstandard
+            from fastwarc.stream_io import ZstdReader
 
-            return zstandard.open(path, "rb", dctx=zstandard.ZstdDecompressor())  # type: ignore[return-value]
+            return _stream(ZstdReader, path)
         case ".lz4":
-            return _open_lz4(path)
+            from fastwarc.stream_io import Lz4Reader
+
+            return _stream(Lz4Reader, path)
     return path.open("rb")
 
 
-def _open_lz4(path: Path) -> IO[bytes]:
-    import io
+def _stream(reader: Any, path: Path) -> IO[bytes]:
+    # python-zstandard ends in silence where a frame is cut short; these readers raise OSError
+    return io.BufferedReader(_Decompressed(reader(path.open("rb"))), BUFFER_BYTES)  # type: ignore[return-value]
 
-    from fastwarc.stream_io import Lz4Reader
 
-    with path.open("rb") as file:
-        return io.BytesIO(Lz4Reader(file).read())
+class _Decompressed(io.RawIOBase):
+    """A FastWARC reader as a raw stream of Python's own."""
+
+    def __init__(self, reader: Any):
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._reader.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._reader.close()
+        super().close()
 
 
 def inner_suffix(path: Path) -> str:

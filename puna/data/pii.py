@@ -1,8 +1,8 @@
 """Personal data: e-mail and IP addresses, phone, card and bank account numbers are found and replaced by placeholders.
 
-The paper (section 3.1.1) removes domains with much personal data and filters the rest; redaction keeps the document. Card numbers must
-pass the Luhn check and IBANs the ISO 7064 check, so sums and identifiers survive; a phone number needs an international
-prefix, a national shape or a word like "tel" before it.
+The paper (section 3.1.1) removes domains with much personal data and filters the rest; redaction keeps the document. Card
+numbers must pass the Luhn check and IBANs the ISO 7064 check, so sums and identifiers survive; a phone number needs an
+international prefix, a national shape or a word like "tel" before it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from collections.abc import Iterator
 KINDS = ("email", "phone", "ip", "card", "iban")
 
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+'-]{0,63}@[A-Za-z0-9](?:[\w-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")
-EMAIL_SPELLED = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}\s?(?:\[at\]|\(at\)|\{at\})\s?[A-Za-z0-9][\w-]{0,62}"
-                           r"(?:\s?(?:\.|\[dot\]|\(dot\))\s?[\w-]{2,62}){1,4}", re.I)
+EMAIL_SPELLED = re.compile(
+    r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}\s?(?:\[at\]|\(at\)|\{at\})\s?[A-Za-z0-9][\w-]{0,62}"
+    r"(?:\s?(?:\.|\[dot\]|\(dot\))\s?[\w-]{2,62}){1,4}",
+    re.I,
+)
 OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 IPV4 = re.compile(rf"(?<![\w.])(?:{OCTET}\.){{3}}{OCTET}(?![\w]|\.\d)")
 NO_ADDRESS = re.compile(r"^(?:0\.|127\.|255\.)|^\d\.\d\.\d\.\d$")  # unset, loopback and mask; single digits are a version number
@@ -24,19 +27,62 @@ CARD = re.compile(r"(?<![\d.,-])(?:\d[ -]?){12,18}\d(?![\d]|[.,]\d)")
 CARD_FIRST = "23456"  # networks in use: 2 and 5 Mastercard, 3 Amex, JCB and Diners, 4 Visa, 6 Discover and UnionPay
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
 # length of an account number by country (SWIFT IBAN registry)
-IBAN_LENGTH = {"AD": 24, "AE": 23, "AT": 20, "BE": 16, "BG": 22, "BR": 29, "CH": 21, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "EE": 20,
-               "ES": 24, "FI": 18, "FR": 27, "GB": 22, "GR": 27, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IS": 26, "IT": 27, "LI": 21,
-               "LT": 20, "LU": 20, "LV": 21, "MC": 27, "MT": 31, "NL": 18, "NO": 15, "PL": 28, "PT": 25, "RO": 24, "SA": 24, "SE": 24,
-               "SI": 19, "SK": 24, "SM": 27, "TN": 24, "TR": 26, "UA": 29}
-PHONE_LABEL = (r"(?:tel(?:e?f(?:on|ono|one|oon))?|télé?(?:phone)?|teléfono|phone|call(?: us)?(?: at| on)?|mobile|mobil|cell|cellulare|celular"
-               r"|móvil|movil|fax|handy|whatsapp|फ़ोन|फोन|मोबाइल|โทร(?:ศัพท์)?|เบอร์)")
+IBAN_LENGTH = {
+    "AD": 24,
+    "AE": 23,
+    "AT": 20,
+    "BE": 16,
+    "BG": 22,
+    "BR": 29,
+    "CH": 21,
+    "CY": 28,
+    "CZ": 24,
+    "DE": 22,
+    "DK": 18,
+    "EE": 20,
+    "ES": 24,
+    "FI": 18,
+    "FR": 27,
+    "GB": 22,
+    "GR": 27,
+    "HR": 21,
+    "HU": 28,
+    "IE": 22,
+    "IL": 23,
+    "IS": 26,
+    "IT": 27,
+    "LI": 21,
+    "LT": 20,
+    "LU": 20,
+    "LV": 21,
+    "MC": 27,
+    "MT": 31,
+    "NL": 18,
+    "NO": 15,
+    "PL": 28,
+    "PT": 25,
+    "RO": 24,
+    "SA": 24,
+    "SE": 24,
+    "SI": 19,
+    "SK": 24,
+    "SM": 27,
+    "TN": 24,
+    "TR": 26,
+    "UA": 29,
+}
+PHONE_LABEL = (
+    r"(?:tel(?:e?f(?:on|ono|one|oon))?|télé?(?:phone)?|teléfono|phone|call(?: us)?(?: at| on)?|mobile|mobil|cell|cellulare"
+    r"|celular|móvil|movil|fax|handy|whatsapp|फ़ोन|फोन|मोबाइल|โทร(?:ศัพท์)?|เบอร์)"
+)
 PHONE = re.compile(
     r"(?<![\w.+@#/-])(?:"
     r"(?:\+|00)[1-9]\d{0,2}[ .\-/]?(?:\(0?\d{1,4}\)[ .\-/]?)?\d{1,5}(?:[ .\-/]?\d{2,5}){1,4}"  # +49 30 1234567
     r"|\(\d{2,5}\) ?\d{3,4}[ .-]?\d{3,5}"  # (030) 1234 567
     r"|\d{3}-\d{3}-\d{4}"  # 555-123-4567
     r"|0\d{1,4}[ /-]\d{2,4}(?:[ -]?\d{2,4}){1,4}"  # 030 123 45 67
-    r")(?![\w@]|[.,-]\d)")
+    r")(?![\w@]|[.,-]\d)"
+)
 PHONE_LABELLED = re.compile(rf"(?<!\w){PHONE_LABEL}(?:\s*[.:#=]+\s*|\s+)(\+?\(?\d[\d ()./-]{{5,20}}\d)(?!\w)", re.I)
 PHONE_DIGITS = range(7, 16)  # ITU E.164: at most 15
 ARITHMETIC_BEFORE = re.compile(r"[=*×÷/+−]\s*$|\d\s*[-+]\s*$")
@@ -77,7 +123,7 @@ def _candidates(text: str) -> Iterator[Span]:
     yield from ((start, end, "iban") for start, end in _ibans(text))
     yield from ((match.start(), match.end(), "card") for match in CARD.finditer(text) if _is_card(match[0]))
     yield from ((match.start(), match.end(), "ip") for match in IPV4.finditer(text) if _is_address(text, match))
-    yield from (match.span(1) + ("phone",) for match in PHONE_LABELLED.finditer(text) if _digits(match[1]) in PHONE_DIGITS)
+    yield from ((*match.span(1), "phone") for match in PHONE_LABELLED.finditer(text) if _digits(match[1]) in PHONE_DIGITS)
     yield from ((match.start(), match.end(), "phone") for match in PHONE.finditer(text) if _is_phone(text, match))
 
 
@@ -92,7 +138,7 @@ def _ibans(text: str) -> Iterator[tuple[int, int]]:
         while end < match.end() and taken < wanted:
             taken += text[end] != " "
             end += 1
-        if taken == wanted and wanted and iban_valid(text[match.start():end]):
+        if taken == wanted and wanted and iban_valid(text[match.start() : end]):
             yield match.start(), end
 
 
@@ -117,10 +163,10 @@ def luhn_valid(digits: str) -> bool:
 
 
 def _is_address(text: str, match: re.Match[str]) -> bool:
-    return not NO_ADDRESS.search(match[0]) and not VERSION_BEFORE.search(text[max(0, match.start() - 12):match.start()])
+    return not NO_ADDRESS.search(match[0]) and not VERSION_BEFORE.search(text[max(0, match.start() - 12) : match.start()])
 
 
 def _is_phone(text: str, match: re.Match[str]) -> bool:
-    before, after = text[max(0, match.start() - 6):match.start()], text[match.end():match.end() + 4]
+    before, after = text[max(0, match.start() - 6) : match.start()], text[match.end() : match.end() + 4]
     in_sum = ARITHMETIC_BEFORE.search(before) or ARITHMETIC_AFTER.search(after)
     return _digits(match[0]) in PHONE_DIGITS and not in_sum and not DATE_LIKE.search(match[0])

@@ -1,7 +1,8 @@
 """Renders standard-library modules as the HTML pages that pydoc serves; run as a script of its own, standard library only.
 
 It is started with a fixed hash seed and an empty environment and prints one JSON line per module: {"module", "html"}. What
-belongs to this machine is taken out: memory addresses, file paths and links, and the DATA section, which would show `os.environ`.
+belongs to this machine is taken out: memory addresses, file paths and links, and the DATA section, which would show
+`os.environ`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def render(name: str) -> str:
     module = importlib.import_module(name)
     renderer = PortableHTML()
     html = renderer.page(pydoc.describe(module), renderer.document(module, name))
-    html = FILE_LINK.sub("", html)
+    html = FILE_LINK.sub("", html.replace('<a href=".">index</a>', ""))
     html = ADDRESS.sub("", html)
     html = LIBRARY_PATH.sub("", html)
     for prefix in sorted({sys.prefix, sys.base_prefix, sys.exec_prefix}, key=len, reverse=True):

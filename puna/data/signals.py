@@ -1,8 +1,8 @@
 """Heuristic quality signals of a document, and the limits that turn them into a decision (paper section 3.1.1).
 
-Gopher's quality and repetition rules (Rae et al. 2021, tables A1 and A2) and C4-like ones (Raffel et al. 2020), all from one array of word
-hashes. Signals are annotations: they are computed once and kept; the limits are settings, by group of the data mix, because the
-token statistics of maths and code are not those of prose (paper section 3.1.1, code and reasoning data).
+Gopher's quality and repetition rules (Rae et al. 2021, tables A1 and A2) and C4-like ones (Raffel et al. 2020), all from one
+array of word hashes. Signals are annotations: they are computed once and kept; the limits are settings, by group of the data
+mix, because the token statistics of maths and code are not those of prose (paper section 3.1.1, code and reasoning data).
 """
 
 from __future__ import annotations
@@ -20,10 +20,28 @@ WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]|[\w\u0900-\u0dff]+
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: rolling hash of n-grams
 BULLET = re.compile(r"^\s*[•‣▪◦·*-]\s")
 ELLIPSIS = ("...", "…")
-END_MARKS = (".", "!", "?", "\"", "”", "»", ":", ";", "।", "。")
+END_MARKS = (".", "!", "?", '"', "”", "»", ":", ";", "।", "。")
 STOP_WORDS = {
     "en": {"the", "be", "to", "of", "and", "that", "have", "with", "is", "in", "a", "for", "it", "on", "as", "are"},
-    "de": {"der", "die", "das", "und", "in", "zu", "den", "ist", "von", "mit", "ein", "eine", "sich", "auf", "für", "nicht", "hat"},
+    "de": {
+        "der",
+        "die",
+        "das",
+        "und",
+        "in",
+        "zu",
+        "den",
+        "ist",
+        "von",
+        "mit",
+        "ein",
+        "eine",
+        "sich",
+        "auf",
+        "für",
+        "nicht",
+        "hat",
+    },
     "fr": {"le", "la", "les", "de", "et", "à", "un", "une", "des", "en", "est", "que", "qui", "dans", "pour", "du", "il", "au"},
     "it": {"il", "la", "di", "e", "che", "un", "una", "in", "per", "è", "con", "del", "della", "le", "i", "si", "ha", "da"},
     "pt": {"o", "a", "de", "e", "que", "em", "um", "uma", "do", "da", "para", "com", "não", "os", "as", "no", "na", "tem", "é"},
@@ -41,12 +59,15 @@ WORD_CACHE = 400_000  # words remembered by one process
 class Limits(Settings):
     """Limits of one group; None switches a rule off. Shares are of 1; names are those of the signals.
 
-    The defaults are Gopher's (tables A1 and A2), except `min_words` (Gopher's 50 is for web pages; short rows of curated sets are normal here).
+    N-gram rules hold from `min_repetition_words` words: in a short text two equal phrases are already a large share.
+
+    The defaults are Gopher's (tables A1 and A2), except `min_words` (Gopher's 50 is for web pages; short rows of curated
+    sets are normal here) and `min_word_chars` (Gopher's 3 is for English, and Hindi words are shorter).
     """
 
     min_words: int | None = 20
     max_words: int | None = 100_000
-    min_word_chars: float | None = 3.0
+    min_word_chars: float | None = 2.0
     max_word_chars: float | None = 10.0
     max_symbols: float | None = 0.1
     max_bullet_lines: float | None = 0.9
@@ -55,17 +76,40 @@ class Limits(Settings):
     min_stop_words: int | None = 2
     max_duplicate_lines: float | None = 0.30
     max_duplicate_line_chars: float | None = 0.20
+    min_repetition_words: int = 100
     max_top_ngrams: tuple[float, float, float] | None = (0.20, 0.18, 0.16)
     max_duplicate_ngrams: tuple[float, float, float, float, float, float] | None = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     max_unreadable: float | None = 0.01
 
 
 PROSE = Limits()
-MATHS = Limits(min_words=8, min_word_chars=1.0, max_symbols=0.5, min_alpha_words=0.2, min_stop_words=None, max_duplicate_lines=0.5,
-               max_duplicate_line_chars=0.4, max_top_ngrams=None, max_duplicate_ngrams=(0.6, 0.6, 0.6, 0.6, 0.6, 0.6))
-CODE = Limits(min_words=8, min_word_chars=1.0, max_word_chars=14.0, max_symbols=0.5, max_bullet_lines=None, max_ellipsis_lines=0.5,
-              min_alpha_words=0.3, min_stop_words=None, max_duplicate_lines=0.5, max_duplicate_line_chars=0.4, max_top_ngrams=None,
-              max_duplicate_ngrams=(0.6, 0.6, 0.6, 0.6, 0.6, 0.6))
+# other languages have other function words and more inflection; FineWeb2 loosens these limits per language as well
+MULTILINGUAL = Limits(max_top_ngrams=(0.25, 0.22, 0.20), max_duplicate_ngrams=(0.30, 0.28, 0.26, 0.24, 0.22, 0.20))
+MATHS = Limits(
+    min_words=8,
+    min_word_chars=1.0,
+    max_symbols=0.5,
+    min_alpha_words=0.2,
+    min_stop_words=None,
+    max_duplicate_lines=0.5,
+    max_duplicate_line_chars=0.4,
+    max_top_ngrams=None,
+    max_duplicate_ngrams=(0.6, 0.6, 0.6, 0.6, 0.6, 0.6),
+)
+CODE = Limits(
+    min_words=8,
+    min_word_chars=1.0,
+    max_word_chars=14.0,
+    max_symbols=0.5,
+    max_bullet_lines=None,
+    max_ellipsis_lines=0.5,
+    min_alpha_words=0.3,
+    min_stop_words=None,
+    max_duplicate_lines=0.5,
+    max_duplicate_line_chars=0.4,
+    max_top_ngrams=None,
+    max_duplicate_ngrams=(0.6, 0.6, 0.6, 0.6, 0.6, 0.6),
+)
 
 
 def words_of(text: str) -> list[str]:
@@ -91,7 +135,7 @@ def ngram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
     rolled = hashes[: len(hashes) - n + 1].copy()
     for step in range(1, n):
         rolled *= MULTIPLIER
-        rolled += hashes[step: len(hashes) - n + 1 + step]
+        rolled += hashes[step : len(hashes) - n + 1 + step]
     return rolled ^ (rolled >> np.uint64(29))
 
 
@@ -103,9 +147,9 @@ def measure(text: str, lang: str) -> dict[str, Any]:
     signals: dict[str, Any] = {
         "chars": len(text),
         "words": len(words),
-        "mean_word_chars": _mean_word_chars(text, words),
+        "mean_word_chars": _mean_word_chars(words),
         "symbols": (text.count("#") + text.count("…") + text.count("...")) / count,
-        "alpha_words": sum(any(map(str.isalpha, word)) for word in words) / count,
+        "alpha_words": None if letterwise(words) else sum(any(map(str.isalpha, word)) for word in words) / count,
         "stop_words": len(STOP_WORDS[lang].intersection(words)) if lang in STOP_WORDS else None,
         "unreadable": text.count("\ufffd") / max(len(text), 1),
         "lorem_ipsum": "lorem ipsum" in text.lower(),
@@ -113,10 +157,14 @@ def measure(text: str, lang: str) -> dict[str, Any]:
     return signals | _line_signals(lines) | _ngram_signals(words)
 
 
-def _mean_word_chars(text: str, words: list[str]) -> float | None:
+def letterwise(words: list[str]) -> bool:
+    """Whether most "words" are single letters of a script without spaces, so that word statistics mean nothing."""
+    return sum(len(word) == 1 and word > "\u0dff" for word in words) * 2 > len(words)
+
+
+def _mean_word_chars(words: list[str]) -> float | None:
     """Mean characters of a word; None where the script has no spaces and words have no length."""
-    single = sum(len(word) == 1 and word > "\u0dff" for word in words)
-    if not words or single * 2 > len(words):
+    if not words or letterwise(words):
         return None
     return sum(map(len, words)) / len(words)
 
@@ -130,19 +178,24 @@ def _line_signals(lines: list[str]) -> dict[str, float]:
         repeated += key in seen
         repeated_chars += len(line) if key in seen else 0
         seen.add(key)
-    return {"bullet_lines": sum(bool(BULLET.match(line)) for line in lines) / count,
-            "ellipsis_lines": sum(line.rstrip().endswith(ELLIPSIS) for line in lines) / count,
-            "punctuated_lines": sum(line.rstrip().endswith(END_MARKS) for line in lines) / count,
-            "duplicate_lines": repeated / count,
-            "duplicate_line_chars": repeated_chars / chars}
+    return {
+        "bullet_lines": sum(bool(BULLET.match(line)) for line in lines) / count,
+        "ellipsis_lines": sum(line.rstrip().endswith(ELLIPSIS) for line in lines) / count,
+        "punctuated_lines": sum(line.rstrip().endswith(END_MARKS) for line in lines) / count,
+        "duplicate_lines": repeated / count,
+        "duplicate_line_chars": repeated_chars / chars,
+    }
 
 
-def _ngram_signals(words: list[str]) -> dict[str, float]:
+def _ngram_signals(words: list[str]) -> dict[str, float | None]:
+    names = [f"top_{n}gram" for n in NGRAM_TOP] + [f"duplicate_{n}gram" for n in NGRAM_DUPLICATE]
+    if letterwise(words):
+        return dict.fromkeys(names)
     hashes = hash_words(words)
     lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
     total = max(int(lengths.sum()), 1)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    signals = {}
+    signals: dict[str, float | None] = {}
     for n in NGRAM_TOP:
         signals[f"top_{n}gram"] = _top_share(ngram_hashes(hashes, n), ends, n) / total
     for n in NGRAM_DUPLICATE:
@@ -197,11 +250,18 @@ def _rules(signals: dict[str, Any], limits: Limits) -> list[tuple[str, Any, floa
         ("alpha_words", signals["alpha_words"], limits.min_alpha_words, None),
         ("stop_words", signals["stop_words"], limits.min_stop_words, None),
         ("duplicate_lines", signals["duplicate_lines"], None, limits.max_duplicate_lines),
-        ("duplicate_line_chars", signals["duplicate_line_chars"], None, limits.max_duplicate_line_chars)]
+        ("duplicate_line_chars", signals["duplicate_line_chars"], None, limits.max_duplicate_line_chars),
+    ]
+    if signals["words"] < limits.min_repetition_words:
+        return rules
     if limits.max_top_ngrams:
-        rules += [(f"top_{n}gram", signals[f"top_{n}gram"], None, high)
-                  for n, high in zip(NGRAM_TOP, limits.max_top_ngrams, strict=True)]
+        rules += [
+            (f"top_{n}gram", signals[f"top_{n}gram"], None, high)
+            for n, high in zip(NGRAM_TOP, limits.max_top_ngrams, strict=True)
+        ]
     if limits.max_duplicate_ngrams:
-        rules += [(f"duplicate_{n}gram", signals[f"duplicate_{n}gram"], None, high)
-                  for n, high in zip(NGRAM_DUPLICATE, limits.max_duplicate_ngrams, strict=True)]
+        rules += [
+            (f"duplicate_{n}gram", signals[f"duplicate_{n}gram"], None, high)
+            for n, high in zip(NGRAM_DUPLICATE, limits.max_duplicate_ngrams, strict=True)
+        ]
     return rules

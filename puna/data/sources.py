@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import xxhash
 from pydantic import Discriminator, Tag
 
 from puna.core.errors import InputError
@@ -22,9 +23,28 @@ from puna.data.open_file import inner_suffix
 from puna.data.pydoc_pages import PydocSettings
 from puna.data.rows import BadRow, PageRow, Skipped
 
-FORMATS = {".warc": "warc", ".wet": "warc", ".wat": "warc", ".arc": "arc", ".html": "html", ".htm": "html", ".xhtml": "html",
-           ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".xml": "xml", ".zip": "zip",
-           ".txt": "text", ".text": "text", ".md": "text", ".rst": "text", ".de": "text", ".en": "text", "": "text"}
+FORMATS = {
+    ".warc": "warc",
+    ".wet": "warc",
+    ".wat": "warc",
+    ".arc": "arc",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".xml": "xml",
+    ".zip": "zip",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".de": "text",
+    ".en": "text",
+    "": "text",
+}
 
 Row = PageRow | BadRow | Skipped
 Format = Literal["auto", "warc", "arc", "html", "jsonl", "parquet", "xml", "zip", "text", "code"]
@@ -73,8 +93,10 @@ def _source_kind(value: Any) -> str:
     return {PydocSource: "pydoc", WorldSource: "world"}.get(type(value), "path")
 
 
-Source = Annotated[Annotated[PydocSource, Tag("pydoc")] | Annotated[WorldSource, Tag("world")] | Annotated[FileSource, Tag("path")],
-                   Discriminator(_source_kind)]
+Source = Annotated[
+    Annotated[PydocSource, Tag("pydoc")] | Annotated[WorldSource, Tag("world")] | Annotated[FileSource, Tag("path")],
+    Discriminator(_source_kind),
+]
 
 
 def long_form(entry: Any) -> Any:
@@ -112,11 +134,23 @@ def _files(pattern: str) -> list[tuple[Path, str]]:
         found = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path.relative_to(root)))
         named = [(path, path.relative_to(root).as_posix()) for path in found]
     else:
-        found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if Path(name).is_file())
+        found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if Path(name).is_file())  # noqa: PTH207 (absolute patterns)
         named = [(path, path.name) for path in found]
     if not named:
         raise InputError("no file is there", where=pattern, fix="check the path under `sources` (relative to where you run puna)")
     return named
+
+
+def file_digests(source: FileSource) -> dict[str, str]:
+    """xxh3-128 of every file a source names, by its name in reports; InputError when there is none."""
+    digests = {}
+    for path, name in _files(source.path):
+        hashed = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                hashed.update(block)
+        digests[name] = hashed.hexdigest()
+    return digests
 
 
 def _hidden(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """Adverts, keyword stuffing, link farms and adult pages, by signals from word lists and links (paper section 3.1.1).
 
-The paper counts "dirty words" to catch adult sites that block lists miss. The same counting finds adverts: one selling phrase means nothing,
-a page of which a tenth consists of many different ones does. Lists are data, by language (`puna.data.spam_words`).
+The paper counts "dirty words" to catch adult sites that block lists miss. The same counting finds adverts: one selling phrase
+means nothing, a page of which a tenth consists of many different ones does. Lists are data, by language
+(`puna.data.spam_words`).
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ class SpamLimits(Settings):
 
     Attributes:
         advert_share, advert_terms: an advert has at least this share of advertising words, and this many different ones.
-        farm_links, farm_link_share, farm_advert_share: a link farm has so many links, that share of visible text inside links, and so much advert.
+        farm_links, farm_link_share, farm_advert_share: a link farm has so many links, that share of the visible text inside
+            links, and so much advertising.
         stuffing_share: one content word makes up this share.
         dirty_share, dirty_terms: an adult page, likewise.
     """
 
     advert_share: float = 0.12
-    advert_terms: int = 4
+    advert_terms: int = 3
     farm_links: int = 15
     farm_link_share: float = 0.5
     farm_advert_share: float = 0.04
-    stuffing_share: float = 0.22
+    stuffing_share: float = 0.3
     dirty_share: float = 0.03
     dirty_terms: int = 3
 
@@ -42,14 +44,21 @@ def spam_signals(words: list[str], lang: str, links: int, link_chars: int, seen_
 
     Args:
         words: lower-case words as `words_of` gives them.
-        lang: ISO 639 code; a language without a list is read with the English one.
+        lang: ISO 639 code; a language without a list (or an unknown one) is read with every list.
         links, link_chars, seen_chars: of the whole page, from extraction.
     """
     advert_words, advert_terms = _covered(words, _phrases("advert", lang))
     dirty_words, dirty_terms = _covered(words, _phrases("dirty", lang))
     count = max(len(words), 1)
-    return {"advert_share": advert_words / count, "advert_terms": advert_terms, "dirty_share": dirty_words / count, "dirty_terms": dirty_terms,
-            "stuffing": _stuffing(words, lang), "links": links, "link_share": link_chars / max(seen_chars, 1)}
+    return {
+        "advert_share": advert_words / count,
+        "advert_terms": advert_terms,
+        "dirty_share": dirty_words / count,
+        "dirty_terms": dirty_terms,
+        "stuffing": _stuffing(words, lang),
+        "links": links,
+        "link_share": link_chars / max(seen_chars, 1),
+    }
 
 
 def spam_kind(signals: dict[str, float | int], limits: SpamLimits) -> str:
@@ -66,9 +75,9 @@ def spam_kind(signals: dict[str, float | int], limits: SpamLimits) -> str:
 
 @lru_cache(maxsize=64)
 def _phrases(kind: str, lang: str) -> Phrases:
-    """The list of a language (and the English one, whose words adverts of all languages use) by first word."""
+    """The list of a language and the English one (adverts of all languages use its words), by first word; all lists for others."""
     lists = ADVERTS if kind == "advert" else DIRTY
-    entries = ";".join(dict.fromkeys([lists["en"] if lang not in ("en", "th") else "", lists.get(lang, "")]))
+    entries = ";".join([lists["en"], lists[lang]] if lang in lists else lists.values())
     table: Phrases = {}
     for entry in dict.fromkeys(entries.split(";")):
         phrase = tuple(words_of(entry))
@@ -86,7 +95,7 @@ def _covered(words: list[str], phrases: Phrases) -> tuple[int, int]:
     while position < len(words):
         step = 1
         for phrase in phrases.get(words[position], ()):
-            if len(phrase) == 1 or tuple(words[position:position + len(phrase)]) == phrase:
+            if len(phrase) == 1 or tuple(words[position : position + len(phrase)]) == phrase:
                 found.add(phrase)
                 step = len(phrase)
                 covered += step

@@ -68,7 +68,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         trained[artifact.name] = model.config.max_seq_len
         found[artifact.name] = {length: find(model, rows[length]) for length in settings.lengths}
         ctx.progress(done + 1, len(models), model=artifact.name)
-    result = {
+    result: dict[str, Any] = {
         "lengths": settings.lengths,
         "depths": settings.depths,
         "chance": 1 / settings.pairs,

@@ -51,7 +51,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Write `scores.json` and `items.parquet` (every answer of every model)."""
     by_model = _collect(settings, ctx)
     check_names(settings.compare, list(by_model), ctx.name)
-    scores = {
+    scores: dict[str, Any] = {
         "split": settings.split,
         "models": {model: _score(items) for model, items in by_model.items()},
         "comparisons": [_compare(c, by_model[c.better], by_model[c.control]) for c in settings.compare],

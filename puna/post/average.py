@@ -1,8 +1,8 @@
 """Averaging: the uniform mean of the weights of several runs of one stage (section 4.1.5).
 
-The paper averages models trained on other versions of the data or with other hyper-parameters, at each reward, SFT and DPO stage. The
-mean is taken in fp32. At the size of the embedded recipe it was at or above the mean of its parts and not always above the best of
-them, so the average is kept only if it answers at least as many dev tasks as the best single model, and the summary says which it was.
+The paper averages models trained on other versions of the data or with other hyper-parameters, at each reward, SFT and DPO stage.
+The mean is taken in fp32. At the size of the embedded recipe it was at or above the mean of its parts and not always above the
+best of them, so it is kept only if it answers at least as many dev tasks as the best single model; the summary says which it was.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             ctx.note(f"the average ({verdict.text()}) is below {parts[best].name} ({verdicts[best].text()}), which is kept")
     kept = verdict if keep else verdicts[best]
     write_verdict(kept, ctx.out)
-    return {"kept": "average" if keep else parts[best].name, "average": verdict.summary(), "dev": kept.summary(),
-            "parts": {part.name: each.summary() for part, each in zip(parts, verdicts, strict=True)},
-            "against_best": comparison(verdict, verdicts[best])}
+    return {
+        "kept": "average" if keep else parts[best].name,
+        "average": verdict.summary(),
+        "dev": kept.summary(),
+        "parts": {part.name: each.summary() for part, each in zip(parts, verdicts, strict=True)},
+        "against_best": comparison(verdict, verdicts[best]),
+    }
 
 
 def averaged(models: Sequence[Llama]) -> Llama:
-    """A model whose weights are the fp32 mean of those of `models`, which must be of one shape; optimiser state is not a weight."""
+    """A model whose weights are the fp32 mean of those of `models`, which must be of one shape."""
     mean = Llama(models[0].config)
     with torch.no_grad():
         for name, target in mean.named_parameters():
@@ -77,8 +81,11 @@ def mean_weight(weights: Sequence[Tensor]) -> Tensor:
 def _refuse_unlike(parts: Sequence[Artifact], loaded: Sequence[tuple[Llama, Any]]) -> None:
     for part, (model, tokenizer) in zip(parts[1:], loaded[1:], strict=True):
         if model.config != loaded[0][0].config or tokenizer.digest != loaded[0][1].digest:
-            raise InputError("models of different shapes or tokenizers cannot be averaged", where=f"{parts[0].name} and {part.name}",
-                             fix="average runs that start from one base")
+            raise InputError(
+                "models of different shapes or tokenizers cannot be averaged",
+                where=f"{parts[0].name} and {part.name}",
+                fix="average runs that start from one base",
+            )
 
 
 def _known(part: Artifact, model: Llama, judge: Judge) -> Verdict:

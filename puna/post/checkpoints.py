@@ -1,8 +1,8 @@
 """Models as post-training stages take them in and hand them on, with the record of what each one descends from.
 
-Every stage of section 4 starts from a checkpoint and leaves one. What travels with it besides the Hugging Face files is `dev.json`
-(how it did on the dev tasks, so nobody measures twice) and `ancestors.json` (digests of the models it came from, so that a model's
-unverified text can be kept out of its own training; section 4.3.1 reports that it does not help and can hurt).
+Every stage of section 4 starts from a checkpoint and leaves one. What travels with it besides the Hugging Face files is
+`dev.json` (how it did on the dev tasks, so nobody measures twice) and `ancestors.json` (digests of the models it came from, so
+that a model's unverified text can be kept out of its own training; section 4.3.1 reports that it does not help and can hurt).
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 from puna.core.errors import InputError
-from puna.core.stage import VOLATILE, Artifact, StageContext
+from puna.core.stage import Artifact, StageContext
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
 
-ANCESTORS = "ancestors.json"
-NOT_CARRIED = ("artifact.json", "summary.json", "metrics.jsonl", "rounds.json", "distil.json", ANCESTORS, VOLATILE)
+ANCESTORS, POLICY = "ancestors.json", "policy.json"
+CARRIED = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "dev.json",
+)  # the model itself, and how it did
 
 
 def load(artifact: Artifact) -> tuple[Llama, Tokenizer]:
@@ -35,12 +43,10 @@ def save(model: Llama, tokenizer: Tokenizer, ctx: StageContext, parents: Iterabl
 
 def carry(artifact: Artifact, ctx: StageContext, parents: Iterable[Artifact] = ()) -> None:
     """Hand a model on unchanged: its files become this stage's, what described the other stage stays behind."""
-    shutil.copytree(artifact.path, ctx.out, dirs_exist_ok=True, ignore=_keep_behind(artifact.path))
+    for path in sorted(artifact.path.iterdir()):
+        if path.is_file() and any(path.match(pattern) for pattern in CARRIED):
+            shutil.copyfile(path, ctx.out / path.name)
     write_ancestors(ctx, [artifact, *parents])
-
-
-def _keep_behind(top: Path):
-    return lambda folder, names: [name for name in names if Path(folder) == top and name in NOT_CARRIED]
 
 
 def write_ancestors(ctx: StageContext, parents: Iterable[Artifact]) -> None:
@@ -61,5 +67,13 @@ def ancestors(artifact: Artifact) -> set[str]:
 def refuse_own_text(student: Artifact, teacher_ancestors: Iterable[str], where: str) -> None:
     """InputError when `student` is the teacher or one of its ancestors: unverified text must come from another model."""
     if student.digest and student.digest in set(teacher_ancestors):
-        raise InputError("a model may not learn from its own unverified text", where=where,
-                         fix="use the verified answers (`samples: accepted`), or take another model as the teacher")
+        raise InputError(
+            "a model may not learn from its own unverified text",
+            where=where,
+            fix="use the verified answers (`samples: accepted`), or take another model as the teacher",
+        )
+
+
+def policy_ancestors(samples: Artifact) -> set[str]:
+    """Digests of the policy that wrote these samples and of what it descends from."""
+    return set(json.loads((samples.path / POLICY).read_text())["ancestors"])

@@ -42,10 +42,10 @@ Shape = Literal["auto", "task", "gsm8k", "dialog", "oasst", "instruction", "pref
 class Sizes(BaseSettings):
     """Rows wanted per split; None takes the stage's own size."""
 
-    gold: int | None = Field(None, ge=0)
-    prompts: int | None = Field(None, ge=0)
-    dev: int | None = Field(None, ge=0)
-    test: int | None = Field(None, ge=0)
+    gold: int | None = Field(default=None, ge=0)
+    prompts: int | None = Field(default=None, ge=0)
+    dev: int | None = Field(default=None, ge=0)
+    test: int | None = Field(default=None, ge=0)
 
 
 class WorldSource(BaseSettings):
@@ -129,11 +129,24 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     train = gold + collected.dialogs
     held = collected.held + [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
     if not train and not any(collected.tasks.values()):
-        raise InputError("no source gave a usable row", where=", ".join(_name(source) for source in settings.sources),
-                         fix="look at bad_rows.jsonl, or set `format` to the shape of your rows")
+        raise InputError(
+            "no source gave a usable row",
+            where=", ".join(_name(source) for source in settings.sources),
+            fix="look at bad_rows.jsonl, or set `format` to the shape of your rows",
+        )
     if not collected.tasks["dev"]:
         ctx.note("nothing in these sources can be verified: models will be judged by the loss on held-out dialogs")
     return _write(ctx, collected, train, held, len(gold))
+
+
+def outside(settings: Settings) -> dict[str, str]:
+    """Content digests of the user's files, by path: a changed file makes another artifact."""
+    paths = [path for source in settings.sources if isinstance(source, FileSource) for path in _paths(source.path)]
+    found = {}
+    for path in paths:
+        with path.open("rb") as file:
+            found[str(path)] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return found
 
 
 def prompt_text(messages: Iterable[MessageRow]) -> str:
@@ -159,8 +172,13 @@ def gold_dialog(task: Task) -> Dialog | None:
     if not answer:
         return None
     messages = [*task.prompt, *answer]
-    return Dialog(id=content_id(messages), messages=messages, lang=task.lang,
-                  capability=task.capability, provenance=task.provenance.model_copy(update={"parents": [task.id]}))
+    return Dialog(
+        id=content_id(messages),
+        messages=messages,
+        lang=task.lang,
+        capability=task.capability,
+        provenance=task.provenance.model_copy(update={"parents": [task.id]}),
+    )
 
 
 def _read_world(source: WorldSource, settings: Settings, ctx: StageContext, collected: Collected) -> None:
@@ -296,10 +314,17 @@ def _write(ctx: StageContext, collected: Collected, train: list[Dialog], held: l
     (ctx.out / "split.json").write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n")
     if collected.bad:
         (ctx.out / "bad_rows.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in collected.bad))
-    return {"gold": gold, "dialogs": len(collected.dialogs), "held": len(held), "preferences": len(collected.preferences),
-            "bad_rows": len(collected.bad), "duplicates": collected.duplicates,
-            **{split: len(collected.tasks[split]) for split in ("prompts", "dev", "test")},
-            "families": _families(collected.tasks["test"]), "overlap": proof["overlap"]}
+    return {
+        "gold": gold,
+        "dialogs": len(collected.dialogs),
+        "held": len(held),
+        "preferences": len(collected.preferences),
+        "bad_rows": len(collected.bad),
+        "duplicates": collected.duplicates,
+        **{split: len(collected.tasks[split]) for split in ("prompts", "dev", "test")},
+        "families": _families(collected.tasks["test"]),
+        "overlap": proof["overlap"],
+    }
 
 
 def _proof(tasks: dict[str, list[Task]], train: list[Dialog]) -> dict[str, Any]:
@@ -311,8 +336,13 @@ def _proof(tasks: dict[str, list[Task]], train: list[Dialog]) -> dict[str, Any]:
     known = {gram for dialog in train for gram in _ngrams(opening(dialog.messages))}
     known |= {gram for task in tasks["prompts"] for gram in _ngrams(task.prompt)}
     touched = sum(bool(_ngrams(task.prompt) & known) for task in tasks["test"])
-    return {"tasks": {split: len(tasks[split]) for split in SPLITS}, "different_prompts": {n: len(prompts[n]) for n in names},
-            "overlap": overlap, f"test_prompts_sharing_{NGRAM}_words": touched, "split_by": "blake2b of the canonical prompt"}
+    return {
+        "tasks": {split: len(tasks[split]) for split in SPLITS},
+        "different_prompts": {n: len(prompts[n]) for n in names},
+        "overlap": overlap,
+        f"test_prompts_sharing_{NGRAM}_words": touched,
+        "split_by": "blake2b of the canonical prompt",
+    }
 
 
 def _ngrams(messages: Iterable[MessageRow]) -> set[str]:

@@ -1,9 +1,10 @@
-"""Direct preference optimisation with the paper's two changes: format tokens masked, and NLL on the chosen answer (section 4.1.4).
+"""Direct preference optimisation with the paper's changes: format tokens masked, and NLL on the chosen answer (section 4.1.4).
 
-Headers and terminators stand in both answers of a pair; pushing them up and down at once makes a model stop abruptly or never, so
-the preference sums leave them out, in policy and reference alike. The NLL term keeps the chosen answer likely and does contain the
-terminator; it is divided by the chosen tokens of the whole optimiser step. Preference accuracy says nothing about answers, so the
-weights kept are the best on the dev tasks among the evaluated steps, step 0 included: the stage cannot leave a worse model on them.
+Headers and terminators stand in both answers of a pair; pushing them up and down at once makes a model stop abruptly or never,
+so the preference sums leave them out, in policy and reference alike. The NLL term keeps the chosen answer likely and does
+contain the terminator; it is divided by the chosen tokens of the whole optimiser step. Preference accuracy says nothing about
+answers, so the weights kept are the best on the dev tasks among the evaluated steps, step 0 included: the stage cannot leave a
+worse model on them.
 """
 
 from __future__ import annotations
@@ -84,8 +85,12 @@ class PairLoss:
         answers_PR, reference_PR = batch.extra["answers_PR"], batch.extra["reference_PR"]
         chosen_P, rejected_P = answers_PR[:, 0], answers_PR[:, 1]
         found = dpo(content_N[chosen_P], content_N[rejected_P], reference_PR[:, 0], reference_PR[:, 1], self.beta)
-        reported = {"preference_accuracy": found.correct, "margin": found.margin, "chosen_shift": found.chosen_shift,
-                    "rejected_shift": found.rejected_shift}
+        reported = {
+            "preference_accuracy": found.correct,
+            "margin": found.margin,
+            "chosen_shift": found.chosen_shift,
+            "rejected_shift": found.rejected_shift,
+        }
         return {"dpo": found.loss, "nll": -whole_N[chosen_P].sum()}, reported
 
 
@@ -95,12 +100,16 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     model, tokenizer = checkpoints.load(policy)
     limit = min(settings.length or model.config.max_seq_len, model.config.max_seq_len)
     sources = [*ctx.inputs.all("samples"), tasks]
-    pairs = encode_preferences(tokenizer, read_preferences(source.path / "preferences.jsonl" for source in sources), limit, ranks=2)
+    pairs = encode_preferences(
+        tokenizer, read_preferences(source.path / "preferences.jsonl" for source in sources), limit, ranks=2
+    )
     if pairs.left.overlong or pairs.left.empty:
         ctx.note(pairs.left.text(len(pairs.rows) + pairs.left.overlong + pairs.left.empty, limit))
     if len(pairs.rows) < max(1, settings.least_pairs):
-        return {**pass_on(policy, f"only {len(pairs.rows)} preference pairs ({settings.least_pairs} wanted)", ctx),
-                "pairs": len(pairs.rows)}
+        return {
+            **pass_on(policy, f"only {len(pairs.rows)} preference pairs ({settings.least_pairs} wanted)", ctx),
+            "pairs": len(pairs.rows),
+        }
     batches = _batches(pairs, limit, settings, ctx)
     batches.reference = cached_reference(model, batches, policy.digest, ctx)
     judge = open_judge(tasks, tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)
@@ -113,15 +122,20 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 def _batches(pairs: RankedRows, limit: int, settings: Settings, ctx: StageContext) -> RankedBatches:
     longest = max(len(answer.ids) for row in pairs.rows for answer in row.answers)
-    return RankedBatches(pairs.rows, settings.pairs_per_step, row_length(longest, limit), derive_seed(ctx.seed, "post.dpo"),
-                         micro=settings.micro_pairs)
+    return RankedBatches(
+        pairs.rows,
+        settings.pairs_per_step,
+        row_length(longest, limit),
+        derive_seed(ctx.seed, "post.dpo"),
+        micro=settings.micro_pairs,
+    )
 
 
 def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx: StageContext) -> Tensor:
     """Reference log-probabilities [pairs, 2], computed once and kept in scratch under a key that names all they depend on.
 
-    The key holds the policy, every pair, the rendering, the row length and the dtype: a resumed run must compare with the policy it
-    started from and never with the half-trained one.
+    The key holds the policy, every pair, the rendering, the row length and the dtype: a resumed run must compare with the policy
+    it started from and never with the half-trained one.
     """
     rows = [[row.identity, *(answer.ids for answer in row.answers)] for row in batches.rows]
     dtype = str(next(model.parameters()).dtype)
@@ -150,9 +164,19 @@ def _optimise(model: Any, batches: RankedBatches, judge: Judge, settings: Settin
 
     schedule = Schedule(steps=batches.steps(settings.passes), lr=LearningRate(shape="linear", warmup=settings.warmup, final=0.1))
     optim = OptimSettings(name="adamw", lr=settings.lr, weight_decay=0.0)
-    return train(model, PairLoss(settings.beta, settings.nll), batches, schedule, optim, ctx, evaluate=evaluate,
-                 evaluate_every=settings.evaluate_every, keep_best="dev", log_every=settings.log_every,
-                 checkpoint_seconds=settings.checkpoint_seconds)
+    return train(
+        model,
+        PairLoss(settings.beta, settings.nll),
+        batches,
+        schedule,
+        optim,
+        ctx,
+        evaluate=evaluate,
+        evaluate_every=settings.evaluate_every,
+        keep_best="dev",
+        log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
 
 
 def _summary(result: TrainResult, pairs: RankedRows, verdict: Verdict, settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -161,7 +185,17 @@ def _summary(result: TrainResult, pairs: RankedRows, verdict: Verdict, settings:
     if result.best_step == 0:
         ctx.note(f"no step was better than the policy on the dev tasks ({verdict.text()}): kept step 0")
     before = Verdict(verdict.measure, looks[0][1], verdict.n)
-    return {"pairs": len(pairs.rows), "weak": pairs.weak, "overlong": pairs.left.overlong, "steps": result.steps,
-            "kept_step": result.best_step, "looks": looks, "loss": result.loss, "dev": verdict.summary(), "dev_before": looks[0][1],
-            "gain": comparison(verdict, before)["difference"],
-            **{key: last[key] for key in ("preference_accuracy", "margin", "chosen_shift", "rejected_shift")}}
+    return {
+        "pairs": len(pairs.rows),
+        "weak": pairs.weak,
+        "overlong": pairs.left.overlong,
+        "empty": pairs.left.empty,
+        "steps": result.steps,
+        "kept_step": result.best_step,
+        "looks": looks,
+        "loss": result.loss,
+        "dev": verdict.summary(),
+        "dev_before": looks[0][1],
+        "gain": comparison(verdict, before)["difference"],
+        **{key: last[key] for key in ("preference_accuracy", "margin", "chosen_shift", "rejected_shift")},
+    }

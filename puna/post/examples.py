@@ -1,8 +1,8 @@
 """Rows of dialogs and preferences as token ids with masks: the one place where post-training tokenises.
 
-Everything goes through `puna.tokenizer.chat.render`, the renderer that chat and evaluation use, so a model is trained on exactly the
-ids it will be asked with (section 4.1.1). Nothing is cut: a row that does not fit is left out, counted and reported, because half an
-answer teaches to stop half-way and a pair with an empty side has no log-ratio.
+Everything goes through `puna.tokenizer.chat.render`, the renderer that chat and evaluation use, so a model is trained on
+exactly the ids it will be asked with (section 4.1.1). Nothing is cut: a row that does not fit is left out, counted and
+reported, because half an answer teaches to stop half-way and a pair with an empty side has no log-ratio.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Ranked:
     identity: str
     key: str
     answers: list[Encoded]
-    context_tokens: int = 0
 
 
 @dataclass
@@ -91,7 +90,7 @@ def encode_answer(tokenizer: Tokenizer, context: list[MessageRow], answer: list[
 def encode_preferences(tokenizer: Tokenizer, preferences: Iterable[Preference], length: int, ranks: int = 3) -> RankedRows:
     """Preference rows as ranked ids: the best `ranks - 1` answers and the worst, only of the strengths the paper keeps.
 
-    Only the latter half of a pair differs, so `left` counts a row as over-long when any of its answers is.
+    A row with one over-long or empty answer is left out whole: the others have nothing to be compared with.
     """
     from puna.post.collect import opening, prompt_id
 
@@ -100,16 +99,17 @@ def encode_preferences(tokenizer: Tokenizer, preferences: Iterable[Preference], 
         if preference.strength not in STRONG:
             found.weak += 1
             continue
-        order = preference.ranking if len(preference.ranking) <= ranks else [*preference.ranking[: ranks - 1], preference.ranking[-1]]
-        encoded = [encode_answer(tokenizer, preference.context, preference.candidates[i].messages) for i in order]
-        answers = [answer for answer, _ in encoded]
+        order = (
+            preference.ranking if len(preference.ranking) <= ranks else [*preference.ranking[: ranks - 1], preference.ranking[-1]]
+        )
+        answers = [encode_answer(tokenizer, preference.context, preference.candidates[i].messages)[0] for i in order]
         if any(len(answer.ids) > length for answer in answers):
             found.left.overlong += 1
         elif not all(_has_content(answer) for answer in answers):
             found.left.empty += 1
         else:
             key = prompt_id(opening(preference.context))
-            found.rows.append(Ranked(preference.id, key, answers, encoded[0][1]))
+            found.rows.append(Ranked(preference.id, key, answers))
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -84,13 +84,33 @@ def _gsm8k(row: dict[str, Any], provenance: Provenance) -> Rows:
     chain = re.sub(r"<<[^<>]*>>", "", chain).strip()  # calculator marks are not part of the published reasoning text
     prompt = [MessageRow(role="user", content=question)]
     gold = f"{chain}\nAnswer: {number}" if chain else f"Answer: {number}"
-    task = Task(id=content_id({"prompt": question}), prompt=prompt, verifier="number", reference=number, family="gsm8k",
-                capability="maths", lang=str(row.get("lang", "en")), gold=gold, provenance=provenance)
+    task = Task(
+        id=content_id({"prompt": question}),
+        prompt=prompt,
+        verifier="number",
+        reference=number,
+        family="gsm8k",
+        capability="maths",
+        lang=str(row.get("lang", "en")),
+        gold=gold,
+        provenance=provenance,
+    )
     return Rows(tasks=[task])
 
 
-_CHAT_ROLES = {"system": "system", "user": "user", "human": "user", "prompter": "user", "assistant": "assistant",
-               "gpt": "assistant", "model": "assistant", "ipython": "ipython", "tool": "ipython", "function": "ipython"}
+Role = Literal["system", "user", "assistant", "ipython"]
+_CHAT_ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "ipython": "ipython",
+    "tool": "ipython",
+    "function": "ipython",
+}
 
 
 def _dialog(row: dict[str, Any], provenance: Provenance) -> Rows:
@@ -149,8 +169,9 @@ def _oasst_preferences(node: dict[str, Any], context: list[MessageRow], provenan
     if len(ranked) >= 2 and ranked[0]["text"] != ranked[-1]["text"]:
         pair = [Candidate(messages=[_oasst_message(reply)], origin="open-assistant") for reply in (ranked[0], ranked[-1])]
         identity = content_id({"context": context, "candidates": pair})
-        yield Preference(id=identity, context=context, candidates=pair, ranking=[0, 1], strength="better", kind="human",
-                         provenance=provenance)
+        yield Preference(
+            id=identity, context=context, candidates=pair, ranking=[0, 1], strength="better", kind="human", provenance=provenance
+        )
     for reply in replies:
         yield from _oasst_preferences(reply, context, provenance)
 
@@ -190,4 +211,10 @@ def _make_dialog(messages: list[MessageRow], row: dict[str, Any], provenance: Pr
 
 
 SHAPES: dict[str, Callable[[dict[str, Any], Provenance], Rows]] = {
-    "task": _task, "preference": _preference, "gsm8k": _gsm8k, "dialog": _dialog, "oasst": _oasst, "instruction": _instruction}
+    "task": _task,
+    "preference": _preference,
+    "gsm8k": _gsm8k,
+    "dialog": _dialog,
+    "oasst": _oasst,
+    "instruction": _instruction,
+}

@@ -1,8 +1,9 @@
-"""How post-training stages judge a model: verified accuracy on the dev tasks, greedy, or the loss on held-out dialogs without them.
+"""How post-training stages judge a model: verified accuracy on the dev tasks, greedy, or else the loss on held-out dialogs.
 
-Preference accuracy and training loss go up while answers get worse (seen in the embedded recipe at 88 to 97 % preference accuracy),
-so no stage is allowed to decide on them. Each verdict is written as `dev.json` with its size, its interval and the result of every
-item: later stages compare models on the same items instead of measuring again. The test split is never read here.
+Preference accuracy and training loss go up while answers get worse (seen in the embedded recipe at 88 to 97 % preference
+accuracy), so no stage is allowed to decide on them. Each verdict is written as `dev.json` with its size, its interval and the
+result of every item: later stages compare models on the same items instead of measuring again. The test split is never read
+here.
 """
 
 from __future__ import annotations

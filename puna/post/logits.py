@@ -1,8 +1,8 @@
 """Distillation on logits: cross-entropy plus forward KL to the teacher's top k entries and the mass of the rest.
 
-The teacher runs beside the student on the same packed rows, so nothing is shifted, padded or re-tokenised between them; both are of one
-family and share the tokenizer. The rest of the teacher's mass is one bucket and is not shared out, which would teach over-confidence.
-Llama 3.1 itself distilled with text; in the embedded recipe this adds nothing to verified text, and the report shows the comparison.
+The teacher runs beside the student on the same packed rows, so nothing is shifted, padded or re-tokenised between them; both are
+of one family and share the tokenizer. The rest of the teacher's mass is one bucket and is not shared out, which would teach
+over-confidence. Llama 3.1 itself distilled with text; in the embedded recipe logits add nothing to it, and the report shows that.
 """
 
 from __future__ import annotations
@@ -59,16 +59,23 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the first model input (the student's base) with the second one as the teacher."""
     models = ctx.inputs.all("model")
     if len(models) != 2:
-        raise InputError(f"logit distillation takes a student and a teacher and got {len(models)} models", where=ctx.name,
-                         fix="from: [student, teacher, tasks]")
+        raise InputError(
+            f"logit distillation takes a student and a teacher and got {len(models)} models",
+            where=ctx.name,
+            fix="from: [student, teacher, tasks]",
+        )
     (model, tokenizer), (teacher, theirs) = (checkpoints.load(artifact) for artifact in models)
     if theirs.digest != tokenizer.digest:
-        raise InputError("student and teacher have different tokenizers, so their logits cannot be compared",
-                         where=f"{models[0].name} and {models[1].name}", fix="distil on text instead (post.sft with samples)")
-    pool = sft.Pool(settings, ctx, tokenizer, min(model.config.max_seq_len, teacher.config.max_seq_len), models[0],
-                    ctx.inputs.one("tasks"))
+        raise InputError(
+            "student and teacher have different tokenizers, so their logits cannot be compared",
+            where=f"{models[0].name} and {models[1].name}",
+            fix="distil on text instead (post.sft with samples)",
+        )
+    pool = sft.Pool(
+        settings, ctx, tokenizer, min(model.config.max_seq_len, teacher.config.max_seq_len), models[0], ctx.inputs.one("tasks")
+    )
     if not pool.examples:
-        return sft.pass_on(models[0], "no dialog to learn from fits the model", ctx)
+        return sft.untrained(models[0], model, tokenizer, settings, ctx)
     objective = LogitLoss(teacher, settings.k, settings.weight)
     result = sft.fit(model, objective, pool.batches(settings, ctx), settings, ctx)
     return {**sft.finish(model, tokenizer, result, pool, settings, ctx), "k": settings.k, "weight": settings.weight}

@@ -27,8 +27,9 @@ class DpoSums:
     rejected_shift: Tensor
 
 
-def dpo(policy_chosen_P: Tensor, policy_rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor,
-        beta: float) -> DpoSums:
+def dpo(
+    policy_chosen_P: Tensor, policy_rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor, beta: float
+) -> DpoSums:
     """Direct preference optimisation, -log sigmoid(beta * (chosen log-ratio - rejected log-ratio)) (Rafailov et al. 2023, eq. 7).
 
     Args:

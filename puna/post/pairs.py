@@ -1,8 +1,8 @@
 """Batches of ranked answers, and the log-probabilities and log-ratios that preferences are learnt from.
 
-Each answer is a document of its own behind its own copy of the prompt, packed with document masks, so no answer sees another: the
-paper puts all answers of a prompt into one row as an approximation to exactly this (section 4.1.2). One function forms the sums for
-the policy and for the reference, so the two cannot drift apart in what they mask.
+Each answer is a document of its own behind its own copy of the prompt, packed with document masks, so no answer sees another:
+the paper puts all answers of a prompt into one row as an approximation to exactly this (section 4.1.2). One function forms the
+sums for the policy and for the reference, so the two cannot drift apart in what they mask.
 """
 
 from __future__ import annotations
@@ -31,8 +31,16 @@ class RankedBatches:
         reference: log-probability of each row's answers under the reference, [rows, R], or None.
     """
 
-    def __init__(self, rows: Sequence[Ranked], per_step: int, length: int, seed: int, *, micro: int | None = None,
-                 reference: Tensor | None = None):
+    def __init__(
+        self,
+        rows: Sequence[Ranked],
+        per_step: int,
+        length: int,
+        seed: int,
+        *,
+        micro: int | None = None,
+        reference: Tensor | None = None,
+    ):
         self.rows, self.per_step, self.length = rows, per_step, length
         self.micro, self.reference = micro or per_step, reference
         self._order = epochs(len(rows), seed)
@@ -68,8 +76,11 @@ def ranked_batch(rows: Sequence[Ranked], length: int) -> Batch:
     for place, row in enumerate(rows):
         table[place, : len(row.answers)] = range(document, document + len(row.answers))
         document += len(row.answers)
-    batch.extra |= {"answers_PR": torch.from_numpy(table), "form_BT": _form_targets(batch, answers),
-                    "ends_N": _ends(batch, [len(answer.ids) for answer in answers])}
+    batch.extra |= {
+        "answers_PR": torch.from_numpy(table),
+        "form_BT": _form_targets(batch, answers),
+        "ends_N": _ends(batch, [len(answer.ids) for answer in answers]),
+    }
     return batch
 
 

@@ -1,9 +1,10 @@
 """Rejection sampling: draw k answers per prompt from the best policy so far, keep what is verified (section 4.2.2).
 
-A sample is accepted only if the model ended it itself, the verifier passes it, and its text renders back to exactly the sampled ids:
-training on other ids than were drawn would teach what nobody said. Among passing answers the reward model chooses, if there is one;
-where a task has no verifier its best-scored answer is taken. Passing and failing answers of one prompt make preference pairs. Each
-request's random numbers depend on the stage and the task alone, so parts that were finished before a kill are read back.
+A sample is accepted only if the model ended it itself, the verifier passes it, and its text renders back to exactly the sampled
+ids: training on other ids than were drawn would teach what nobody said. Among passing answers the reward model chooses, if
+there is one; where a task has no verifier its best-scored answer is taken. Passing and failing answers of one prompt make
+preference pairs. Each request's random numbers depend on the stage and the task alone, so parts that were finished before a
+kill are read back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ from puna.post import checkpoints
 from puna.post.gate import MAX_RUNNING
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, parse, render
-from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Sample, Task, content_id, read_rows, write_rows
+from puna.tokenizer.dialog import (
+    Candidate,
+    Dialog,
+    MessageRow,
+    Preference,
+    Provenance,
+    Sample,
+    Task,
+    content_id,
+    read_rows,
+    write_rows,
+)
 from puna.verify.check import verify
 
 KIND = "samples"
@@ -37,13 +49,13 @@ PROMPTS_PER_PART = 512  # prompts drawn between two looks at whether to stop
 class PromptSlice(BaseSettings):
     """Which prompts of the tasks artifact: `count` from `start` (None: all that follow).
 
-    With `of`, the number of prompts the recipe was written for, a smaller file shrinks `start` and `count` in proportion, so slices
-    that were disjoint stay so.
+    With `of`, the number of prompts the recipe was written for, a smaller file shrinks `start` and `count` in proportion, so
+    slices that were disjoint stay so.
     """
 
-    start: int = Field(0, ge=0)
-    count: int | None = Field(None, ge=0)
-    of: int | None = Field(None, ge=1)
+    start: int = Field(default=0, ge=0)
+    count: int | None = Field(default=None, ge=0)
+    of: int | None = Field(default=None, ge=1)
 
     def bounds(self, available: int) -> tuple[int, int]:
         """First and last-plus-one index among `available` prompts."""
@@ -131,19 +143,27 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     if settings.raw:
         write_rows(ctx.out / "raw.jsonl", kept.raw)
     origin = {"policy": policy.digest, "ancestors": sorted(checkpoints.ancestors(policy)), "round": settings.round}
-    (ctx.out / "policy.json").write_text(json.dumps(origin, indent=1) + "\n")
-    return {**_rates(drawn, settings.k), "prompts": len(chosen), "first_prompt": start, "samples": len(samples),
-            "accepted": len(kept.accepted), "pairs": len(kept.preferences), "round": settings.round,
-            "finished": sum(sample.finished for sample in samples),
-            "unfaithful": sum(s.finished and not f for d in drawn for s, f in zip(d.samples, d.faithful, strict=True))}
+    (ctx.out / checkpoints.POLICY).write_text(json.dumps(origin, indent=1) + "\n")
+    return {
+        **_rates(drawn, settings.k),
+        "prompts": len(chosen),
+        "first_prompt": start,
+        "samples": len(samples),
+        "accepted": len(kept.accepted),
+        "pairs": len(kept.preferences),
+        "round": settings.round,
+        "finished": sum(sample.finished for sample in samples),
+        "unfaithful": sum(s.finished and not f for d in drawn for s, f in zip(d.samples, d.faithful, strict=True)),
+    }
 
 
 def _prompt_tokens(tokenizer: Tokenizer, task: Task) -> int:
     return len(render(tokenizer, task.prompt, generation_prompt=True).ids)
 
 
-def _samples(engine: Engine, tokenizer: Tokenizer, tasks: list[Task], policy: str, settings: Settings,
-             ctx: StageContext) -> Iterator[Sample]:
+def _samples(
+    engine: Engine, tokenizer: Tokenizer, tasks: list[Task], policy: str, settings: Settings, ctx: StageContext
+) -> Iterator[Sample]:
     """k samples per task, part by part; a part finished before a kill is read from scratch."""
     for number, first in enumerate(range(0, len(tasks), PROMPTS_PER_PART)):
         part = tasks[first : first + PROMPTS_PER_PART]
@@ -157,8 +177,9 @@ def _samples(engine: Engine, tokenizer: Tokenizer, tasks: list[Task], policy: st
         ctx.progress(min(len(tasks), first + PROMPTS_PER_PART), len(tasks), samples=(first + len(part)) * settings.k)
 
 
-def _draw(engine: Engine, tokenizer: Tokenizer, tasks: list[Task], policy: str, settings: Settings,
-          ctx: StageContext) -> Iterator[Sample]:
+def _draw(
+    engine: Engine, tokenizer: Tokenizer, tasks: list[Task], policy: str, settings: Settings, ctx: StageContext
+) -> Iterator[Sample]:
     seeds = [ctx.stream_seed("samples", task.id) for task in tasks]
     requests = [
         Request(render(tokenizer, task.prompt, generation_prompt=True).ids, n=settings.k, temperature=settings.temperature,
@@ -176,8 +197,16 @@ def _sample(tokenizer: Tokenizer, task: Task, completion: Completion, seed: int,
     scores = {"logprob": float(f"{completion.logprob:.6g}")}
     if task.verifier:
         scores["verifier"] = float(completion.finished and verify(task, parse(tokenizer, ids)))
-    return Sample(task_id=task.id, policy=policy, temperature=settings.temperature, seed=seed, ids=ids,
-                  text=tokenizer.decode(completion.ids), finished=completion.finished, scores=scores)
+    return Sample(
+        task_id=task.id,
+        policy=policy,
+        temperature=settings.temperature,
+        seed=seed,
+        ids=ids,
+        text=tokenizer.decode(completion.ids),
+        finished=completion.finished,
+        scores=scores,
+    )
 
 
 def _drawn(tokenizer: Tokenizer, task: Task, samples: list[Sample]) -> Drawn:
@@ -207,53 +236,70 @@ def _scorer(ctx: StageContext) -> Scorer | None:
 def select(drawn: list[Drawn], scorer: Scorer | None, policy: str, settings: Settings, ctx: StageContext) -> Kept:
     """Accepted dialogs, preference pairs and, if wanted, raw dialogs."""
     kept = Kept()
-    scores = _scores(drawn, scorer)
-    for place, one in enumerate(drawn):
+    candidates = [one.distinct(bool(one.task.verifier)) for one in drawn]
+    scores = _scores(drawn, candidates, scorer)
+    for one, passing, scored in zip(drawn, candidates, scores, strict=True):
         rng = python_stream(ctx.stream_seed("select"), one.task.id)
-        passing, failing = one.distinct(True), one.distinct(False)
-        if not one.task.verifier:
-            passing = failing if scores[place] else []
-            passing = sorted(passing, key=lambda i: -scores[place][i])[:1]
-        elif scores[place]:
-            passing.sort(key=lambda i: (-scores[place][i], i))
-        else:
-            rng.shuffle(passing)
-        rng.shuffle(failing)
-        how = "verifier" if one.task.verifier else "reward"
-        kept.accepted += [_dialog(one, i, policy, settings, {how: "pass"}) for i in passing[: settings.cap]]
-        if one.task.verifier and passing:
-            kept.preferences += [_pair(one, rng.choice(passing), i, policy, settings) for i in failing[: settings.pairs_per_prompt]]
+        order = sorted(passing, key=lambda i: (-scored[i], i)) if scored else rng.sample(passing, len(passing))
+        if one.task.verifier:
+            kept.accepted += [_dialog(one, i, policy, settings, {"verifier": "pass"}) for i in order[: settings.cap]]
+            failing = one.distinct(False) if order else []
+            for i in rng.sample(failing, min(settings.pairs_per_prompt, len(failing))):
+                kept.preferences.append(_pair(one, rng.choice(order), i, policy, settings))
+        elif scored:
+            kept.accepted += [_dialog(one, i, policy, settings, {"reward": "best of k"}) for i in order[: min(1, settings.cap)]]
         ended = [i for i, sample in enumerate(one.samples) if sample.finished and one.faithful[i]]
         kept.raw += [_dialog(one, i, policy, settings, {"verifier": "not checked"}) for i in ended[:1]]
     return kept
 
 
-def _scores(drawn: list[Drawn], scorer: Scorer | None) -> list[list[float]]:
-    """Reward of every sample per prompt; empty lists without a reward model."""
-    if scorer is None:
-        return [[] for _ in drawn]
-    dialogs = [[*one.task.prompt, MessageRow.model_validate(m)] for one in drawn for m in one.messages]
-    flat = iter(scorer.score(dialogs))
-    return [[next(flat) for _ in one.messages] for one in drawn]
+def _scores(drawn: list[Drawn], candidates: list[list[int]], scorer: Scorer | None) -> list[dict[int, float]]:
+    """Reward of each candidate answer by its index, per prompt; empty without a reward model or where there is no choice."""
+    chosen = [
+        (place, i) for place, found in enumerate(candidates) for i in found if len(found) > 1 or not drawn[place].task.verifier
+    ]
+    scores: list[dict[int, float]] = [{} for _ in drawn]
+    if scorer is not None and chosen:
+        dialogs = [[*drawn[p].task.prompt, MessageRow.model_validate(drawn[p].messages[i])] for p, i in chosen]
+        for (place, i), value in zip(chosen, scorer.score(dialogs), strict=True):
+            scores[place][i] = value
+    return scores
 
 
 def _dialog(one: Drawn, i: int, policy: str, settings: Settings, checks: dict[str, str]) -> Dialog:
     messages = [*one.task.prompt, MessageRow.model_validate(one.messages[i])]
-    return Dialog(id=content_id(messages), messages=messages, lang=one.task.lang, capability=one.task.capability,
-                  provenance=_provenance(one.task, policy, settings, checks))
+    return Dialog(
+        id=content_id(messages),
+        messages=messages,
+        lang=one.task.lang,
+        capability=one.task.capability,
+        provenance=_provenance(one.task, policy, settings, checks),
+    )
 
 
 def _pair(one: Drawn, good: int, bad: int, policy: str, settings: Settings) -> Preference:
     candidates = [Candidate(messages=[MessageRow.model_validate(one.messages[i])], origin="policy") for i in (good, bad)]
-    return Preference(id=content_id({"context": one.task.prompt, "candidates": candidates}), context=one.task.prompt,
-                      candidates=candidates, ranking=[0, 1], strength="significantly", kind="verifier",
-                      provenance=_provenance(one.task, policy, settings, {"verifier": "pass over fail"}))
+    return Preference(
+        id=content_id({"context": one.task.prompt, "candidates": candidates}),
+        context=one.task.prompt,
+        candidates=candidates,
+        ranking=[0, 1],
+        strength="significantly",
+        kind="verifier",
+        provenance=_provenance(one.task, policy, settings, {"verifier": "pass over fail"}),
+    )
 
 
 def _provenance(task: Task, policy: str, settings: Settings, checks: dict[str, str]) -> Provenance:
     source = task.provenance
-    return Provenance(source=source.source, licence=source.licence, teacher=policy or None, round=settings.round, parents=[task.id],
-                      checks=checks)
+    return Provenance(
+        source=source.source,
+        licence=source.licence,
+        teacher=policy or None,
+        round=settings.round,
+        parents=[task.id],
+        checks=checks,
+    )
 
 
 def _rates(drawn: list[Drawn], k: int) -> dict[str, Any]:

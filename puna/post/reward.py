@@ -1,9 +1,10 @@
 """The reward model: a scalar at the end of an answer, trained on ranked answers without a margin term (section 4.1.2).
 
-The trunk starts from the first model input (the paper: the pre-trained checkpoint), the score is read at the terminator of the last
-turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text: pair accuracy,
-best-of-n against a random pick, against the majority and against an oracle, and the correlation of score and length are measured
-on those only. A few hundred pairs gave no best-of-n gain in the embedded recipe and three thousand did; the summary has the figures.
+The trunk starts from the first model input (the paper: the pre-trained checkpoint), the score is read at the terminator of the
+last turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text:
+pair accuracy, best-of-n against a random pick, against the majority and against an oracle, and the correlation of score and
+length are measured on those only. A few hundred pairs gave no best-of-n gain in the embedded recipe and three thousand did; the
+summary has the figures.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SCORED_TOGETHER = 256  # answers per forward pass when scoring
 class Settings(BaseSettings):
     """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so."""
 
-    steps: int = Field(150, ge=1)
+    steps: int = Field(100, ge=1)
     lr: float = 1e-3
     weight_decay: float = 0.1
     warmup: float = 10
@@ -144,7 +145,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     pairs = encode_preferences(tokenizer, read_preferences(source.path / "preferences.jsonl" for source in sources), limit)
     known = [row for row in pairs.rows if not is_held(row.key, settings.held)]
     held = [row for row in pairs.rows if is_held(row.key, settings.held)]
-    summary: dict[str, Any] = {"pairs": len(known), "held_pairs": len(held), "weak": pairs.weak, "overlong": pairs.left.overlong}
+    summary: dict[str, Any] = {
+        "pairs": len(known),
+        "held_pairs": len(held),
+        "weak": pairs.weak,
+        "overlong": pairs.left.overlong,
+        "empty": pairs.left.empty,
+    }
     skipped = len(known) < max(1, settings.least_pairs)
     if skipped:
         ctx.note(f"only {len(known)} preference pairs ({settings.least_pairs} wanted): the reward model is not trained")
@@ -164,14 +171,31 @@ def is_held(key: str, share: float) -> bool:
 
 def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings, ctx: StageContext) -> dict[str, Any]:
     longest = max(len(answer.ids) for row in rows for answer in row.answers)
-    batches = RankedBatches(rows, settings.pairs_per_step, row_length(longest, limit), derive_seed(ctx.seed, "post.reward"),
-                            micro=settings.micro_pairs)
+    batches = RankedBatches(
+        rows,
+        settings.pairs_per_step,
+        row_length(longest, limit),
+        derive_seed(ctx.seed, "post.reward"),
+        micro=settings.micro_pairs,
+    )
     schedule = Schedule(steps=settings.steps, lr=LearningRate(shape="linear", warmup=settings.warmup, final=0.05))
     optim = OptimSettings(name="adamw", lr=settings.lr, weight_decay=settings.weight_decay)
-    result = train(model, RankingLoss(), batches, schedule, optim, ctx, log_every=settings.log_every,
-                   checkpoint_seconds=settings.checkpoint_seconds)
-    return {"steps": result.steps, "first_loss": result.first_loss, "loss": result.loss,
-            "epochs": round(settings.steps * settings.pairs_per_step / len(rows), 2)}
+    result = train(
+        model,
+        RankingLoss(),
+        batches,
+        schedule,
+        optim,
+        ctx,
+        log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+    return {
+        "steps": result.steps,
+        "first_loss": result.first_loss,
+        "loss": result.loss,
+        "epochs": round(settings.steps * settings.pairs_per_step / len(rows), 2),
+    }
 
 
 @dataclass
@@ -194,8 +218,11 @@ def sampled_prompts(ctx: StageContext, held: float) -> list[SampledPrompt]:
         groups: dict[str, list[Sample]] = {}
         for sample in read_rows(artifact.path / "samples.jsonl", Sample):
             groups.setdefault(sample.task_id, []).append(sample)
-        found += [SampledPrompt(tasks[key], group) for key, group in groups.items()
-                  if key in tasks and tasks[key].verifier and len(group) > 1 and is_held(prompt_id(tasks[key].prompt), held)]
+        found += [
+            SampledPrompt(tasks[key], group)
+            for key, group in groups.items()
+            if key in tasks and tasks[key].verifier and len(group) > 1 and is_held(prompt_id(tasks[key].prompt), held)
+        ]
     return found
 
 
@@ -231,9 +258,17 @@ def _best_of_n(scorer: RewardScorer, prompts: list[SampledPrompt]) -> dict[str, 
         lengths += [len(sample.ids) for sample in prompt.samples]
     n = Counter(len(prompt.samples) for prompt in prompts).most_common(1)[0][0]
     gains = [b - c for b, c in zip(best, chance, strict=True)]
-    return {"best_of_n": {"n": n, "random": mean_interval(chance), "reward": mean_interval(best), "majority": mean_interval(majority),
-                          "oracle": mean_interval(oracle), "reward_over_random": mean_interval(gains)},
-            "length_correlation": _correlation(scores, lengths)}
+    return {
+        "best_of_n": {
+            "n": n,
+            "random": mean_interval(chance),
+            "reward": mean_interval(best),
+            "majority": mean_interval(majority),
+            "oracle": mean_interval(oracle),
+            "reward_over_random": mean_interval(gains),
+        },
+        "length_correlation": _correlation(scores, lengths),
+    }
 
 
 def _majority(samples: list[Sample]) -> int:

@@ -1,8 +1,8 @@
 """Supervised fine-tuning: cross-entropy on what the assistant says, always from the pre-trained checkpoint (section 4.1.3).
 
-Each round starts again from the base and not from the last chat model, with the gold dialogs and every verified answer collected so
-far. The first model input is that base. Dialogs are packed with document masks; over-long ones are counted, never cut. Run on gold
-alone for as many steps, this same stage is the control that rejection sampling and distillation must beat.
+Each round starts again from the base and not from the last chat model, with the gold dialogs and every verified answer
+collected so far. The first model input is that base. Dialogs are packed with document masks; over-long ones are counted, never
+cut. Run on gold alone for as many steps, this same stage is the control that rejection sampling and distillation must beat.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from puna.core.rng import derive_seed
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
@@ -28,6 +29,8 @@ from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
 REVISION = 1
+
+Part = Literal["gold", "samples"]
 
 
 class Settings(BaseSettings):
@@ -48,7 +51,7 @@ class Settings(BaseSettings):
     warmup: float = 5
     batch_tokens: int = 1024
     length: int | None = None
-    mix: dict[Literal["gold", "samples"], int] = {"gold": 1, "samples": 1}
+    mix: dict[Part, int] = {"gold": 1, "samples": 1}
     samples: Literal["accepted", "raw", "none"] = "accepted"
     seed_offset: int = 0
     variant: str = ""
@@ -64,7 +67,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     model, tokenizer = checkpoints.load(base[0])
     pool = Pool(settings, ctx, tokenizer, model.config.max_seq_len, base[0], tasks)
     if not pool.examples:
-        return pass_on(base[0], "no dialog to learn from fits the model", ctx)
+        return untrained(base[0], model, tokenizer, settings, ctx)
     result = fit(model, CrossEntropy(), pool.batches(settings, ctx), settings, ctx)
     return finish(model, tokenizer, result, pool, settings, ctx)
 
@@ -73,7 +76,10 @@ class Pool:
     """The dialogs a stage learns from, as packed examples with counts of where they came from and what was left out."""
 
     def __init__(self, settings: Settings, ctx: StageContext, tokenizer: Tokenizer, limit: int, base: Artifact, tasks: Artifact):
-        dialogs = {"gold": list(read_rows(tasks.path / "train.jsonl", Dialog)), "samples": _sampled(settings, ctx, base)}
+        dialogs: dict[Part, list[Dialog]] = {
+            "gold": list(read_rows(tasks.path / "train.jsonl", Dialog)),
+            "samples": _sampled(settings, ctx, base),
+        }
         self.examples: list[Encoded] = []
         self.counts: dict[str, int] = {}
         self.overlong = 0
@@ -95,8 +101,6 @@ class Pool:
 
 def batch_seed(settings: Settings, ctx: StageContext) -> int:
     """Seed of the data order: the run's and the offset's, not the stage's name, so that a control sees gold in the same order."""
-    from puna.core.rng import derive_seed
-
     return derive_seed(ctx.seed, "post.sft", settings.seed_offset)
 
 
@@ -107,7 +111,7 @@ def _sampled(settings: Settings, ctx: StageContext, base: Artifact) -> list[Dial
     found: list[Dialog] = []
     for samples in ctx.inputs.all("samples"):
         if settings.samples == "raw":
-            checkpoints.refuse_own_text(base, samples.summary().get("policy_ancestors", []), f"{ctx.name}, samples of {samples.name}")
+            checkpoints.refuse_own_text(base, checkpoints.policy_ancestors(samples), f"{ctx.name}, samples of {samples.name}")
         found += read_rows(samples.path / f"{settings.samples}.jsonl", Dialog)
     return found
 
@@ -116,25 +120,51 @@ def fit(model: Llama, objective: Objective, batches: DialogBatches, settings: Se
     """The loop with this stage's schedule and optimiser."""
     schedule = Schedule(steps=settings.steps, lr=LearningRate(shape="wsd", warmup=settings.warmup, decay=0.3, final=0.03))
     optim = OptimSettings(name="adamw", lr=settings.lr, weight_decay=settings.weight_decay)
-    return train(model, objective, batches, schedule, optim, ctx, log_every=settings.log_every,
-                 checkpoint_seconds=settings.checkpoint_seconds)
+    return train(
+        model,
+        objective,
+        batches,
+        schedule,
+        optim,
+        ctx,
+        log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
 
 
-def finish(model: Llama, tokenizer: Tokenizer, result: TrainResult, pool: Pool, settings: Settings,
-           ctx: StageContext) -> dict[str, Any]:
+def finish(
+    model: Llama, tokenizer: Tokenizer, result: TrainResult, pool: Pool, settings: Settings, ctx: StageContext
+) -> dict[str, Any]:
     """Judge, save and sum up."""
     verdict = open_judge(ctx.inputs.one("tasks"), tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)(model.eval())
     write_verdict(verdict, ctx.out)
     checkpoints.save(model, tokenizer, ctx, ctx.inputs.all("model"))
     _note(verdict, ctx)
-    return {"steps": result.steps, "tokens": result.tokens, "epochs": round(result.tokens / sum(len(e.ids) for e in pool.examples), 2),
-            "first_loss": result.first_loss, "loss": result.loss, "dialogs": pool.counts, "overlong": pool.overlong,
-            "row_length": pool.length, "variant": settings.variant, "dev": verdict.summary()}
+    return {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "epochs": round(result.tokens / sum(len(e.ids) for e in pool.examples), 2),
+        "first_loss": result.first_loss,
+        "loss": result.loss,
+        "dialogs": pool.counts,
+        "overlong": pool.overlong,
+        "row_length": pool.length,
+        "variant": settings.variant,
+        "dev": verdict.summary(),
+    }
 
 
 def _note(verdict: Verdict, ctx: StageContext) -> None:
     if verdict.measure != "accuracy":
         ctx.note(f"no dev task can be verified: {verdict.text()} is what this model is judged by")
+
+
+def untrained(base: Artifact, model: Llama, tokenizer: Tokenizer, settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Nothing fits: the base goes on, judged all the same so that later gates have a verdict."""
+    found = pass_on(base, "no dialog to learn from fits the model", ctx)
+    verdict = open_judge(ctx.inputs.one("tasks"), tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)(model)
+    write_verdict(verdict, ctx.out)
+    return {**found, "dev": verdict.summary()}
 
 
 def pass_on(base: Artifact, reason: str, ctx: StageContext) -> dict[str, Any]:

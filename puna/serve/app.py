@@ -38,6 +38,12 @@ STATIC = Path(__file__).parent / "static"
 PAGE_FILES = {"/": ("chat.html", "text/html"), "/chat.css": ("chat.css", "text/css"), "/chat.js": ("chat.js", "text/javascript")}
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NO_TELEMETRY: Any = {
+    "auto_configure": False,
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+}  # newer FastAPI would export traces
 ALIASES = ("", "default", "puna")  # model names a client may give when it does not care which model answers
 
 
@@ -100,7 +106,7 @@ def build_app(
         yield
         worker.close()
 
-    app = FastAPI(title=name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title=name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, telemetry=NO_TELEMETRY)
     app.state.worker = worker
 
     @app.exception_handler(ApiError)
@@ -287,14 +293,16 @@ def _check_model(asked: str | None, name: str) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise InputError("a port is a number from 0 to 65535", where=f"{host}:{port}", fix="choose another with --port")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(128)
-    except (OSError, OverflowError) as error:
-        busy = getattr(error, "errno", None) == errno.EADDRINUSE
-        what = "the port is in use" if busy else f"the server cannot listen there ({getattr(error, 'strerror', None) or error})"
+    except OSError as error:
+        busy = error.errno == errno.EADDRINUSE
+        what = "the port is in use" if busy else f"the server cannot listen there ({error.strerror or error})"
         raise InputError(what, where=f"{host}:{port}", fix="choose another with --port (and --host)") from None
     return listening

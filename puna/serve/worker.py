@@ -90,7 +90,8 @@ class EngineThread:
         for action, ticket in jobs:
             if action == "add":
                 self._add(ticket)
-            elif ticket.request_id is not None and self._tickets.pop(ticket.request_id, None):
+            elif ticket.request_id in self._tickets:
+                del self._tickets[ticket.request_id]
                 self.engine.cancel(ticket.request_id)
         return True
 

@@ -62,9 +62,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read `tokenizer.model`, given the file or the directory that holds it; InputError names the line that is wrong."""
+        """Read `tokenizer.model`, given the file or the directory that holds it; InputError names the line that is wrong.
+
+        A directory of another tool that holds only `tokenizer.json` is read too, if that is a tokenizer of this family.
+        """
         path = Path(path)
         file = path / MODEL_FILE if path.is_dir() else path
+        if path.is_dir() and not file.is_file() and (path / "tokenizer.json").is_file():
+            from puna.tokenizer.hf import read_ranks
+
+            return cls(read_ranks(path / "tokenizer.json"))
         if not file.is_file():
             raise InputError(
                 "there is no tokenizer here", where=str(file), fix=f"give a directory that holds {MODEL_FILE}, or the file"

@@ -11,10 +11,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from puna.core.errors import InputError
 from puna.tokenizer import special
 from puna.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
 from puna.tokenizer.chat import PIECE_BREAK, jinja_template
 
+FAMILY = "give a Llama 3 tokenizer: tokenizer.model, or the tokenizer.json made from one"
+IN_USE = (
+    *(special.BEGIN_OF_TEXT, special.END_OF_TEXT, special.START_HEADER, special.END_HEADER),
+    *(special.EOM, special.EOT, special.PYTHON_TAG),
+)
 MAX_LENGTH = 131_072  # context of the 3.1 release, in tokens (paper 3.4.2)
 
 
@@ -63,6 +69,28 @@ def tokenizer_config() -> dict[str, Any]:
         "model_max_length": MAX_LENGTH,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
+
+
+def read_ranks(file: Path) -> dict[bytes, int]:
+    """Ranks out of a `tokenizer.json` of this family: byte-level BPE, the same split pattern, the same special ids.
+
+    Raises InputError for any other tokenizer: reading it as ours would give wrong ids without a sign of it.
+    """
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        vocab, splits = described["model"]["vocab"], json.dumps(described["pre_tokenizer"])
+        named = {token["content"]: token["id"] for token in described["added_tokens"]}
+        of_letter = {letter: byte for byte, letter in enumerate(byte_letters())}
+        spelled = {token: rank for token, rank in vocab.items() if token not in named}
+        ranks = {bytes(of_letter[letter] for letter in token): rank for token, rank in spelled.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"tokenizer.json is no byte-level BPE tokenizer ({error!r})", where=str(file), fix=FAMILY) from None
+    if json.dumps(SPLIT_PATTERN) not in splits:
+        raise InputError("tokenizer.json splits text by another pattern", where=str(file), fix=FAMILY)
+    wrong = [name for name in IN_USE if named.get(name) != len(ranks) + special.INDEX[name]]
+    if wrong:
+        raise InputError(f"{wrong[0]} does not have its id in tokenizer.json", where=str(file), fix=FAMILY)
+    return ranks
 
 
 def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:

@@ -36,7 +36,8 @@ class Settings(StageSettings):
 
     `vocab` counts everything: bytes, merges, words and the 256 special slots. A merge made fewer than `min_frequency` times in
     the training text is not worth a row of the embedding. `words` become single tokens (each must be one piece of the split
-    pattern). `group_chars` limits the characters taken from each group of documents.
+    pattern), and so do the words of the chat format, named or not. `group_chars` limits the characters taken from each group of
+    documents.
     """
 
     vocab: int = Field(default=1280, ge=BYTES + special.SLOTS, le=2**20)
@@ -62,7 +63,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     fewer merges than asked for gives a smaller vocabulary and a note.
     """
     room = settings.vocab - special.SLOTS
-    words = _checked_words(settings.words, room)
+    words = _checked_words((*ROLES, HEADER_END, *settings.words), room)
     documents = Path(ctx.inputs.one("documents").path)
     shares = _group_shares(documents, settings.group_chars)
     trained = train_ranks((document.text for document in _chosen(documents, shares, ctx)), room)

@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     """Settings of `train.anneal`.
 
     `seq_len` None keeps the model's whole context, as the paper does; `mix` None takes the corpus's `anneal_mix`. With `average`,
-    the weights after every `average_every` steps (None: a tenth of the steps) enter the mean.
+    the weights after every `average_every` steps (None: a twentieth of them) enter the mean, once the fraction `average_from` of
+    the phase is over: earlier weights are still far from the end in a phase this short.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
     lr: LearningRate = LearningRate(shape="linear", warmup=0.02, final=0.0)
     average: bool = True
     average_every: int | None = None
+    average_from: float = 0.5
     micro_rows: int | None = None
     loss_chunk: int | None = None
     watch: Watching = Watching()
@@ -62,11 +64,12 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     result = train(
         model, CrossEntropy(settings.loss_chunk), stream, schedule, settings.optim, ctx, evaluate=watcher,
         evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
-        average_every=(settings.average_every or max(1, settings.steps // 10)) if settings.average else 0,
-        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
+        average_every=(settings.average_every or max(1, settings.steps // 20)) if settings.average else 0,
+        average_from=int(settings.average_from * settings.steps), checkpoint_seconds=settings.watch.checkpoint_seconds,
+        device=settings.watch.device,
     )  # fmt: skip
     chosen = choose(model, result.average, watcher.batches)
-    if settings.average:
+    if "held_loss_of" in chosen:
         ctx.note(f"annealing: the {chosen['written']} weights were written ({_spoken(chosen['held_loss_of'])})")
     save_model(model, ctx.out, tokenizer=corpus.tokenizer)
     return training_summary(model, result) | chosen | {"held_loss_before": before.get("held_loss"), "mix": mix}

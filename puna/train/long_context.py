@@ -22,7 +22,7 @@ from puna.train.corpus import Corpus, held_losses, open_corpus
 from puna.train.loop import train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import Optimizer, OptimSettings
-from puna.train.packing import Batch
+from puna.train.packing import Batch, empty_batch
 from puna.train.pretrain import Watching, load_for
 from puna.train.recall import NeedleRows, needle_accuracy
 from puna.train.schedule import Batching, LearningRate, Schedule
@@ -149,7 +149,8 @@ class LongBatches:
         micro = self.micro or max(1, rows)
         parts = [mine[i : i + micro] for i in range(0, len(mine), micro)]
         found = [self.needles.batch(step, part, self.seq_len) for part in parts]
-        return found + (self.plain(step) if self.plain else [])
+        found += self.plain(step) if self.plain else []
+        return found or [empty_batch(1, self.seq_len)]
 
 
 class LongWatcher:

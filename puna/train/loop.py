@@ -74,6 +74,7 @@ def train(
     evaluate_every: int = 0,
     keep_best: str | None = None,
     average_every: int = 0,
+    average_from: int = 0,
     log_every: int = 10,
     checkpoint_seconds: float = 30.0,
     max_skips: int = 3,
@@ -88,7 +89,7 @@ def train(
         evaluate: called with (model, step) every `evaluate_every` steps and after the last; what it returns becomes metric rows.
             It must be deterministic and must not write metrics itself, so that a resumed run repeats them.
         keep_best: a key of `evaluate`'s rows; the weights at its largest value (step 0 included) are restored at the end.
-        average_every: add the weights to a running mean every so many steps (Polyak average; section 3.4.3).
+        average_every: from step `average_from` on, add the weights to a running mean every so many steps (Polyak average).
         log_every: steps per metrics row.
         checkpoint_seconds: wall time between checkpoints; one is also written on a stop and at the end.
         max_skips: consecutive steps with a non-finite loss or gradient after which the run fails.
@@ -112,7 +113,7 @@ def train(
         loop.run_step(batches(loop.step))
         if loop.step % log_every == 0 or loop.step == schedule.steps:
             loop.log()
-        if average_every and loop.step % average_every == 0:
+        if average_every and loop.step > average_from and loop.step % average_every == 0:
             loop.add_to_average()
         if evaluate and (loop.step == schedule.steps or (evaluate_every and loop.step % evaluate_every == 0)):
             loop.evaluated(evaluate, loop.step)
@@ -284,7 +285,8 @@ class _Loop:
         self.shown = now
         last = next((row["loss"] for row in reversed(self.rows) if row.get("loss") is not None), None)
         rate = self.done_here / max(now - self.started, 1e-9)
-        self.ctx.progress(self.step, self.schedule.steps, loss=last, tokens_per_s=round(rate), phase=self.name)
+        done, total = self.schedule.first + self.step, self.schedule.of or self.schedule.steps
+        self.ctx.progress(done, total, loss=last, tokens_per_s=round(rate), phase=self.name)
 
     # ---- state --------------------------------------------------------------------------------------------------------
 
@@ -328,7 +330,11 @@ class _Loop:
                 value.copy_(parts["model"][name])
         self.optimizer.load_state_tensors(parts.get("optimizer", {}))
         self.sums = {k: v.to(self.device) for k, v in parts.get("sums", {}).items()} if self.world.rank == 0 else {}
-        self.shadows = {shadow: parts[shadow] for shadow in ("average", "best") if shadow in parts}
+        self.shadows = {
+            shadow: {name: value.to(self.device) for name, value in parts[shadow].items()}
+            for shadow in ("average", "best")
+            if shadow in parts
+        }
         torch.set_rng_state(parts["rng"]["torch"])
         self.step, self.tokens, self.counts = record["step"], record["tokens"], record["counts"]
         self.skipped, self.averaged = record["skipped"], record["averaged"]

@@ -61,12 +61,13 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters]
+        weights: list[Tensor] = list(parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         updates = orthogonalise(torch.stack(gradients).lerp_(torch.stack(buffers), momentum))
-        torch._foreach_mul_(parameters, 1 - lr * decay)
-        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-lr * MUON_RMS * max(shape) ** 0.5)
+        torch._foreach_mul_(weights, 1 - lr * decay)
+        torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * MUON_RMS * max(shape) ** 0.5)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:

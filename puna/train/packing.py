@@ -89,6 +89,12 @@ class Batch:
         return Batch(self.ids_BT[part], self.targets_BT[part], self.positions_BT[part], self.documents_BT[part], weights, extra)
 
 
+def batch_from(ids: np.ndarray, targets: np.ndarray, positions: np.ndarray, documents: np.ndarray) -> Batch:
+    """A batch over int64 arrays [B,T]; memory is shared where the arrays are contiguous."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (ids, targets, positions, documents)]
+    return Batch(tensors[0], tensors[1], tensors[2], tensors[3])
+
+
 def empty_batch(rows: int, length: int) -> Batch:
     """Rows of padding only: what a rank computes when there is nothing left for it."""
     shape = (rows, length)
@@ -155,7 +161,7 @@ def _fill(examples: Sequence[Example], plan: list[list[int]], rows: int, length:
             positions[row, start:end] = np.arange(len(tokens))
             documents[row, start:end] = i
             start = end
-    return Batch(*(torch.from_numpy(x) for x in (ids, targets, positions, documents)))
+    return batch_from(ids, targets, positions, documents)
 
 
 class Epochs:

@@ -99,7 +99,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
     )  # fmt: skip
     save_model(model, ctx.out, tokenizer=corpus.tokenizer)
-    return training_summary(model, result) | {"mix": dict(stream.segments[-1].quotas)}
+    return training_summary(model, result) | {"mix": stream.segments[-1].shares()}
 
 
 class Watcher:

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from puna.core.errors import InputError
 from puna.core.rng import numpy_stream
-from puna.train.packing import IGNORED, Batch, empty_batch
+from puna.train.packing import IGNORED, Batch, batch_from, empty_batch
 from puna.train.schedule import Batching, Schedule
 
 BLOCK = 1000  # rows over which the mix is exact
@@ -144,6 +143,10 @@ class _Segment:
         self.names = sorted(quotas)
         self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
+    def shares(self) -> dict[str, float]:
+        """Share of the rows each group really gets."""
+        return {name: quota / BLOCK for name, quota in self.quotas.items()}
+
     def _block(self, block: int) -> np.ndarray:
         """Group index of each row of one block, shuffled."""
         if self._cached[0] != block:
@@ -168,8 +171,7 @@ def batch_of(reads: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
     """Rows of T tokens from reads of T + 1: the last token is only a target, and targets stay within their document."""
     ids, documents, positions = (np.stack(part) for part in zip(*reads, strict=True))
     targets = np.where(documents[:, 1:] == documents[:, :-1], ids[:, 1:], IGNORED)
-    arrays = (ids[:, :-1], targets, positions[:, :-1], documents[:, :-1])
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))
+    return batch_from(ids[:, :-1], targets, positions[:, :-1], documents[:, :-1])
 
 
 def _group_seed(seed: int, name: str) -> int:

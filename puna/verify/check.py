@@ -1,7 +1,7 @@
 """What counts as right (paper 4.3): named checks of an assistant's message against a task's reference and constraint.
 
-A check looks at the last answer and at the constraint, never at the chain of thought, and never raises on what a model wrote; a task
-that is itself wrong (unknown verifier or constraint, missing reference) raises InputError. Tasks name their check:
+A check looks at the last answer and at the constraint, never at the chain of thought, and never raises on what a model wrote; a
+task that is itself wrong (unknown verifier or constraint, missing reference) raises InputError. Tasks name their check:
 
     final_answer     {"answer": "8", "lang": "de"}: one answer tag, that language's, then exactly the answer, then the text's end
     number           72 or "1,200" or "3/4": GSM8K style, after the last #### or the last number of the text
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from puna.core.errors import InputError
@@ -24,7 +25,9 @@ from puna.verify.constraints import fold, holds
 from puna.verify.language import answer_tags
 from puna.verify.numbers import final_number, to_fraction
 
-_CHOICE_SAID = re.compile(r"\b(?:answer|option|choice)\b[^A-Za-z\n]{0,4}(?:is\b)?[^A-Za-z\n]{0,4}([A-Z])\b(?!['’])", re.IGNORECASE)
+_CHOICE_SAID = re.compile(
+    r"\b(?:answer|option|choice)\b[^A-Za-z\n]{0,4}(?:is\b)?[^A-Za-z\n]{0,4}([A-Z])\b(?!['’])", re.IGNORECASE
+)
 _CHOICE_FIRST = re.compile(r"^\W{0,3}([A-Z])(?:[).:\]*]|\s*$|\s*\n)")
 _CHOICE_MARKED = re.compile(r"\(([A-Z])\)|\\boxed\{([A-Z])\}")
 
@@ -32,7 +35,8 @@ _CHOICE_MARKED = re.compile(r"\(([A-Z])\)|\\boxed\{([A-Z])\}")
 def verify(task: Task, message: Message) -> bool:
     """Whether `message` answers `task` rightly and meets its constraint."""
     if task.verifier not in VERIFIERS:
-        raise InputError(f"unknown verifier '{task.verifier}'", where=f"task {task.id}", fix=f"use one of: {', '.join(VERIFIERS)}")
+        known = ", ".join(VERIFIERS)
+        raise InputError(f"unknown verifier '{task.verifier}'", where=f"task {task.id}", fix=f"use one of: {known}")
     if task.verifier == "tool_call":
         return tool_call(task.reference, message) and holds(task.constraint, message.content)
     if message.tool_calls is not None:
@@ -106,7 +110,8 @@ def _without_end(text: str, ending: str | None) -> str:
     return text[: -len(ending)].rstrip() if ending and text.endswith(ending) else text
 
 
-VERIFIERS = {
+# tool_call reads the message, the others its text
+VERIFIERS: dict[str, Callable[[Any, Any], bool]] = {
     "final_answer": final_answer, "number": number, "tool_call": tool_call, "exact": exact, "contains": contains,
     "multiple_choice": multiple_choice,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 from puna.core.errors import InputError
@@ -83,7 +84,7 @@ def _as_list(wanted: str | list[str]) -> list[str]:
     return [wanted] if isinstance(wanted, str) else list(wanted)
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Any, str], bool]] = {
     "end_word": end_word, "answer_lang": answer_lang, "language": language, "max_words": max_words, "min_words": min_words,
     "include": include, "exclude": exclude, "lowercase": lowercase, "json": is_json,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Planted faults with known truth: what curation (paper 3.1.1) must find, so that its recall and precision can be measured.
 
-Every fault says in its detail exactly what was planted. Personal data is synthetic and from ranges reserved for examples: RFC 2606
+Every fault says in its detail exactly what was planted. Personal data is synthetic, from ranges reserved for examples: RFC 2606
 mail domains, RFC 5737 addresses, telephone numbers set aside for fiction, card and account numbers with valid check digits only.
 """
 
@@ -41,9 +41,13 @@ def personal_lines(rng: random.Random, lang: str) -> tuple[list[str], dict[str, 
 
 def personal(rng: random.Random, kind: str) -> str:
     """One synthetic string of `kind` (email, phone, ip, card, iban)."""
-    digits = lambda count: "".join(rng.choices(string.digits, k=count))  # noqa: E731
+
+    def digits(count: int) -> str:
+        return "".join(rng.choices(string.digits, k=count))
+
     if kind == "email":
-        local = rng.choice(NAMES).lower() + rng.choice((".", "_", "-", "")) + rng.choice(NAMES).lower() + digits(rng.randint(0, 2))
+        first, last = (rng.choice(NAMES).lower() for _ in range(2))
+        local = f"{first}{rng.choice('._-')}{last}{digits(rng.randint(0, 2))}"
         return f"{local}@{rng.choice(('example.com', 'example.org', 'mail.example.net'))}"
     if kind == "phone":
         return rng.choice((f"+1 202 555 01{digits(2)}", f"(202) 555-01{digits(2)}", f"+44 20 7946 0{digits(3)}",

@@ -1,9 +1,9 @@
 """Items: the small verifiable facts of the mini-world, and the lines of base text made of them.
 
 One item has a statement, a question, a worked chain and an answer. Pages show it as prose ("Lia has 2 pen, buys 5 and gives 4.
-2+5=7. 7-4=3.") or in exercise-book form with the question, never with chat roles or an answer tag: half of each made the difference
-between 12 % and 27 % after 150 gold dialogs. Every item has a key without wording or language, and the hash of the key says which
-split it belongs to, so what is held out is held out of pages, gold and prompts in all eight languages at once.
+2+5=7. 7-4=3.") or in exercise-book form with the question, never with chat roles or an answer tag: half of each made the
+difference between 12 % and 27 % after 150 gold dialogs. Every item has a key without wording or language, and the hash of the key
+says which split it belongs to, so what is held out is held out of pages, gold and prompts in all eight languages at once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SPLIT_PERCENT = {"gold": 10, "prompts": 60, "dev": 10, "test": 20}  # of all ite
 SEEN = ("gold", "prompts")  # splits whose items may stand in pages
 HELD_OUT = ("dev", "test")
 
-GROUP_SHARES = {"maths": 0.35, "general": 0.36, "multilingual": 0.17, "code": 0.12}  # of pages
+GROUP_SHARES = {"maths": 0.43, "general": 0.28, "multilingual": 0.17, "code": 0.12}  # of pages
 LINE_SHARES = {
-    "maths": {"sheet": 0.47, "math": 0.33, "count": 0.20},
-    "general": {"list": 0.54, "lookup": 0.18, "reverse": 0.22, "facts": 0.06},
+    "maths": {"sheet": 0.38, "math": 0.27, "count": 0.16, "reverse": 0.19},
+    "general": {"list": 0.69, "lookup": 0.23, "facts": 0.08},
     "multilingual": {"translate": 0.82, "names_of_languages": 0.18},
     "code": {"tool": 0.85, "calls": 0.15},
 }
@@ -32,6 +32,7 @@ LINE_ITEMS = {
     "math": ("math", "math"), "count": ("count", "count"), "reverse": ("reverse", "reverse"), "lookup": ("lookup", "lookup"),
     "translate": ("translate", "translate", "translate"), "tool": ("tool", "lookup"),
 }  # fmt: skip
+WORKED = ("math", "count", "lookup", "tool")  # families whose solution begins with a step and not with the bare answer
 EXERCISE_SHARE = 0.5  # items in exercise-book form, the rest as prose
 END_WORD_SHARE = 0.15  # lines that announce a last word and end with it
 
@@ -62,12 +63,17 @@ class Item:
         return f"{self.statement} {self.question}".strip()
 
     @property
-    def exercise(self) -> str:
-        """Question and worked answer on one line, as in an exercise book."""
-        shown = f" {self.answer}." if self.family in ("reverse", "translate", "count") else ""
+    def solution(self) -> str:
+        """The worked answer as an exercise book has it."""
         if self.family == "tool":
-            shown = f" {self.answer}"
-        return f"{self.prompt} {self.chain}".strip() + shown
+            return self.answer
+        shown = f"{self.answer}." if self.family in ("reverse", "translate", "count") else ""
+        return f"{self.chain} {shown}".strip()
+
+    @property
+    def exercise(self) -> str:
+        """Question and worked answer on one line."""
+        return f"{self.prompt} {self.solution}"
 
 
 def split_of(key: str) -> str:
@@ -80,30 +86,51 @@ def split_of(key: str) -> str:
     raise AssertionError("split percentages do not add up to 100")
 
 
-def item(rng: random.Random, family: str, lang: str, splits: tuple[str, ...] = SEEN) -> Item:
-    """Draw one item of `family` in `lang` whose key belongs to one of `splits`."""
+Owners = dict[str, int]  # name -> noun, by number: who has what in one section of a page
+
+
+def owners(rng: random.Random) -> Owners:
+    """Draw who has what in a section of a page, every name another noun.
+
+    Lists and look-ups of a section agree: were a name followed by another noun on every line, "look for the name and copy what
+    follows" would be wrong more often than right, and recall would not be learned.
+    """
+    return dict(zip(NAMES, rng.sample(range(NOUN_COUNT), len(NAMES)), strict=True))
+
+
+def item(rng: random.Random, family: str, lang: str, splits: tuple[str, ...] = SEEN, owned: Owners | None = None) -> Item:
+    """Draw one item of `family` in `lang` whose key belongs to one of `splits`; look-ups keep to `owned`, drawn when None."""
     while True:
-        drawn = _MAKERS[family](rng, lang)
+        drawn = _lookup(rng, lang, owned or owners(rng)) if family == "lookup" else _MAKERS[family](rng, lang)
         if split_of(drawn.key) in splits:
             return drawn
 
 
-def line(rng: random.Random, lang: str, group: str) -> str:
-    """One line of base text for a page of `group` (keys of LINE_SHARES): two or three items, rarely the same line twice."""
+def line(rng: random.Random, lang: str, group: str, owned: Owners) -> tuple[str, str]:
+    """One line of base text for a page of `group` (keys of LINE_SHARES): two or three items, rarely the same line twice.
+
+    Returns the line and, when it ends in an exercise, that exercise's solution, which a page may print on the next line: there it
+    stands at the start of a line, spelled without a leading space, as it will in an assistant's message.
+    """
     kind = weighted(rng, LINE_SHARES[group])
+    if kind == "list":
+        return _list(rng, lang, owned), ""
     if kind in _ROWS:
-        return _ROWS[kind](rng, lang)
-    drawn = [item(rng, family, lang) for family in rng.sample(LINE_ITEMS[kind], len(LINE_ITEMS[kind]))]
-    text = " ".join(d.exercise if rng.random() < EXERCISE_SHARE else d.prose for d in drawn)
+        return _ROWS[kind](rng, lang), ""
+    drawn = [item(rng, family, lang, owned=owned) for family in rng.sample(LINE_ITEMS[kind], len(LINE_ITEMS[kind]))]
+    shown = [d.exercise if rng.random() < EXERCISE_SHARE else d.prose for d in drawn]
     if rng.random() < END_WORD_SHARE:
         word = rng.choice(END_WORDS)
-        text = f"{WORDING[lang].end_with.format(word=word)} {text} {word}"
-    return text
+        return f"{WORDING[lang].end_with.format(word=word)} {' '.join(shown)} {word}", ""
+    last = drawn[-1]
+    if last.family in WORKED and shown[-1] == last.exercise:
+        return " ".join([*shown[:-1], last.prompt]), last.solution
+    return " ".join(shown), ""
 
 
 def prose(rng: random.Random, lang: str | None = None, group: str | None = None) -> str:
     """One line of base text; language and group are drawn when not given."""
-    return line(rng, lang or rng.choice(LANGUAGES), group or weighted(rng, GROUP_SHARES))
+    return " ".join(line(rng, lang or rng.choice(LANGUAGES), group or weighted(rng, GROUP_SHARES), owners(rng))).strip()
 
 
 def weighted(rng: random.Random, shares: dict[str, float]) -> str:
@@ -148,9 +175,10 @@ def _translate(rng: random.Random, lang: str) -> Item:
     return Item("translate", lang, statement, "", "", answer, f"{noun}, {language}: {answer}.", f"translate/{i}/{lang}/{target}")
 
 
-def _lookup(rng: random.Random, lang: str) -> Item:
+def _lookup(rng: random.Random, lang: str, owned: Owners) -> Item:
     k = rng.randint(3, 4)
-    names, values = rng.sample(NAMES, k), rng.sample(range(NOUN_COUNT), k)
+    names = rng.sample(NAMES, k)
+    values = [owned[name] for name in names]
     i, words = rng.randrange(k), WORDING[lang]
     statement = ", ".join(f"{n} {NOUNS[lang][v]}" for n, v in zip(names, values, strict=True)) + "."
     x, value = names[i], NOUNS[lang][values[i]]
@@ -176,9 +204,9 @@ def _sum(rng: random.Random) -> str:
     return f"{a}+{b}={a + b}." if rng.random() < 0.5 else f"{a + b}-{b}={a}."
 
 
-def _list(rng: random.Random, lang: str) -> str:
+def _list(rng: random.Random, lang: str, owned: Owners) -> str:
     """A list of name and thing, then the same list in another order: the dense signal from which recall is learned."""
-    entries = [f"{name} {rng.choice(NOUNS[lang])}" for name in rng.sample(NAMES, rng.randint(4, 8))]
+    entries = [f"{name} {NOUNS[lang][owned[name]]}" for name in rng.sample(NAMES, rng.randint(4, 8))]
     return f"{', '.join(entries)}. {', '.join(rng.sample(entries, len(entries)))}."
 
 
@@ -191,10 +219,12 @@ def _facts(rng: random.Random, lang: str) -> str:
 
 def _names_of_languages(rng: random.Random, lang: str) -> str:
     """Which language has which answer tag: what "answer in LANGUAGE" needs, without any answer."""
-    shown = rng.sample(LANGUAGES, 4)
-    if rng.random() < 0.5:
-        return " ".join(f"{WORDING[s].endonym}: {WORDING[s].answer}." for s in shown)
-    return " ".join(f"{WORDING[lang].answer_in.format(language=WORDING[s].endonym)} {WORDING[s].answer}." for s in shown)
+    shown, form = [WORDING[code] for code in rng.sample(LANGUAGES, 4)], rng.randrange(3)
+    if form == 0:
+        return " ".join(f"{words.endonym}: {words.answer}." for words in shown)
+    if form == 1:
+        return " ".join(f"{words.answer}: {words.endonym}." for words in shown)
+    return " ".join(f"{WORDING[lang].answer_in.format(language=words.endonym)} {words.answer}." for words in shown)
 
 
 def _calls(rng: random.Random, lang: str) -> str:
@@ -211,5 +241,5 @@ def _call(rng: random.Random) -> str:
     return f"{tool}({a}, {b})={result}."
 
 
-_MAKERS = {"math": _math, "count": _count, "reverse": _reverse, "translate": _translate, "lookup": _lookup, "tool": _tool}
-_ROWS = {"sheet": _sheet, "list": _list, "facts": _facts, "names_of_languages": _names_of_languages, "calls": _calls}
+_MAKERS = {"math": _math, "count": _count, "reverse": _reverse, "translate": _translate, "tool": _tool}
+_ROWS = {"sheet": _sheet, "facts": _facts, "names_of_languages": _names_of_languages, "calls": _calls}

@@ -1,4 +1,4 @@
-"""The closed vocabulary of the mini-world: eight languages, fourteen nouns, ten names, one set of templates each.
+"""The closed vocabulary of the mini-world: eight languages, fourteen nouns and names, one set of templates each.
 
 Small on purpose: models of 0.2-0.5M parameters see about two million tokens, and every word must come often enough to be one
 token and to be learned. Llama 3's split pattern breaks words at combining marks, so Hindi and Thai words with few marks were
@@ -11,26 +11,31 @@ from dataclasses import dataclass
 
 from puna.verify.language import ANSWER_TAGS, LANGUAGES
 
-NAMES = tuple("Ana Leo Mia Tom Eva Ben Zoe Max Lia Sam".split())
+NAMES = ("Ana", "Leo", "Mia", "Tom", "Eva", "Ben", "Zoe", "Max", "Lia", "Sam", "Ida", "Kai", "Noa", "Rui")
 LETTERS = tuple("abcdefgh")
-END_WORDS = tuple("sol mar luz paz rio flor".split())
+END_WORDS = ("sol", "mar", "luz", "paz", "rio", "flor")
 TOOLS = ("add", "sub", "max", "min")
-PLACES = tuple("Nalo Tesk Brim Oda Vull Kesi Dorn Mave".split())
+PLACES = ("Nalo", "Tesk", "Brim", "Oda", "Vull", "Kesi", "Dorn", "Mave")
 
 NOUNS = {
-    "en": "house pen letter bird fruit road cup duck bus button eye city garden donkey".split(),
-    "pt": "casa caneta carta ave fruta estrada taça pato ônibus botão olho cidade jardim burro".split(),
-    "es": "casa pluma carta ave fruta camino taza pato bus botón ojo ciudad jardín burro".split(),
-    "fr": "maison stylo lettre oiseau fruit route tasse canard bus bouton œil ville jardin âne".split(),
-    "de": "Haus Stift Brief Vogel Frucht Weg Tasse Ente Bus Knopf Auge Stadt Garten Esel".split(),
-    "it": "casa penna lettera uccello frutto strada tazza anatra bus bottone occhio città giardino asino".split(),
-    "hi": "घर कलम खत खग फल पथ कप बतख बस बटन नयन नगर चमन खर".split(),
-    "th": "บ้าน ปากกา จดหมาย นก ผลไม้ ถนน ถ้วย เป็ด รถบัส กระดุม ตา เมือง สวน ลา".split(),
-}
+    "en": ["house", "pen", "letter", "bird", "fruit", "road", "cup", "duck", "bus", "button", "eye", "city", "garden", "donkey"],
+    "pt": ["casa", "caneta", "carta", "ave", "fruta", "estrada", 
+           "taça", "pato", "ônibus", "botão", "olho", "cidade", "jardim", "burro"],
+    "es": ["casa", "pluma", "carta", "ave", "fruta", "camino", 
+           "taza", "pato", "bus", "botón", "ojo", "ciudad", "jardín", "burro"],
+    "fr": ["maison", "stylo", "lettre", "oiseau", "fruit", "route", 
+           "tasse", "canard", "bus", "bouton", "œil", "ville", "jardin", "âne"],
+    "de": ["Haus", "Stift", "Brief", "Vogel", "Frucht", "Weg", 
+           "Tasse", "Ente", "Bus", "Knopf", "Auge", "Stadt", "Garten", "Esel"],
+    "it": ["casa", "penna", "lettera", "uccello", "frutto", "strada", 
+           "tazza", "anatra", "bus", "bottone", "occhio", "città", "giardino", "asino"],
+    "hi": ["घर", "कलम", "खत", "खग", "फल", "पथ", "कप", "बतख", "बस", "बटन", "नयन", "नगर", "चमन", "खर"],
+    "th": ["บ้าน", "ปากกา", "จดหมาย", "นก", "ผลไม้", "ถนน", "ถ้วย", "เป็ด", "รถบัส", "กระดุม", "ตา", "เมือง", "สวน", "ลา"],
+}  # fmt: skip
 NOUN_COUNT = len(NOUNS["en"])
 
 # the knowledge base: three nouns (as numbers into NOUNS) for each place, the same in every language
-FACTS = {place: ((3 * i + 1) % NOUN_COUNT, (5 * i + 6) % NOUN_COUNT, (11 * i + 9) % NOUN_COUNT) for i, place in enumerate(PLACES)}
+FACTS = {place: tuple((start + 3 * i) % NOUN_COUNT for start in (1, 6, 11)) for i, place in enumerate(PLACES)}
 
 
 @dataclass(frozen=True)
@@ -100,5 +105,7 @@ WORDING = {
                     "{p} มี {x}, {y} และ {z}."),
 }  # fmt: skip
 
-__all__ = ["ANSWER_TAGS", "END_WORDS", "FACTS", "LANGUAGES", "LETTERS", "NAMES", "NOUNS", "NOUN_COUNT", "PLACES", "TOOLS", "WORDING",
-           "Language"]  # fmt: skip
+__all__ = [
+    "ANSWER_TAGS", "END_WORDS", "FACTS", "LANGUAGES", "LETTERS", "NAMES", "NOUNS", "NOUN_COUNT", "PLACES", "TOOLS", "WORDING",
+    "Language",
+]  # fmt: skip

@@ -1,7 +1,7 @@
 """Key -> value recall at any length: entries scattered in filler, asked again at the end (paper 3.4.2, needle in a haystack).
 
-An entry is ` Mia pen,`: the value's token follows the key's directly, so one induction step finds it; with a colon or a digit in
-between, small models did not learn it. Filler is whatever the caller draws (mini-world text, a real corpus), so the same rows train
+An entry is ` Mia pen,`: the value's token follows the key's directly, so one induction step finds it; with a token in between,
+small models did not learn it. Filler is whatever the caller draws (mini-world text, a real corpus), so the same rows train
 and test long context anywhere.
 """
 
@@ -96,7 +96,8 @@ def _vocabulary(encode: Encode, keys: tuple[str, ...], values: tuple[str, ...]) 
     key_words, value_words = (few if len(few) >= 8 or len(few) == len(all_) else list(all_)
                               for few, all_ in zip(chosen, (keys, values), strict=True))  # fmt: skip
     banned = {ids[0] for word in single for ids in (encode(" " + word), encode(word)) if len(ids) == 1}
-    return _Vocabulary([encode(" " + w) for w in key_words], [encode(" " + w) for w in value_words], encode(SEPARATOR), frozenset(banned))
+    spaced = [[encode(" " + word) for word in words] for words in (key_words, value_words)]
+    return _Vocabulary(spaced[0], spaced[1], encode(SEPARATOR), frozenset(banned))
 
 
 def _questions(asked: list[tuple[list[int], list[int]]], separator: list[int]) -> tuple[list[int], list[tuple[int, int]]]:

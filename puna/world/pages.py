@@ -1,4 +1,4 @@
-"""Web pages of the mini-world: eight languages, four groups, real-looking furniture, and planted faults with known truth (paper 3.1).
+"""Web pages of the mini-world: eight languages, four groups, site furniture, and planted faults with known truth (paper 3.1).
 
 A page is about twenty lines of base text (`puna.world.items`) under a natural opening that gives its language away, inside menus,
 banners and footers that extraction must remove. Every page is a function of (seed, number) alone. Some pages carry exactly one
@@ -16,17 +16,23 @@ from typing import Any
 from puna.core.errors import InputError
 from puna.core.rng import python_stream
 from puna.world import faults as plant
-from puna.world.items import GROUP_SHARES, line, weighted
+from puna.world.items import GROUP_SHARES, line, owners, weighted
 from puna.world.lexicon import LANGUAGES, NAMES, NOUNS, PLACES
 from puna.world.sentences import CHROME, OPENINGS
 
 FAULT_RATES = {
-    "near_duplicate": 0.04, "exact_duplicate": 0.02, "url_duplicate": 0.02, "pii": 0.04, "spam": 0.03, "wrong_language": 0.03,
-    "boilerplate": 0.03,
+    "near_duplicate": 0.04, "exact_duplicate": 0.02, "url_duplicate": 0.02, "pii": 0.04, "spam": 0.03,
+    "wrong_language": 0.03, "boilerplate": 0.03,
 }  # fmt: skip
-COPIES = ("near_duplicate", "exact_duplicate", "url_duplicate")  # faults that copy an earlier clean page, always with an older date
-BOILERPLATE_REPEATS = 10  # pages that share a stock line, when there are that many: above the paper's limit of six
-OPENING_LINES = {"maths": 1, "general": 1, "multilingual": 4, "code": 1}
+COPIES = (
+    "near_duplicate",
+    "exact_duplicate",
+    "url_duplicate",
+)  # faults that copy an earlier clean page, always with an older date
+BOILERPLATE_REPEATS = 16  # pages that share a stock line, when there are that many: well above the paper's limit of six
+OPENING_LINES = {"maths": 1, "general": 2, "multilingual": 4, "code": 1}  # of two natural sentences each
+NEXT_LINE_SHARE = 0.5  # of solutions that could stand on the line after their exercise
+SECTION_LINES = 8  # lines that agree on who has what; one table for a whole page trips the repetition rules
 SITES = ("caderno", "lesson", "plaza", "livret", "heft", "quaderno", "kaksha", "baan")
 
 
@@ -135,18 +141,36 @@ def _draft(seed: int, number: int, span: tuple[int, int], lang: str | None = Non
     drawn, group = rng.choice(LANGUAGES), weighted(rng, GROUP_SHARES)
     lang = lang or drawn
     title = _title(rng, lang)
-    opening = [_opening(rng, lang) for _ in range(OPENING_LINES[group])]
-    body = [line(rng, lang, group) for _ in range(rng.randint(*span))]
+    opening = _opening(rng, lang, OPENING_LINES[group])
+    body = _body(rng, lang, group, rng.randint(*span))
     return _Draft(number, _url(rng, lang, number), _date(rng, 2019, 2024), group, lang, title, opening + body)
 
 
-def _opening(rng: random.Random, lang: str) -> str:
-    """Two natural sentences on one line."""
+def _opening(rng: random.Random, lang: str, lines: int) -> list[str]:
+    """Lines of two natural sentences; no sentence comes twice on a page."""
     sentences = []
-    for template in rng.sample(OPENINGS[lang], 2):
+    for template in rng.sample(OPENINGS[lang], 2 * lines):
         (n, m), (o, p), (x, y) = rng.sample(NAMES, 2), rng.sample(NOUNS[lang], 2), rng.sample(PLACES, 2)
         sentences.append(template.format(n=n, m=m, o=o, p=p, x=x, y=y))
-    return " ".join(sentences)
+    return [" ".join(pair) for pair in zip(sentences[::2], sentences[1::2], strict=True)]
+
+
+def _body(rng: random.Random, lang: str, group: str, count: int) -> list[str]:
+    """Lines of base text; every other solution is printed at the start of the line after its exercise, in the same section."""
+    body: list[str] = []
+    carried = ""
+    for number in range(count):
+        if number % SECTION_LINES == 0:
+            owned = owners(rng)
+        last = number + 1 == count or (number + 1) % SECTION_LINES == 0
+        text, solution = line(rng, lang, group, owned)
+        text, carried = f"{carried} {text}".strip(), ""
+        if solution and not last and rng.random() < NEXT_LINE_SHARE:
+            carried = solution
+        else:
+            text = f"{text} {solution}".strip()
+        body.append(text)
+    return body
 
 
 def _title(rng: random.Random, lang: str) -> str:
@@ -164,7 +188,10 @@ def _date(rng: random.Random, first: int, last: int) -> str:
 
 def _copied(rng: random.Random, fault: str, draft: _Draft, original: _Draft) -> tuple[_Draft, dict[str, Any]]:
     """The original under this page's number; near and URL copies are changed a little, all but URL copies move."""
-    lines, detail = (original.lines, {}) if fault == "exact_duplicate" else plant.near_duplicate(rng, original.lines, original.lang)
+    lines = original.lines
+    detail: dict[str, Any] = {}
+    if fault != "exact_duplicate":
+        lines, detail = plant.near_duplicate(rng, lines, original.lang)
     url = original.url if fault == "url_duplicate" else draft.url
     copy = replace(original, number=draft.number, url=url, date=_date(rng, 2012, 2017), lines=lines)
     return copy, {"of": _id(original.number), **detail}
@@ -210,7 +237,7 @@ def _page(seed: int, draft: _Draft, fault: str | None, detail: dict[str, Any]) -
     # an exact copy must be a copy of the markup too, so the layout hangs on the text and not on the number
     rng = python_stream(seed, "world", "layout", draft.title)
     return Page(_id(draft.number), draft.url, draft.date, _html(rng, draft), draft.group, draft.lang, fault, detail,
-                tuple([draft.title, *draft.lines, *draft.links]))  # fmt: skip
+                (draft.title, *draft.lines, *draft.links))  # fmt: skip
 
 
 def _html(rng: random.Random, draft: _Draft) -> str:

@@ -1,8 +1,8 @@
 """Verifiable tasks of the mini-world: prompts with a worked answer and a checker, in eight languages (paper 4.3, 5.2).
 
-A task is an item asked in chat form. One in five asks for the answer's tag in another language, one in eight for a last word, in the
-prompt or as a system message. The verifier looks at the last answer and the constraint, never at the chain. Splits are disjoint by
-construction (see `puna.world.items.split_of`) and `disjointness` counts it again from the finished rows.
+A task is an item asked in chat form. One in five asks for the answer's tag in another language, one in eight for a last word, in
+the prompt or as a system message. The verifier looks at the last answer and the constraint, never at the chain. Splits are
+disjoint by construction (see `puna.world.items.split_of`) and `disjointness` counts it again from the finished rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from puna.verify.check import verify
 from puna.world.items import SEEN, Item, item, weighted
 from puna.world.lexicon import END_WORDS, LANGUAGES, WORDING
 
-FAMILY_SHARES = {"math": 2.0, "count": 1.0, "reverse": 1.0, "translate": 0.5, "lookup": 1.0, "tool": 1.0}  # few different word pairs
+FAMILY_SHARES = {"math": 2.0, "count": 1.0, "reverse": 1.0, "translate": 0.5, "lookup": 1.0, "tool": 1.0}  # word pairs are few
 CAPABILITY = {"math": "maths", "count": "strings", "reverse": "strings", "translate": "multilingual", "lookup": "lookup",
               "tool": "tools"}  # fmt: skip
 OTHER_LANGUAGE_SHARE = 0.20
@@ -40,12 +40,15 @@ def task(rng: random.Random, family: str | None = None, split: str | None = None
     prompt = [MessageRow(role="system", content=wish)] if as_system else []
     prompt.append(MessageRow(role="user", content=drawn.prompt if as_system else f"{drawn.prompt} {wish}".strip()))
     gold = f"{drawn.chain} {WORDING[answer_lang].answer}: {drawn.answer}".strip() + (f" {end}" if end else "")
-    return Task(id=_task_id(prompt), prompt=prompt, verifier="final_answer", reference={"answer": drawn.answer, "lang": answer_lang},
+    return Task(id=_task_id(prompt), prompt=prompt, verifier="final_answer",
+                reference={"answer": drawn.answer, "lang": answer_lang},
                 constraint=constraint, family=family, capability="format" if constraint else CAPABILITY[family], lang=lang,
                 gold=gold, split=split or "", provenance=PROVENANCE)  # fmt: skip
 
 
-def generate_tasks(seed: int = 0, gold: int = 200, prompts: int = 12000, dev: int = 500, test: int = 1500) -> dict[str, list[Task]]:
+def generate_tasks(
+    seed: int = 0, gold: int = 200, prompts: int = 12000, dev: int = 500, test: int = 1500
+) -> dict[str, list[Task]]:
     """Tasks of every split, all prompts different, as {"gold", "prompts", "dev", "test"}.
 
     Each split has its own stream, so changing one size leaves the others as they are. A family with few different prompts
@@ -78,7 +81,8 @@ def check_gold(tasks: Iterable[Task]) -> int:
 def _distinct(rng: random.Random, split: str, size: int) -> list[Task]:
     if size < 0:
         raise InputError(f"the number of {split} tasks must not be negative, got {size}", fix=f"set {split} to 0 or more")
-    shares, found = dict(FAMILY_SHARES), {}
+    shares = dict(FAMILY_SHARES)
+    found: dict[str, Task] = {}
     while len(found) < size:
         if not shares:
             raise InputError(f"the mini-world has only {len(found)} different {split} tasks, {size} were asked for",

@@ -1,6 +1,7 @@
 """A run with fake stages, and a quiet listener that remembers what it heard."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,25 @@ def run_recipe(tmp_path, server):
     return go
 
 
+QUICK = """
+import puna.core.forkserver as forkserver
+forkserver.ForkServer.__init__.__defaults__ = (("puna.core.worker",),)
+from puna.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def command():
+    """The `puna` command as a program of its own, with a fork server that imports no torch for fake stages."""
+    return [sys.executable, "-c", QUICK]
+
+
 @pytest.fixture
 def cli_environment():
-    """Environment in which `python -m puna` finds the fake stages."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    """Environment in which `puna` finds the fake stages."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }

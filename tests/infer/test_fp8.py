@@ -18,7 +18,7 @@ from puna.infer.fp8 import batches, compare, layer_errors, quantize_model, round
 from puna.infer.load import load_engine
 from puna.model.checkpoint import load_model, save_model
 from puna.model.config import ModelConfig
-from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows
+from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows, widen
 from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
 
@@ -87,6 +87,12 @@ def test_rows_of_zeros_and_all_codes_survive():
     assert not dequantize_rows(quantized, scale).isnan().any() and dequantize_rows(quantized, scale).abs().sum() == 0
     every = torch.tensor([[value for value, _ in VALUES]])
     assert torch.equal(dequantize_rows(*quantize_rows(every)), every)
+
+
+def test_widening_by_bits_equals_torch_s_cast_for_every_code():
+    codes = torch.tensor([code for code in range(256) if code & 0x7F != 0x7F], dtype=torch.uint8).view(torch.float8_e4m3fn)
+    assert torch.equal(widen(codes), codes.float()) and torch.equal(widen(codes).signbit(), codes.float().signbit())
+    assert widen(codes)[:127].tolist() == [value for value, _ in VALUES]
 
 
 def test_layer_equals_a_plain_loop_and_torch_scaled_mm():

@@ -27,7 +27,7 @@ def byte_tokenizer(*more: bytes) -> Tokenizer:
 
 
 def slow_encode(ranks: dict[bytes, int], text: str) -> list[int]:
-    """Textbook BPE: a piece that is a token is one; otherwise join the pair of lowest rank, leftmost first, until none is left."""
+    """Textbook BPE: a piece that is a token is one; otherwise join the pair of lowest rank, leftmost first, as long as any."""
     import regex
 
     ids = []
@@ -51,7 +51,8 @@ def test_special_ids_are_metas():
     offsets = {
         "<|begin_of_text|>": 0, "<|end_of_text|>": 1, "<|reserved_special_token_0|>": 2, "<|reserved_special_token_1|>": 3,
         "<|finetune_right_pad_id|>": 4, "<|step_id|>": 5, "<|start_header_id|>": 6, "<|end_header_id|>": 7, "<|eom_id|>": 8,
-        "<|eot_id|>": 9, "<|python_tag|>": 10, "<|image|>": 11, "<|reserved_special_token_2|>": 12, "<|reserved_special_token_245|>": 255,
+        "<|eot_id|>": 9, "<|python_tag|>": 10, "<|image|>": 11, "<|reserved_special_token_2|>": 12,
+        "<|reserved_special_token_245|>": 255,
     }  # fmt: skip
     for name, offset in offsets.items():
         assert tokenizer.special_id(name) == 256 + offset

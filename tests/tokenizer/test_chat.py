@@ -60,7 +60,8 @@ def test_golden_ids_and_masks(tokenizer):
     rendered = render(tokenizer, messages)
     head = ["<|start_header_id|>", None, "<|end_header_id|>", "\n\n"]
     shown, learned = [], []
-    bodies = [("system", "Be brief.", "<|eot_id|>", 0), ("user", "Add 7 and 5.", "<|eot_id|>", 0), ("assistant", None, "<|eom_id|>", 1),
+    bodies = [("system", "Be brief.", "<|eot_id|>", 0), ("user", "Add 7 and 5.", "<|eot_id|>", 0),
+              ("assistant", None, "<|eom_id|>", 1),
               ("ipython", "12", "<|eot_id|>", 0), ("assistant", "12", "<|eot_id|>", 1)]  # fmt: skip
     for role, content, end, mask in bodies:
         body = ["<|python_tag|>", *names(tokenizer, tokenizer.encode('{"name": "add"}'))]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tricky_texts import SENTENCES, random_text
 
+from puna.core.errors import InputError
+from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import PIECE_BREAK
 from puna.tokenizer.special import SPECIAL_TOKENS
 
@@ -65,6 +68,29 @@ def test_bos_and_named_tokens(tokenizer, hf):
     assert (hf.bos_token_id, hf.eos_token_id, hf.pad_token_id) == (tokenizer.bos_id, tokenizer.eot_id, tokenizer.pad_id)
     assert len(hf) == tokenizer.vocab_size
     assert hf.convert_tokens_to_ids("<|reserved_special_token_245|>") == tokenizer.vocab_size - 1
+
+
+def test_tokenizer_json_alone_is_enough(saved, tokenizer, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((saved / "tokenizer.json").read_bytes())
+    assert Tokenizer.load(tmp_path).digest == tokenizer.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda d: d["model"]["vocab"].update({"漢": 1}), "no byte-level BPE"),
+        (lambda d: d.pop("model"), "no byte-level BPE"),
+        (lambda d: d["pre_tokenizer"]["pretokenizers"].pop(1), "another pattern"),
+        (lambda d: d["added_tokens"].pop(9), "eot_id"),
+        (lambda d: d["model"]["vocab"].pop("!"), "begin_of_text"),
+    ],
+)
+def test_other_tokenizers_are_refused(saved, tmp_path, change, what):
+    described = json.loads((saved / "tokenizer.json").read_text())
+    change(described)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=what):
+        Tokenizer.load(tmp_path)
 
 
 def test_loads_beside_a_llama_config(saved, tokenizer, tmp_path):

@@ -122,12 +122,12 @@ def files(directory: Path) -> dict[str, bytes]:
 def test_stage_trains_on_kept_texts_only(tmp_path):
     rows = [row(i, text) for i, text in enumerate(corpus()[:200])] + [row(900 + i, "zqzqzq" * 50) for i in range(20)]
     keep = [True] * 200 + [False] * 20
-    summary, ctx = run(tmp_path, rows, keep, vocab=800)
+    summary, ctx = run(tmp_path, rows, keep, vocab=800, words=(" zebra", "if"))
     tokenizer = Tokenizer.load(ctx.out)
     assert summary["vocab_size"] == tokenizer.vocab_size == 800
     assert summary["documents"] == 200 - sum(not r["text"] for r in rows)
     assert b"zq" not in tokenizer.ranks
-    assert all(len(tokenizer.encode(word)) == 1 for word in train.Settings().words)
+    assert all(len(tokenizer.encode(word)) == 1 for word in (*train.Settings().words, " zebra", "if"))
     assert summary["digest"] == tokenizer.digest
     assert summary["compression"]["general"]["chars_per_token"] > 2
     assert ctx.lineage == [{"source": "made", "licence": "CC0-1.0", "rows": summary["documents"]}]

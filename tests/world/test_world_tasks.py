@@ -13,7 +13,9 @@ from puna.tokenizer.dialog import Task, read_rows, write_rows
 from puna.verify.check import verify
 from puna.world.items import FAMILIES, HELD_OUT, SEEN, SPLIT_PERCENT, item, prose, split_of
 from puna.world.lexicon import FACTS, LANGUAGES, NAMES, NOUN_COUNT, NOUNS, WORDING
-from puna.world.tasks import CAPABILITY, FAMILY_SHARES, check_gold, disjointness, generate_tasks, prompt_text, task
+from puna.world.tasks import CAPABILITY, FAMILY_SHARES, check_gold, disjointness, generate_tasks, task
+
+PINNED = ["prompts", "prompts", "test", "prompts"]  # a change here moves every split of every run
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,7 @@ def solve(family, lang, prompt):
         return str(digits[0] + digits[1] - digits[2] if len(digits) == 3 else 2 * digits[0] + digits[1])
     if family == "count":
         row = prompt.split(":")[1].strip(" .").split()
-        wanted = re.search(r"(?<!\w)([a-h])(?!\w)", prompt.split(":")[0].replace("{x}", ""))
-        letter = [c for c in re.findall(r"(?<!\w)([a-h])(?!\w)", prompt.split(":")[0])][-1] if wanted else ""
+        letter = re.findall(r"(?<!\w)([a-h])(?!\w)", prompt.split(":")[0])[-1]
         return str(sum(c == letter for c in row))
     if family == "reverse":
         return " ".join(reversed(prompt.split(":")[1].strip(" .").split()))
@@ -70,7 +71,7 @@ def test_split_shares_and_stability():
     counts = Counter(split_of(f"key/{i}") for i in range(20_000))
     for split, percent in SPLIT_PERCENT.items():
         assert abs(counts[split] / 20_000 - percent / 100) < 0.01
-    assert [split_of(k) for k in ("math/a", "translate/3/en/de", "tool/add/7/5")] == ["prompts", "gold", "prompts"] or True
+    assert [split_of(k) for k in ("math/a", "translate/3/en/de", "tool/add/7/5", "b")] == PINNED
     assert set(SEEN) | set(HELD_OUT) == set(SPLIT_PERCENT)
 
 
@@ -104,9 +105,13 @@ def test_no_test_letters_or_word_pairs_elsewhere(splits):
     """Held out across languages: the string of a reverse task, and the word pair of a translation."""
     strings = {name: {t.reference["answer"] for t in tasks if t.family == "reverse"} for name, tasks in splits.items()}
     assert strings["test"] and not strings["test"] & (strings["gold"] | strings["prompts"] | strings["dev"])
-    pairs = {name: {(t.lang, prompt_text(t).split(":")[-1], t.reference["answer"]) for t in tasks if t.family == "translate" and not t.constraint}
-             for name, tasks in splits.items()}  # fmt: skip
-    assert len(pairs["test"]) > 50 and not pairs["test"] & (pairs["gold"] | pairs["prompts"])
+    pairs = {name: {statement_of(t) for t in tasks if t.family == "translate"} for name, tasks in splits.items()}
+    assert len(pairs["test"]) > 60 and not pairs["test"] & (pairs["gold"] | pairs["prompts"] | pairs["dev"])
+
+
+def statement_of(t):
+    """The exercise itself, without the wish about language or last word."""
+    return t.prompt[-1].content.split(". ")[0].rstrip(".")
 
 
 def test_one_split_does_not_depend_on_the_size_of_another():
@@ -147,18 +152,9 @@ def test_too_many_or_negative_sizes_are_input_errors(monkeypatch):
 
 
 def test_held_out_items_never_stand_in_prose():
-    """No exercise of the test split may be read in base text, in any language."""
+    """No exercise of the held-out splits may be read in base text, in any language."""
     rng = random.Random(2)
     text = "\n".join(prose(rng) for _ in range(4000))
     held = generate_tasks(0, 0, 0, 200, 600)
-    for t in held["dev"] + held["test"]:
-        if t.family in ("math", "count", "lookup"):
-            statement = t.prompt[-1].content.split(". ")[0]
-            assert statement not in text or t.family == "count", t
-        if t.family in ("reverse", "count"):
-            row = t.prompt[-1].content.split(":")[1].split(".")[0].strip()
-            if t.family == "reverse" and len(row) > 6:
-                assert f"{row}. {t.reference['answer']}." not in text
-        if t.family in ("translate", "tool"):
-            assert t.prompt[-1].content not in text or t.constraint
+    assert not [t for t in held["dev"] + held["test"] if statement_of(t) + "." in text]
     assert len(set(text.split("\n"))) > 3900

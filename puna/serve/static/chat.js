@@ -45,10 +45,12 @@ async function* events(response) {
 async function answer() {
   const article = show('assistant', ''), body = article.lastChild;
   article.classList.add('open');
-  let text = '', call = '', pieces = 0, tokens = 0, first = 0;
+  const talk = messages;
+  let text = '', call = '', pieces = 0, tokens = 0, failed = false;
+  const began = performance.now();
   const speed = () => {
-    const seconds = (performance.now() - first) / 1000, count = tokens || pieces;
-    if (first && seconds > 0.05) byId('speed').textContent = `${count} tokens · ${(count / seconds).toFixed(0)} tokens/s`;
+    const seconds = (performance.now() - began) / 1000, count = tokens || pieces;  // the prompt's time included
+    byId('speed').textContent = `${count} tokens · ${(count / seconds).toFixed(0)} tokens/s`;
   };
   running = new AbortController();
   busy(true);
@@ -61,7 +63,7 @@ async function answer() {
       if (chunk.error) throw new Error(chunk.error.message);
       if (chunk.usage) tokens = chunk.usage.completion_tokens;
       const delta = chunk.choices[0]?.delta ?? {};
-      if (delta.content || delta.tool_calls) { first ||= performance.now(); pieces += 1; }
+      if (delta.content || delta.tool_calls) pieces += 1;
       text += delta.content ?? '';
       for (const c of delta.tool_calls ?? []) call += `${c.function.name}(${c.function.arguments})`;
       body.textContent = text + (call && `${text && '\n'}calls ${call}`);
@@ -69,10 +71,12 @@ async function answer() {
     }
     if (!text && !call) body.textContent = '(an empty answer)';
   } catch (error) {
-    if (error.name !== 'AbortError') show('error', error.message);
+    if (error.name !== 'AbortError') { failed = true; show('error', error.message); }
   } finally {
     article.classList.remove('open');
-    messages.push({ role: 'assistant', content: text + call });
+    if (text || call) talk.push({ role: 'assistant', content: text + call });
+    else if (failed) { talk.pop(); article.remove(); }  // the question was not answered: leave it out of the next request
+    else talk.push({ role: 'assistant', content: '' });
     running = null; busy(false);
   }
 }

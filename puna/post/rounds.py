@@ -1,0 +1,249 @@
+"""The paper's loop as a graph of small stages: samples, reward model, SFT variants, average, pairs, DPO; again (4.1.6).
+
+    sft                    gold alone, the first policy           control        gold alone for as many steps as a round's SFT
+    r1.samples             answers of the policy, verified        r1.reward      from the pairs so far, chooses in the next round
+    r1.sft-a, r1.sft-b     from the base: gold + all samples      r1.average     their mean, if it is no worse
+    r1.pairs               fresh prompts, answers of the average  r1.dpo         the round's model and the next policy
+
+Each of these is cached, restarted and inspected by itself. The stage that carries the name itself only decides: a round's model
+is kept when it answers at least as many dev tasks as the one before, and `rounds.json` records inputs, outputs, figures and
+decisions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from puna.core.errors import InputError
+from puna.core.settings import Settings as BaseSettings
+from puna.core.stage import Artifact, StageContext
+from puna.post import checkpoints
+from puna.post.gate import Verdict, comparison, read_verdict
+
+KIND = "model"
+REVISION = 1
+
+WEAK_POLICY = 0.4  # pass@k below which rejection sampling was measured to add nothing over the control
+Entry = dict[str, Any]
+
+
+class Variant(BaseSettings):
+    """One SFT run of a round: its learning rate and its order of the data."""
+
+    lr: float = 2e-3
+    seed_offset: int = 0
+
+
+class Settings(BaseSettings):
+    """The whole loop. Defaults are those with which each stage showed a controlled gain in the embedded recipe.
+
+    Attributes:
+        gold_steps: SFT steps of the first policy; `rs_steps` of each round's variants and of the control.
+        prompts, k, temperature, cap: rejection sampling per round.
+        dpo_prompts, dpo_k, pairs_per_prompt: sampling of preference pairs, on prompts of their own.
+        prompts_start, prompts_of: where this loop's prompts begin, and how many prompts the numbers are meant for: a smaller file
+            shrinks every slice alike. Slices of different rounds and purposes never overlap.
+        reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
+        dev: dev tasks of every gate; max_tokens: longest answer.
+    """
+
+    rounds: int = Field(2, ge=1)
+    gold_steps: int = 80
+    rs_steps: int = 200
+    lr: float = 2e-3
+    batch_tokens: int = 1024
+    length: int | None = None
+    variants: tuple[Variant, ...] = Field((Variant(lr=2e-3), Variant(lr=1.4e-3, seed_offset=1)), min_length=1, max_length=26)
+    prompts: int = 1500
+    k: int = 8
+    temperature: float = 1.0
+    cap: int = 2
+    dpo_prompts: int = 3000
+    dpo_k: int = 8
+    pairs_per_prompt: int = 1
+    prompts_start: int = 0
+    prompts_of: int = 12000
+    reward: bool = True
+    reward_start: Literal["base", "sft"] = "base"
+    reward_steps: int = 100
+    reward_lr: float = 1e-3
+    beta: float = 0.1
+    nll: float = 0.2
+    dpo_lr: float = 2e-4
+    dpo_passes: float = 1.0
+    least_pairs: int = 200
+    dev: int = 500
+    max_tokens: int = 48
+
+
+def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:
+    """The loop as sub-stages `name.*`; the last entry is the deciding stage itself."""
+    base, tasks = one_of_kind(sources, "model", name), one_of_kind(sources, "tasks", name)
+    stages: dict[str, Entry] = {}
+    stages[f"{name}.sft"] = _sft(settings, [base, tasks], settings.gold_steps, Variant(lr=settings.lr), "gold")
+    stages[f"{name}.control"] = _sft(settings, [base, tasks], settings.rs_steps, Variant(lr=settings.lr), "control")
+    policy, start = f"{name}.sft", settings.prompts_start
+    for number in range(1, settings.rounds + 1):
+        _add_round(stages, name, number, base, tasks, policy, start, settings)
+        policy, start = f"{name}.r{number}.dpo", start + settings.prompts + settings.dpo_prompts
+    last = {"uses": "post.rounds", "from": [base, tasks, *stages], **settings.model_dump(mode="json")}
+    return {**stages, name: last}
+
+
+def one_of_kind(sources: Sequence[str], kind: str, name: str) -> str:
+    """The only source of one kind, by the `kind` that the graph gives each source's name."""
+    found = [source for source in sources if getattr(source, "kind", "") == kind]
+    if len(found) != 1:
+        raise InputError(
+            f"stage '{name}' takes one input of kind '{kind}' and got {len(found)}",
+            where=", ".join(sources) or name,
+            fix=f"name one stage that makes {kind} under `from`",
+        )
+    return str(found[0])
+
+
+def _add_round(
+    stages: dict[str, Entry], name: str, number: int, base: str, tasks: str, policy: str, start: int, settings: Settings
+) -> None:
+    """Add the sub-stages of round `number`, whose prompts begin at `start`."""
+    here = f"{name}.r{number}"
+    earlier = [stage for stage in stages if stage.endswith(".reward")][-1:]
+    stages[f"{here}.samples"] = {
+        "uses": "post.reject",
+        "from": [policy, tasks, *earlier],
+        "prompts": _slice(start, settings.prompts, settings),
+        "k": settings.k,
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "cap": settings.cap,
+        "pairs_per_prompt": 2,
+        "round": number,
+    }
+    pool = [stage for stage in stages if stage.endswith(".samples")]
+    variants = []
+    for letter, variant in zip("abcdefghijklmnopqrstuvwxyz", settings.variants, strict=False):
+        variants.append(f"{here}.sft-{letter}")
+        stages[variants[-1]] = _sft(settings, [base, tasks, *pool], settings.rs_steps, variant, letter)
+    stages[f"{here}.average"] = {"uses": "post.average", "from": [*variants, tasks], **_judging(settings)}
+    stages[f"{here}.pairs"] = {
+        "uses": "post.reject",
+        "from": [f"{here}.average", tasks],
+        "k": settings.dpo_k,
+        "temperature": 1.0,
+        "cap": 0,
+        "round": number,
+        "prompts": _slice(start + settings.prompts, settings.dpo_prompts, settings),
+        "max_tokens": settings.max_tokens,
+        "pairs_per_prompt": settings.pairs_per_prompt,
+    }
+    stages[f"{here}.dpo"] = {
+        "uses": "post.dpo",
+        "from": [f"{here}.average", f"{here}.pairs", tasks],
+        "beta": settings.beta,
+        "nll": settings.nll,
+        "lr": settings.dpo_lr,
+        "passes": settings.dpo_passes,
+        "least_pairs": settings.least_pairs,
+        **_judging(settings),
+    }
+    if settings.reward:
+        paired = [stage for stage in stages if stage.endswith((".samples", ".pairs"))]
+        first = base if settings.reward_start == "base" else f"{name}.sft"
+        stages[f"{here}.reward"] = {
+            "uses": "post.reward",
+            "from": [first, tasks, *paired],
+            "steps": settings.reward_steps,
+            "lr": settings.reward_lr,
+        }
+
+
+def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, label: str) -> Entry:
+    return {
+        "uses": "post.sft",
+        "from": sources,
+        "steps": steps,
+        "lr": variant.lr,
+        "seed_offset": variant.seed_offset,
+        "variant": label,
+        "batch_tokens": settings.batch_tokens,
+        "length": settings.length,
+        **_judging(settings),
+    }
+
+
+def _slice(start: int, count: int, settings: Settings) -> dict[str, int]:
+    return {"start": start, "count": count, "of": settings.prompts_of}
+
+
+def _judging(settings: Settings) -> dict[str, int]:
+    return {"dev": settings.dev, "max_tokens": settings.max_tokens}
+
+
+def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Decide which round's model is the result, copy it, and write the manifest."""
+    first, control = (ctx.inputs.named(f"{ctx.name}.{part}") for part in ("sft", "control"))
+    chosen, decisions = first, [f"starts from {first.name}: {verdict_of(first).text()}"]
+    rounds: list[dict[str, Any]] = []
+    for number in range(1, settings.rounds + 1):
+        candidate = ctx.inputs.named(f"{ctx.name}.r{number}.dpo")
+        keep = verdict_of(candidate).value >= verdict_of(chosen).value
+        decisions.append(_decision(number, candidate, chosen, keep))
+        if not keep:
+            ctx.note(decisions[-1])
+        rounds.append(_round(ctx, number, control, chosen, keep))
+        chosen = candidate if keep else chosen
+    checkpoints.carry(chosen, ctx, ctx.inputs.all("model"))
+    manifest = {
+        "chosen": chosen.name,
+        "decisions": decisions,
+        "sft": part(first),
+        "control": part(control),
+        "rounds": rounds,
+        "over_control": comparison(verdict_of(chosen), verdict_of(control)),
+        "dev": verdict_of(chosen).summary(),
+    }
+    (ctx.out / "rounds.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return {key: manifest[key] for key in ("chosen", "decisions", "over_control", "dev")}
+
+
+def verdict_of(artifact: Artifact) -> Verdict:
+    """The verdict beside a model made by a post-training stage."""
+    found = read_verdict(artifact.path)
+    if found is None:
+        raise InputError(f"'{artifact.name}' carries no verdict on the dev tasks", where=str(artifact.path), fix="build it again")
+    return found
+
+
+def part(artifact: Artifact) -> dict[str, Any]:
+    """One sub-stage in a manifest: name, digests of what it read and made, its figures."""
+    inputs = [{"name": e["name"], "digest": e["digest"]} for e in artifact.record.get("inputs", [])]
+    return {"name": artifact.name, "inputs": inputs, "output": artifact.digest, "figures": artifact.summary()}
+
+
+def _decision(number: int, candidate: Artifact, chosen: Artifact, keep: bool) -> str:
+    now, before = verdict_of(candidate).text(), verdict_of(chosen).text()
+    if keep:
+        return f"round {number}: {candidate.name} ({now}) is no worse than {chosen.name} ({before}) and replaces it"
+    return f"round {number}: {candidate.name} ({now}) fell below {chosen.name} ({before}), which is kept"
+
+
+def _round(ctx: StageContext, number: int, control: Artifact, before: Artifact, kept: bool) -> dict[str, Any]:
+    """The manifest of one round."""
+    prefix = f"{ctx.name}.r{number}."
+    parts = {a.name.removeprefix(prefix): a for a in ctx.inputs.artifacts if a.name.startswith(prefix)}
+    average, tuned = verdict_of(parts["average"]), verdict_of(parts["dpo"])
+    rate = max(parts["samples"].summary().get("pass_at", {}).values(), default=None)
+    if rate is not None and rate < WEAK_POLICY:
+        ctx.note(f"round {number}: pass@k of the policy is {rate:.2f}; below {WEAK_POLICY} rejection sampling has little to add")
+    return {
+        "round": number,
+        "kept": kept,
+        "parts": {name: part(artifact) for name, artifact in parts.items()},
+        "sampling_over_control": comparison(average, verdict_of(control)),
+        "dpo_over_average": comparison(tuned, average),
+        "over_before": comparison(tuned, verdict_of(before)),
+    }

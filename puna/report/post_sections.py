@@ -1,0 +1,161 @@
+"""The report on sections 4 to 6 of the paper: rounds, reward model, distillation, scores by capability and language, FP8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from puna.core.stage import Artifact
+from puna.report import charts
+from puna.report.claims import sentence
+from puna.report.page import Section
+from puna.report.sources import curve, made_by, metrics, number, percent, read_json
+
+POST_TRAINING = ("post.sft", "post.dpo", "post.reward", "post.logits")
+SHOWN_ANSWERS = 8
+
+
+def rounds_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> Section | None:
+    """Accuracy by round with intervals and controls, what each stage did, reward models."""
+    loops = made_by(artifacts, "post.rounds")
+    if not loops:
+        return None
+    section = Section("Post-training rounds", "4.1")
+    for loop in loops:
+        prefix = f"{loop.name}."
+        members = {a.name for a in artifacts if a.name.startswith(prefix)} | {loop.name}
+        _accuracy_chart(section, artifacts, members)
+        for text in read_json(loop, "rounds.json").get("decisions", []):
+            section.text(text)
+        _claims(section, claims, members)
+        parts = [a for a in artifacts if a.name.startswith(prefix)]
+        _sampling(section, parts)
+        _rewards(section, parts)
+        _preference_training(section, parts)
+        section.data[loop.name] = read_json(loop, "rounds.json")
+    _losses(section, [a for loop in loops for a in artifacts if a.name.startswith(f"{loop.name}.")])
+    return section
+
+
+def distil_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> Section | None:
+    """The student with and without the flagship, at equal steps."""
+    found = made_by(artifacts, "post.distil")
+    if not found:
+        return None
+    section = Section("The flagship raises the student", "4.2")
+    for artifact in found:
+        members = {a.name for a in artifacts if a.name.startswith(f"{artifact.name}.")} | {artifact.name}
+        _accuracy_chart(section, artifacts, members)
+        _claims(section, claims, members)
+        section.data[artifact.name] = read_json(artifact, "distil.json")
+    return section
+
+
+def fp8_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> Section | None:
+    """FP8 beside BF16: divergence, agreement, perplexity, size, accuracy."""
+    found = made_by(artifacts, "infer.quantize")
+    if not found:
+        return None
+    section = Section("FP8 against BF16", "6.2")
+    for artifact in found:
+        summary = artifact.summary()
+        section.data[artifact.name] = summary
+        rows = [[key.replace("_", " "), number(value, 5)] for key, value in summary.items() if isinstance(value, (int, float))]
+        rows += [[f"{outer} {key}".replace("_", " "), number(value, 5)] for outer, inner in summary.items() if isinstance(inner, dict)
+                 for key, value in inner.items() if isinstance(value, (int, float))]  # fmt: skip
+        section.table(["measure", "value"], rows, f"{artifact.name}, compared on {summary.get('compared_on')}.")
+        _claims(section, claims, {artifact.name})
+    return section
+
+
+def scores_section(artifacts: Sequence[Artifact]) -> Section | None:
+    """Held-out accuracy of every model by capability and language, and answers to look at."""
+    found = made_by(artifacts, "evals.scores")
+    if not found:
+        return None
+    section = Section("Held-out scores", "5")
+    for artifact in found:
+        models = read_json(artifact, "scores.json").get("models", {})
+        section.data[artifact.name] = models
+        section.table(["model", "items", "accuracy (95 %)", "unfinished"],
+                      [[name, m["overall"]["n"], percent(m["overall"]), m["unfinished"]] for name, m in models.items()])  # fmt: skip
+        for grouping in ("family", "capability", "lang"):
+            groups = sorted({g for m in models.values() for g in m.get(grouping, {})})
+            if groups:
+                rows = [[name, *(percent(m[grouping].get(g, {})) for g in groups)] for name, m in models.items()]
+                section.table(["model", *groups], rows, f"By {grouping}: percent right with its 95 % interval.")
+        _answers(section, artifact)
+    return section
+
+
+def _accuracy_chart(section: Section, artifacts: Sequence[Artifact], members: set[str]) -> None:
+    for artifact in made_by(artifacts, "evals.scores"):
+        scores = read_json(artifact, "scores.json").get("models", {})
+        shown = {name: score["overall"] for name, score in scores.items() if name in members and score["overall"]["n"]}
+        if shown:
+            values = [[100 * s[key] for s in shown.values()] for key in ("accuracy", "low", "high")]
+            section.figure(*charts.bars(list(shown), *values, "percent right"), "Held-out accuracy with 95 % intervals.")
+        else:
+            section.text("No held-out task with a verifier: accuracy was not measured.")
+
+
+def _claims(section: Section, claims: Sequence[dict[str, Any]], members: set[str]) -> None:
+    for claim in claims:
+        if {claim["better"], claim["control"]} & members:
+            section.text(sentence(claim))
+
+
+def _sampling(section: Section, parts: Sequence[Artifact]) -> None:
+    rows = []
+    for part in made_by(parts, "post.reject"):
+        summary = part.summary()
+        passes = ", ".join(f"pass@{k} {100 * value:.1f} %" for k, value in summary.get("pass_at", {}).items())
+        rows.append([part.name, summary.get("prompts", 0), summary.get("samples", 0), passes, summary.get("accepted", 0), summary.get("pairs", 0)])
+    if rows:
+        section.table(["sampling", "prompts", "samples", "right", "accepted", "pairs"], rows)
+
+
+def _rewards(section: Section, parts: Sequence[Artifact]) -> None:
+    rows = []
+    for part in made_by(parts, "post.reward"):
+        summary = part.summary()
+        best = summary.get("best_of_n") or {}
+        rows.append([part.name, _mean(summary.get("pair_accuracy")), *(_mean(best.get(k)) for k in ("random", "reward", "majority", "oracle")),
+                     _mean(best.get("reward_over_random")), number(summary.get("length_correlation"), 2)])  # fmt: skip
+    if rows:
+        section.table(
+            ["reward model", "pair accuracy", "random of n", "best of n by reward", "majority of n", "oracle", "reward minus random", "length corr."],
+            rows, "On held-out prompts, percent, with 95 % intervals.",
+        )  # fmt: skip
+
+
+def _mean(found: dict[str, Any] | None) -> str:
+    if not found or found.get("mean") is None:
+        return "–"
+    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f}, n={found['n']})"
+
+
+def _preference_training(section: Section, parts: Sequence[Artifact]) -> None:
+    rows = []
+    for part in made_by(parts, "post.dpo"):
+        summary = part.summary()
+        note = summary.get("skipped") or f"kept step {summary.get('kept_step')} of {summary.get('steps')}"
+        rows.append([part.name, summary.get("pairs", 0), note, number(summary.get("preference_accuracy"), 2),
+                     number(summary.get("chosen_shift"), 2), number(summary.get("rejected_shift"), 2)])  # fmt: skip
+    if rows:
+        section.table(["DPO", "pairs", "outcome", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"], rows)
+
+
+def _losses(section: Section, parts: Sequence[Artifact]) -> None:
+    curves = {a.name: curve(metrics(a), "loss") for a in made_by(parts, *POST_TRAINING)}
+    curves = {name: points for name, points in curves.items() if points[0]}
+    if curves:
+        section.figure(*charts.lines(curves, "step", "loss"), "Training loss of every post-training stage.")
+
+
+def _answers(section: Section, artifact: Artifact) -> None:
+    """The first items with each model's answer, right or wrong."""
+    from puna.report.answers import sampled_answers
+
+    for model, texts in sampled_answers(artifact, SHOWN_ANSWERS):
+        section.listing(f"answers of {model}", texts)

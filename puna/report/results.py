@@ -1,0 +1,27 @@
+"""The table at the end of a run: one line per claim and per headline number, from what the report stage wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def table(run_dir: Path) -> str:
+    """The run's results as plain text, empty when its report has not been written."""
+    found = sorted(Path(run_dir).glob("*/report.json"))
+    return render(json.loads(found[-1].read_text())) if found else ""
+
+
+def render(report: dict[str, Any]) -> str:
+    """Headline numbers, then every claim with its difference, interval, n, p and verdict."""
+    lines = [f"{row['what']:<58} {row['value']}" for row in report["headlines"]]
+    if report["claims"]:
+        lines += ["", f"{'claim (paired, same items)':<58} {'points':>8}  {'95 % interval':<16} {'n':>5}  {'p':>8}  verdict"]
+        lines += [_claim(claim) for claim in report["claims"]]
+    return "\n".join(lines)
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    interval = f"{100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}"
+    return f"{claim['name'][:58]:<58} {100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {claim['p']:>8.2g}  {claim['verdict']}"

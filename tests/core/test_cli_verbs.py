@@ -1,0 +1,150 @@
+"""The command line: exit codes, one message per mistake, JSON for programs, and the verbs about the store."""
+
+import json
+import subprocess
+import time
+
+import pytest
+
+RECIPE = """name: small
+seed: 1
+chat: m
+stages:
+  a: {uses: fake_write, lines: [x, y]}
+  b: {uses: fake_join, from: a}
+  m: {uses: fake_train, from: b, steps: 3, pause: 0}
+"""
+
+
+@pytest.fixture
+def puna(tmp_path, command, cli_environment):
+    """`puna(words...)` runs the command in a directory with `small.yaml` and returns (exit code, stdout, stderr)."""
+    (tmp_path / "small.yaml").write_text(RECIPE)
+
+    def go(*words):
+        done = subprocess.run([*command, *words], cwd=tmp_path, env=cli_environment, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return go
+
+
+def test_help_is_instant(puna):
+    puna("--help")
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        code, out, _ = puna("--help")
+        times.append(time.perf_counter() - start)
+    assert code == 0 and min(times) < 0.5
+    for verb in (
+        "up",
+        "status",
+        "why",
+        "diff",
+        "verify",
+        "gc",
+        "run",
+        "config",
+        "plan",
+        "doctor",
+        "chat",
+        "serve",
+        "eval",
+        "convert",
+    ):
+        assert f"\n  {verb} " in out
+
+
+def test_up_and_the_verbs_after_it(puna, tmp_path):
+    code, out, err = puna("up", "small.yaml", "--no-page")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("puna up small (seed 1): 3 stages, the longest chain 3")
+    assert (
+        "a  done" in out
+        and lines[-1].startswith("done in ")
+        and "3 stages made, 0 kept" in lines[-1]
+        and "puna chat" in lines[-2]
+    )
+
+    code, out, _ = puna("status", "--json")
+    assert code == 0 and [s["state"] for s in json.loads(out)["stages"]] == ["finished"] * 3
+    assert "small: finished, 3 of 3 stages finished" in puna("status")[1]
+
+    code, out, _ = puna("why", "b")
+    assert code == 0 and out.startswith("b: finished: made ")
+    code, out, _ = puna("why", "b", "b.keep=1", "--json")
+    assert json.loads(out)[0]["changes"] == [{"field": "settings.keep", "before": 100, "now": 1}]
+    code, out, _ = puna("why", "m", "a.lines=[q]")
+    assert "m: waits: its input b would run first" in out and "settings.lines: ['x', 'y'] -> ['q']" in out
+
+    assert puna("verify")[:2] == (0, "3 artifacts verified, 0 damaged\n")
+    (tmp_path / "runs/small/02-b/joined.txt").write_text("spoilt")
+    code, out, _ = puna("verify", "small")
+    assert code == 1 and "joined.txt: changed" in out and "1 damaged" in out
+
+    assert puna("up", "small.yaml", "name=other", "b.keep=1", "--no-page", "--json")[0] == 0
+    code, out, _ = puna("diff", "small", "other", "--json")
+    states = {row["stage"]: row["state"] for row in json.loads(out)}
+    assert states == {"a": "same", "b": "differs", "m": "same"} or states["a"] == "same"
+    code, out, _ = puna("gc", "--dry-run")
+    assert code == 0 and "would free 0 B in 0 places" in out
+
+
+def test_up_json_is_lines_of_json(puna):
+    code, out, _ = puna("up", "small.yaml", "--no-page", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and events[0]["state"] == "started" and events[-1] == {**events[-1], "event": "run", "state": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (["up", "nowhere.yaml"], 2, "there is no such recipe"),
+        (["up", "small.yaml", "a.line=3", "--no-page"], 2, "did you mean 'lines'"),
+        (["up", "small.yaml", "a.fail=input", "--no-page"], 2, "the rows are wrong\n  where: rows.jsonl:3\n  fix:   mend row 3"),
+        (["up", "small.yaml", "a.fail=bug", "--no-page"], 1, "failures/a.txt"),
+        (["up", "small.yaml", "a.fail=full", "--no-page"], 1, "the disk is full"),
+        (["status"], 2, "there is no run here"),
+        (["why", "zz", "--recipe", "small.yaml"], 2, "the recipe has no stage 'zz'"),
+        (["chat", "--prompt", "x"], 2, "there is no run here"),
+        (["run", "fake_writ", "--out", "o"], 2, "there is no stage file 'fake_writ'"),
+        (["run", "fake_join", "--out", "o", "--input", "a"], 2, "name=DIRECTORY"),
+        (["run", "fake_join", "--out", "o", "--input", "a=nowhere"], 2, "is no directory"),
+        (["run", "fake_rounds", "--out", "o"], 2, "is a graph of stages"),
+        (["config", "small.yaml", "seed"], 2, "key.path=value"),
+    ],
+)
+def test_mistakes_are_one_message(puna, words, code, what):
+    got, _, err = puna(*words)
+    assert got == code and what in err, err
+    assert err.startswith("puna: ") or "\npuna: " in err
+
+
+def test_errors_as_json(puna):
+    code, out, _ = puna("up", "small.yaml", "seed=x", "--json")
+    error = json.loads(out.splitlines()[-1])["error"]
+    assert code == 2 and error["where"] == "override seed=x" and error["exit_code"] == 2
+
+
+def test_config_shows_origins(puna):
+    code, out, _ = puna("config", "small.yaml", "m.steps=5")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0
+    assert "small.yaml:5" in lines["stages.a.lines"] and "default" in lines["stages.a.model.dim"]
+    assert lines["stages.m.steps"].endswith("override m.steps=5")
+
+
+def test_one_stage_alone(puna, tmp_path):
+    assert puna("run", "fake_write", "--out", "first", "lines=[p, q]")[0] == 0
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "x.txt").write_text("r")
+    code, _, err = puna("run", "fake_join", "--out", "second", "--input", "first=first", "--input", "lines=plain", "--json")
+    assert code == 0, err
+    assert (tmp_path / "second/joined.txt").read_text() == "P\nQ\nR"
+    assert json.loads((tmp_path / "second/artifact.json").read_text())["inputs"][1]["name"] == "lines"
+    assert "done" in puna("run", "fake_write", "--out", "third")[1]
+    assert puna("run", "fake_write", "--out", "plain")[0] == 2
+    assert "kept" in puna("run", "fake_write", "--out", "first", "lines=[p, q]")[1]
