@@ -15,6 +15,7 @@ RecipeArgument = Annotated[str | None, typer.Argument(help="A .yaml file, file.p
 Values = Annotated[list[str] | None, typer.Argument(help="key.path=value ... changes values of the recipe.", show_default=False)]
 HERE = Path()
 DEFAULT_RECIPE = "cria"
+WIDEST = 48  # a column is no wider than this; a longer cell pushes its own line only
 
 
 def split_target(target: str | None, values: list[str] | None) -> tuple[str, list[str]]:
@@ -32,10 +33,9 @@ def show(value: Any, text: str, as_json: bool) -> None:
 
 def table(rows: list[list[str]], head: list[str]) -> str:
     """Columns of text under their heads."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-    )
+    widths = [min(WIDEST, max(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def size(count: float) -> str:
