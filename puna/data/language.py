@@ -23,7 +23,11 @@ TOLD = 0.35  # below it no language is named
 FOREIGN_SHARE = 0.25  # letters of another script that settle it
 SURE = 0.5  # below it the parts vote
 
-WORD_LIKE = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
+# letters with the vowel signs of Indian, Thai, Hebrew and Arabic script, which \w leaves out
+LETTER = (
+    r"(?:[^\W\d_]|[\u0300-\u036f\u0591-\u05c7\u064b-\u0655\u0900-\u0dff\u0e30-\u0e4e\u0eb0-\u0ecd\u102b-\u103e\u17b4-\u17d3])"
+)
+WORD_LIKE = re.compile(rf"{LETTER}{{2,}}(?:['’-]{LETTER}+)*")
 CODE_LINE = re.compile(
     r"[{};]\s*$|^\s*(?:def|class|import|from|return|for|if|while|print|>>>|\.\.\.|#include|//)\b|\w\(.*\)\s*$|[=<>]=|->"
 )

@@ -87,6 +87,7 @@ PHONE_LABELLED = re.compile(rf"(?<!\w){PHONE_LABEL}(?:\s*[.:#=]+\s*|\s+)(\+?\(?\
 PHONE_DIGITS = range(7, 16)  # ITU E.164: at most 15
 ARITHMETIC_BEFORE = re.compile(r"[=*×÷/+−]\s*$|\d\s*[-+]\s*$")
 ARITHMETIC_AFTER = re.compile(r"^\s*[=*×÷+<>−]")
+AFTER_DIGITS = re.compile(r"\d $")  # the rest of a longer number
 DATE_LIKE = re.compile(r"^(?:0?\d|[12]\d|3[01])[-/ .](?:0?\d|1[0-2])[-/ .](?:19|20)\d\d\b|^(?:19|20)\d\d[-/ .]\d\d?[-/ .]\d\d?\b")
 
 Span = tuple[int, int, str]
@@ -150,7 +151,7 @@ def iban_valid(number: str) -> bool:
 
 def _is_card(number: str) -> bool:
     compact = re.sub(r"\D", "", number)
-    return compact[0] in CARD_FIRST and len(set(compact)) > 2 and luhn_valid(compact)
+    return compact[0] in CARD_FIRST and len(set(compact)) > 1 and luhn_valid(compact)
 
 
 def luhn_valid(digits: str) -> bool:
@@ -168,5 +169,7 @@ def _is_address(text: str, match: re.Match[str]) -> bool:
 
 def _is_phone(text: str, match: re.Match[str]) -> bool:
     before, after = text[max(0, match.start() - 6) : match.start()], text[match.end() : match.end() + 4]
+    if not match[0].startswith("+") and AFTER_DIGITS.search(before):
+        return False
     in_sum = ARITHMETIC_BEFORE.search(before) or ARITHMETIC_AFTER.search(after)
     return _digits(match[0]) in PHONE_DIGITS and not in_sum and not DATE_LIKE.search(match[0])

@@ -75,7 +75,7 @@ def spam_kind(signals: dict[str, float | int], limits: SpamLimits) -> str:
 
 @lru_cache(maxsize=64)
 def _phrases(kind: str, lang: str) -> Phrases:
-    """The list of a language and the English one (adverts of all languages use its words), by first word; all lists for others."""
+    """The list of a language and the English one (adverts everywhere use its words), by first word; all lists for others."""
     lists = ADVERTS if kind == "advert" else DIRTY
     entries = ";".join([lists["en"], lists[lang]] if lang in lists else lists.values())
     table: Phrases = {}

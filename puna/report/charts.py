@@ -40,12 +40,24 @@ def grouped_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], y
         {"type": "bar", "name": name, "x": list(labels), "y": list(values), "marker": {"color": _colour(i)}}
         for i, (name, values) in enumerate(series.items())
     ]
-    return data, {"barmode": "group", "yaxis": {"title": {"text": y}, "rangemode": "tozero"}, "legend": {"orientation": "h", "y": 1.15}}
+    return data, {
+        "barmode": "group",
+        "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "y": 1.15},
+    }
 
 
 def funnel(steps: Sequence[str], counts: Sequence[int]) -> Chart:
     """How many documents are left after each step, widest first."""
-    data = [{"type": "funnel", "y": list(steps), "x": list(counts), "textinfo": "value+percent initial", "marker": {"color": PALETTE[0]}}]
+    data = [
+        {
+            "type": "funnel",
+            "y": list(steps),
+            "x": list(counts),
+            "textinfo": "value+percent initial",
+            "marker": {"color": PALETTE[0]},
+        }
+    ]
     return data, {"yaxis": {"automargin": True}, "height": 60 + 42 * len(steps)}
 
 
@@ -55,11 +67,15 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Seque
     data = [
         {
             "type": "heatmap", "x": list(columns), "y": list(rows), "z": [list(row) for row in values], "zmin": 0, "zmax": 1,
-            "colorscale": [[0, "#b03a2e"], [0.5, "#d9a441"], [1, "#2f7d5b"]], "text": text, "texttemplate": "%{text}", "showscale": False,
+            "colorscale": [[0, "#b03a2e"], [0.5, "#d9a441"], [1, "#2f7d5b"]], "showscale": False,
+            "text": text, "texttemplate": "%{text}",
         }
     ]  # fmt: skip
-    return data, {"title": {"text": title}, "xaxis": {"title": {"text": "context length (tokens)"}, "type": "category"},
-                  "yaxis": {"title": {"text": "depth of the needle"}, "type": "category"}}
+    return data, {
+        "title": {"text": title},
+        "xaxis": {"title": {"text": "context length (tokens)"}, "type": "category"},
+        "yaxis": {"title": {"text": "depth of the needle"}, "type": "category"},
+    }
 
 
 def _colour(index: int) -> str:

@@ -25,8 +25,12 @@ def data_section(artifacts: Sequence[Artifact]) -> Section | None:
         section.data[artifact.name] = {"steps": steps, "dropped": funnel.get("dropped", {})}
         if steps:
             first, last = steps[0], steps[-1]
-            section.text(f"{first['documents']:,} pages were collected and {last['documents']:,} kept ({last['characters']:,} characters).")
-            section.figure(*charts.funnel([s["step"] for s in steps], [s["documents"] for s in steps]), "Documents left after each step.")
+            section.text(
+                f"{first['documents']:,} pages were collected and {last['documents']:,} kept ({last['characters']:,} characters)."
+            )
+            section.figure(
+                *charts.funnel([s["step"] for s in steps], [s["documents"] for s in steps]), "Documents left after each step."
+            )
         _sources(section, funnel)
         _planted(section, artifact)
         for reason, rows in sorted(funnel.get("examples", {}).items()):
@@ -83,7 +87,11 @@ def token_section(artifacts: Sequence[Artifact]) -> Section | None:
         mix, anneal = record.get("mix", {}), record.get("anneal_mix", {})
         labels = sorted(mix)
         section.figure(
-            *charts.grouped_bars(labels, {"pre-training": [mix[k] for k in labels], "annealing": [anneal.get(k, 0) for k in labels]}, "share of tokens"),
+            *charts.grouped_bars(
+                labels,
+                {"pre-training": [mix[k] for k in labels], "annealing": [anneal.get(k, 0) for k in labels]},
+                "share of tokens",
+            ),
             "Weights of the two mixes.",
         )
     return section

@@ -68,10 +68,14 @@ class Section:
 
 def table(header: list[str], rows: list[list[Any]], caption: str = "") -> str:
     """An HTML table; numbers are right-aligned, every cell is escaped."""
-    numeric = [bool(rows) and all(isinstance(row[i], (int, float)) or _looks_numeric(row[i]) for row in rows) for i in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], (int, float)) or _looks_numeric(row[i]) for row in rows) for i in range(len(header))
+    ]
     cls = [' class="n"' if n else "" for n in numeric]
     head = "".join(f"<th{c} scope='col'>{html.escape(h)}</th>" for h, c in zip(header, cls, strict=True))
-    body = "".join("<tr>" + "".join(f"<td{c}>{html.escape(str(v))}</td>" for v, c in zip(row, cls, strict=True)) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td{c}>{html.escape(str(v))}</td>" for v, c in zip(row, cls, strict=True)) + "</tr>" for row in rows
+    )
     note = f"<p class='dim'>{html.escape(caption)}</p>" if caption else ""
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
 
@@ -80,8 +84,10 @@ def figure(data: list[dict[str, Any]], layout: dict[str, Any], caption: str) -> 
     """A chart: its specification travels beside it as JSON and is drawn when the page opens."""
     spec = json.dumps({"data": data, "layout": layout}).replace("</", "<\\/")
     label = html.escape(caption, quote=True)
-    return (f"<figure><div class='figure' role='img' aria-label='{label}'></div><script type='application/json'>{spec}</script>"
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>")
+    return (
+        f"<figure><div class='figure' role='img' aria-label='{label}'></div><script type='application/json'>{spec}</script>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
 
 
 def page(title: str, lead: str, sections: list[Section]) -> str:
@@ -90,11 +96,13 @@ def page(title: str, lead: str, sections: list[Section]) -> str:
 
     links = "".join(f"<a href='#s{i}'>{html.escape(s.title)}</a>" for i, s in enumerate(sections, 1))
     body = "".join(
-        f"<section id='s{i}'><h2>{i}. {html.escape(s.title)} <small>paper section {html.escape(s.paper)}</small></h2>{''.join(s.blocks)}</section>"
+        f"<section id='s{i}'><h2>{i}. {html.escape(s.title)} <small>paper section {html.escape(s.paper)}</small></h2>"
+        f"{''.join(s.blocks)}</section>"
         for i, s in enumerate(sections, 1)
     )
     return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><main><h1>{html.escape(title)}</h1>"
         f"<p>{html.escape(lead)}</p><nav>{links}</nav>{body}</main><script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>"
     )

@@ -1,4 +1,4 @@
-"""A run as one HTML file, laid out like the paper, with this run's numbers: data, training, context, rounds, student, FP8, scores.
+"""A run as one HTML file, laid out like the paper: data, training, context, rounds, student, FP8, scores.
 
 It reads what the stages left and computes nothing but words from intervals. `report.json` holds every number shown and is part of
 the artifact's digest; the page itself shows times as well and lies under `volatile/`.
@@ -64,10 +64,17 @@ def headlines(artifacts: Sequence[Artifact]) -> list[dict[str, str]]:
     for artifact in made_by(artifacts, "evals.scores"):
         for name, score in read_json(artifact, "scores.json").get("models", {}).items():
             if name in finals:
-                rows.append({"what": f"held-out accuracy of {name}, percent", "value": f"{percent(score['overall'])}, n = {score['overall']['n']}"})
+                rows.append(
+                    {
+                        "what": f"held-out accuracy of {name}, percent",
+                        "value": f"{percent(score['overall'])}, n = {score['overall']['n']}",
+                    }
+                )
     for artifact in made_by(artifacts, "evals.needle"):
         for name, model in read_json(artifact, "needle.json").get("models", {}).items():
-            found = ", ".join(f"{length}: {100 * rate['accuracy']:.0f}" for length, rate in model["by_length"].items() if rate["n"])
+            found = ", ".join(
+                f"{length}: {100 * rate['accuracy']:.0f}" for length, rate in model["by_length"].items() if rate["n"]
+            )
             rows.append({"what": f"needle found by {name}, percent at length", "value": found})
     return rows
 
@@ -79,17 +86,24 @@ def limits(artifacts: Sequence[Artifact]) -> list[str]:
         tokens = sum(v for v in _tokens_by_group(artifact).values())
         parameters = max((a.summary().get("parameters", 0) for a in made_by(artifacts, "train.pretrain")), default=0)
         if parameters and tokens < 20 * parameters:
-            found.append(f"{artifact.name} holds {tokens:,} training tokens, {tokens / parameters:.1f} per parameter of the largest model; "
-                         "about 20 would be compute-optimal, so the models repeat their data or stay short of what they could learn.")  # fmt: skip
+            found.append(
+                f"{artifact.name} holds {tokens:,} training tokens, {tokens / parameters:.1f} per parameter of the largest model; about "
+                "20 would be compute-optimal, so the models repeat their data or stay short of what they could learn."
+            )
     for artifact in made_by(artifacts, "evals.scores"):
         sizes = [m["overall"]["n"] for m in read_json(artifact, "scores.json").get("models", {}).values()]
         if not sizes or not max(sizes):
             found.append("No held-out task has a verifier: nothing is claimed about accuracy.")
         elif max(sizes) < FEW_ITEMS:
             found.append(f"Only {max(sizes)} held-out tasks: differences of a few points cannot be shown.")
-        best = max((m["overall"]["high"] for m in read_json(artifact, "scores.json").get("models", {}).values() if m["overall"]["n"]), default=None)
+        best = max(
+            (m["overall"]["high"] for m in read_json(artifact, "scores.json").get("models", {}).values() if m["overall"]["n"]),
+            default=None,
+        )
         if best is not None and best < 0.05:
-            found.append("No model answers one task in twenty: the post-training stages ran, and had next to nothing to learn from.")
+            found.append(
+                "No model answers one task in twenty: the post-training stages ran, and had next to nothing to learn from."
+            )
     for artifact in artifacts:
         skipped = artifact.summary().get("skipped")
         if skipped and isinstance(skipped, str):
@@ -99,7 +113,9 @@ def limits(artifacts: Sequence[Artifact]) -> list[str]:
 
 def _tokens_by_group(artifact: Artifact) -> dict[str, int]:
     groups = read_json(artifact, "mix.json").get("groups", {})
-    return {name: int(group.get("train_tokens", group.get("tokens", 0))) for name, group in groups.items() if isinstance(group, dict)}
+    return {
+        name: int(group.get("train_tokens", group.get("tokens", 0))) for name, group in groups.items() if isinstance(group, dict)
+    }
 
 
 def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> list[Section | None]:
@@ -130,12 +146,17 @@ def _verdicts(report: dict[str, Any]) -> Section:
 def _making(artifacts: Sequence[Artifact]) -> Section:
     """Stages, times, licences: how this run was made."""
     section = Section("How it was made", "3.3")
-    rows = [[a.name, a.record.get("stage", ""), a.record.get("wall_s", ""), a.record.get("peak_rss_mb", ""), a.digest[:12]] for a in artifacts]
+    rows = [
+        [a.name, a.record.get("stage", ""), a.record.get("wall_s", ""), a.record.get("peak_rss_mb", ""), a.digest[:12]]
+        for a in artifacts
+    ]
     section.table(["stage", "made by", "seconds", "peak MB", "digest"], rows)
     sources: dict[tuple[str, str], int] = {}
     for artifact in artifacts:
         for entry in artifact.record.get("lineage", []):
             key = (str(entry["source"]), str(entry["licence"]))
             sources[key] = max(sources.get(key, 0), int(entry.get("rows", 0)))
-    section.table(["source", "licence", "rows at most"], [[source, licence, rows] for (source, licence), rows in sorted(sources.items())])
+    section.table(
+        ["source", "licence", "rows at most"], [[source, licence, rows] for (source, licence), rows in sorted(sources.items())]
+    )
     return section

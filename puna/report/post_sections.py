@@ -61,8 +61,9 @@ def fp8_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]])
         summary = artifact.summary()
         section.data[artifact.name] = summary
         rows = [[key.replace("_", " "), number(value, 5)] for key, value in summary.items() if isinstance(value, (int, float))]
-        rows += [[f"{outer} {key}".replace("_", " "), number(value, 5)] for outer, inner in summary.items() if isinstance(inner, dict)
-                 for key, value in inner.items() if isinstance(value, (int, float))]  # fmt: skip
+        for outer, inner in summary.items():
+            if isinstance(inner, dict):
+                rows += [[f"{outer} {key}", number(value, 5)] for key, value in inner.items() if isinstance(value, (int, float))]
         section.table(["measure", "value"], rows, f"{artifact.name}, compared on {summary.get('compared_on')}.")
         _claims(section, claims, {artifact.name})
     return section
@@ -77,8 +78,8 @@ def scores_section(artifacts: Sequence[Artifact]) -> Section | None:
     for artifact in found:
         models = read_json(artifact, "scores.json").get("models", {})
         section.data[artifact.name] = models
-        section.table(["model", "items", "accuracy (95 %)", "unfinished"],
-                      [[name, m["overall"]["n"], percent(m["overall"]), m["unfinished"]] for name, m in models.items()])  # fmt: skip
+        rows = [[name, m["overall"]["n"], percent(m["overall"]), m["unfinished"]] for name, m in models.items()]
+        section.table(["model", "items", "accuracy (95 %)", "unfinished"], rows)
         for grouping in ("family", "capability", "lang"):
             groups = sorted({g for m in models.values() for g in m.get(grouping, {})})
             if groups:
@@ -110,7 +111,16 @@ def _sampling(section: Section, parts: Sequence[Artifact]) -> None:
     for part in made_by(parts, "post.reject"):
         summary = part.summary()
         passes = ", ".join(f"pass@{k} {100 * value:.1f} %" for k, value in summary.get("pass_at", {}).items())
-        rows.append([part.name, summary.get("prompts", 0), summary.get("samples", 0), passes, summary.get("accepted", 0), summary.get("pairs", 0)])
+        rows.append(
+            [
+                part.name,
+                summary.get("prompts", 0),
+                summary.get("samples", 0),
+                passes,
+                summary.get("accepted", 0),
+                summary.get("pairs", 0),
+            ]
+        )
     if rows:
         section.table(["sampling", "prompts", "samples", "right", "accepted", "pairs"], rows)
 
@@ -120,13 +130,12 @@ def _rewards(section: Section, parts: Sequence[Artifact]) -> None:
     for part in made_by(parts, "post.reward"):
         summary = part.summary()
         best = summary.get("best_of_n") or {}
-        rows.append([part.name, _mean(summary.get("pair_accuracy")), *(_mean(best.get(k)) for k in ("random", "reward", "majority", "oracle")),
-                     _mean(best.get("reward_over_random")), number(summary.get("length_correlation"), 2)])  # fmt: skip
+        choices = [_mean(best.get(key)) for key in ("random", "reward", "majority", "oracle", "reward_over_random")]
+        rows.append([part.name, _mean(summary.get("pair_accuracy")), *choices, number(summary.get("length_correlation"), 2)])
     if rows:
-        section.table(
-            ["reward model", "pair accuracy", "random of n", "best of n by reward", "majority of n", "oracle", "reward minus random", "length corr."],
-            rows, "On held-out prompts, percent, with 95 % intervals.",
-        )  # fmt: skip
+        header = ["reward model", "pair accuracy", "random of n", "best of n by reward", "majority of n", "oracle"]
+        header += ["reward minus random", "length corr."]
+        section.table(header, rows, "On held-out prompts, percent, with 95 % intervals.")
 
 
 def _mean(found: dict[str, Any] | None) -> str:
@@ -143,7 +152,9 @@ def _preference_training(section: Section, parts: Sequence[Artifact]) -> None:
         rows.append([part.name, summary.get("pairs", 0), note, number(summary.get("preference_accuracy"), 2),
                      number(summary.get("chosen_shift"), 2), number(summary.get("rejected_shift"), 2)])  # fmt: skip
     if rows:
-        section.table(["DPO", "pairs", "outcome", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"], rows)
+        section.table(
+            ["DPO", "pairs", "outcome", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"], rows
+        )
 
 
 def _losses(section: Section, parts: Sequence[Artifact]) -> None:

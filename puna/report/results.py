@@ -24,4 +24,5 @@ def render(report: dict[str, Any]) -> str:
 
 def _claim(claim: dict[str, Any]) -> str:
     interval = f"{100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}"
-    return f"{claim['name'][:58]:<58} {100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {claim['p']:>8.2g}  {claim['verdict']}"
+    figures = f"{100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {claim['p']:>8.2g}"
+    return f"{claim['name'][:58]:<58} {figures}  {claim['verdict']}"

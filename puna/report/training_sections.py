@@ -1,4 +1,4 @@
-"""The report on sections 3.3 and 3.4 of the paper: loss curves, long context with its needle map, annealing, perplexity per source."""
+"""The report on section 3.4 of the paper: loss curves, annealing, long context with its needle map, perplexity per source."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ def training_section(artifacts: Sequence[Artifact]) -> Section | None:
     if not models:
         return None
     section = Section("Pre-training", "3.4")
-    section.figure(*charts.lines({m.name: curve(metrics(m), "loss") for m in models}, "step", "loss (nats per token)"), "Training loss.")
+    section.figure(
+        *charts.lines({m.name: curve(metrics(m), "loss") for m in models}, "step", "loss (nats per token)"), "Training loss."
+    )
     held = {m.name: curve(metrics(m), "held_loss") for m in models}
     section.figure(*charts.lines({k: v for k, v in held.items() if v[0]}, "step", "held-out loss"), "Loss on held-out documents.")
     summaries = {m.name: m.summary() for m in models}
     section.data = summaries
-    section.table(
-        ["model", "parameters", "steps", "tokens", "last loss", "held-out loss"],
-        [[name, number(s.get("parameters")), number(s.get("steps")), number(s.get("tokens")), number(s.get("loss")), number(_held(s))]
-         for name, s in summaries.items()],
-    )  # fmt: skip
+    keys = ("parameters", "steps", "tokens", "loss")
+    rows = [[name, *(number(s.get(key)) for key in keys), number(_held(s))] for name, s in summaries.items()]
+    section.table(["model", "parameters", "steps", "tokens", "last loss", "held-out loss"], rows)
     for model in made_by(artifacts, "train.anneal"):
         summary = model.summary()
         section.text(f"{model.name}: {_average_text(summary)}")
-    samples = [f"{m.name}, step {row['step']}: {row.get('prompt', '')}{row['sample']}" for m in models for row in metrics(m) if "sample" in row]
+    samples = [
+        f"{m.name}, step {row['step']}: {row.get('prompt', '')}{row['sample']}"
+        for m in models
+        for row in metrics(m)
+        if "sample" in row
+    ]
     if samples:
         section.listing("what the models wrote while they trained", samples[-SHOWN_SAMPLES:])
     return section
@@ -48,8 +53,15 @@ def _average_text(summary: dict[str, Any]) -> str:
     if not losses or losses.get("average") is None or losses.get("last") is None:
         return "the weights after the last step were written."
     gain = losses["last"] - losses["average"]
-    verdict = "the Polyak average was better and was written" if summary.get("written") == "average" else "averaging did not help; the last weights were written"
-    return f"held-out loss {losses['last']:.4f} after the last step, {losses['average']:.4f} for the average of its checkpoints ({gain:+.4f}): {verdict}."
+    verdict = (
+        "the Polyak average was better and was written"
+        if summary.get("written") == "average"
+        else "averaging did not help; the last weights were written"
+    )
+    return (
+        f"held-out loss {losses['last']:.4f} after the last step, {losses['average']:.4f} for the average of its checkpoints "
+        f"({gain:+.4f}): {verdict}."
+    )
 
 
 def context_section(artifacts: Sequence[Artifact]) -> Section | None:

@@ -1,4 +1,4 @@
-"""Extraction: furniture goes, lists, code, formulas and picture texts stay, markdown markers vanish without harm to sums and names."""
+"""Extraction: furniture goes; lists, code, formulas and picture texts stay; markdown markers vanish, sums and names do not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ def lines_of(html: str, **options) -> list[str]:
 
 def test_main_content_with_lists_code_tables_and_formulas():
     lines = lines_of(PAGE)
-    assert lines[:5] == ["Sums & differences", "Ana has 2 pens and buys 5 more of them. 2+5=7.", "34 + 5 = 39", "12 - 4 = 8", "short one"]
+    assert lines[:5] == [
+        "Sums & differences",
+        "Ana has 2 pens and buys 5 more of them. 2+5=7.",
+        "34 + 5 = 39",
+        "12 - 4 = 8",
+        "short one",
+    ]
     assert lines[5:8] == ["def f(x):", "    if x:", "        return x"]
     assert lines[8:10] == ["a\tb", "1\t2"]
     rest = " ".join(lines[10:])

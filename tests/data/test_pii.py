@@ -30,9 +30,9 @@ def test_redaction(text, expected):
 
 @pytest.mark.parametrize("text", [
     "2+5=7. 7-4=3. 12 + 345 = 357", "version 1.2.3.4 and 127.0.0.1 and 255.255.255.0", "3.14159265358979 and 1,234,567,890",
-    "4111 1111 1111 1112", "2020-08-08 17:27:41", "12.03.2021 and 2019/2020", "ISBN 978-3-16-148410-0", "def f(x: int) -> str: @property",
-    "100 200 300 400 500", "1234567890123456", "DE89 3704 0044 0532 0130 01", "555-123-4567 = 3", "pages 10-20 of 300", "0.001 0.002 0.003",
-    "RFC 2822 and PEP 484", "the years 1914 1918 1939 1945", "look at example dot com at noon",
+    "4111 1111 1111 1112", "2020-08-08 17:27:41", "12.03.2021 and 2019/2020", "ISBN 978-3-16-148410-0", "0.001 0.002 0.003",
+    "100 200 300 400 500", "1234567890123456", "DE89 3704 0044 0532 0130 01", "555-123-4567 = 3", "pages 10-20 of 300",
+    "RFC 2822 and PEP 484", "the years 1914 1918 1939 1945", "look at example dot com at noon", "def f(x: int) -> str: @property",
 ])  # fmt: skip
 def test_what_is_no_personal_data_stays(text):
     assert redact(text) == (text, {})

@@ -82,7 +82,8 @@ def test_a_gzip_cut_anywhere_keeps_the_rows_before_the_cut(tmp_path, share):
 
 def test_a_page_over_the_limit_is_a_bad_row(tmp_path):
     record = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + b"x" * 500
-    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.b/\r\nContent-Type: application/http\r\nContent-Length: {len(record)}"
+    head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.b/\r\nContent-Type: application/http\r\n"
+    head += f"Content-Length: {len(record)}"
     (tmp_path / "one.warc").write_bytes(head.encode() + b"\r\n\r\n" + record + b"\r\n\r\n")
     assert [type(row) for row in read_warc(tmp_path / "one.warc", "w", 1000)] == [PageRow]
     assert [row.reason for row in read_warc(tmp_path / "one.warc", "w", 100)] == ["page larger than 100 bytes"]
@@ -134,7 +135,7 @@ def hash_text(number: int) -> str:
     ({"instruction": "i", "input": "x", "output": "o"}, "i\nx\no"),
     ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}]}, "u\n\nv"),
     ({"conversations": [{"from": "human", "value": "u"}]}, "u"),
-    ({"prompt": {"text": "p", "replies": [{"text": "worse", "rank": 1}, {"text": "best", "rank": 0, "replies": []}]}}, "p\n\nbest"),
+    ({"prompt": {"text": "p", "replies": [{"text": "no", "rank": 1}, {"text": "best", "rank": 0, "replies": []}]}}, "p\n\nbest"),
     ({"n": 1}, None),
 ])  # fmt: skip
 def test_the_text_of_unknown_rows(row, text):
