@@ -9,7 +9,7 @@ tail killed the whole task).
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +39,7 @@ def read_warc(path: Path, name: str, max_bytes: int) -> Iterator[PageRow | BadRo
     yield BadRow(name, f"offset {start}", f"more than {MAX_BREAKS} broken places, the rest was not read")
 
 
-def _warc_run(file: IO[bytes], start: int, name: str, max_bytes: int) -> Iterator[Any]:
+def _warc_run(file: IO[bytes], start: int, name: str, max_bytes: int) -> Generator[PageRow | BadRow | Skipped, None, int | None]:
     """Read records from `start` until the end (returns None) or a break (returns the offset of the last sound place)."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
@@ -190,7 +190,8 @@ def _decode_body(payload: bytes, headers: dict[str, str]) -> bytes:
 
 
 def _dechunk(payload: bytes) -> bytes:
-    parts, position = [], 0
+    parts: list[bytes] = []
+    position = 0
     while True:
         end = payload.index(b"\n", position)
         size = int(payload[position:end].split(b";")[0].strip() or b"0", 16)

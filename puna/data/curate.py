@@ -168,4 +168,5 @@ def _write_frequent_lines(facts: Any, reasons: np.ndarray, settings: Settings, c
 def _record_sources(ctx: StageContext, facts: Any, summary: dict[str, Any]) -> None:
     licences = {row["source"]: row["licence"] for row in facts.rows}
     for source, count in summary["sources"].items():
-        ctx.add_source(source, licences[source], rows=count["kept"])
+        if count["kept"]:
+            ctx.add_source(source, licences[source], rows=count["kept"])

@@ -100,7 +100,8 @@ def _decide(
 ) -> tuple[dict[str, Any], str]:
     """Annotations of one document and its text as it would be kept; a document dropped before is not measured."""
     annotation = {name: fact.get(name) for name in ANNOTATIONS}
-    text, found = fact["text"], {}
+    text: str = fact["text"]
+    found: dict[str, int] = {}
     if not reason:
         text, annotation["lines_removed"] = without_lines(text, keys, frequent)
         signals = measure(text, fact["lang"])

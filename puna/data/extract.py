@@ -22,21 +22,25 @@ BOILERPLATE = ["nav", "footer", "aside", "form", "button", "select", "[role=navi
 # a list whose items hold no links is content; resiliparse takes short ones for menus
 LINKLESS_LIST = re.compile(r"<(ul|ol)\b([^>]*)>((?:(?!<a\b|<ul\b|<ol\b|</ul|</ol).)*)</(?:ul|ol)\s*>", re.I | re.S)
 LIST_ITEM = re.compile(r"<(/?)li\b", re.I)
-MATH = re.compile(r"<math\b([^>]*)>(.*?)</math\s*>", re.I | re.S)
-TEX_ANNOTATION = re.compile(r"<annotation[^>]*tex[^>]*>(.*?)</annotation", re.I | re.S)
+MATH = re.compile(r"<math\b([^<>]{0,2000})>((?:(?!<math).){0,20000}?)</math\s*>", re.I | re.S)
+TEX_ANNOTATION = re.compile(r"<annotation[^<>]{0,300}tex[^<>]{0,300}>([^<]{0,5000})</annotation", re.I | re.S)
 ALTTEXT = re.compile(r"""alttext\s*=\s*("[^"]*"|'[^']*')""", re.I)
-TEX_SCRIPT = re.compile(r"""<script[^>]*type\s*=\s*["']?math/tex[^>]*>(.*?)</script\s*>""", re.I | re.S)
-ANCHOR = re.compile(r"<a\b[^>]*>(.*?)</a\s*>", re.I | re.S)
+TEX_SCRIPT = re.compile(
+    r"""<script\b[^<>]{0,300}type\s*=\s*["']?math/tex[^<>]{0,300}>((?:(?!<script).){0,20000}?)</script\s*>""", re.I | re.S
+)
+# bounded, like all of these: no page takes more than linear time
+ANCHOR = re.compile(r"<a\b[^<>]{0,2000}>((?:(?!<a\b).){0,2000}?)</a\s*>", re.I | re.S)
 TAG = re.compile(r"<[^>]*>")
 SPACE_LIKE = re.compile("[\u00a0\u2007\u202f]")
 UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\ufeff\u00ad]")  # joiners U+200C and U+200D are letters of Hindi
-TRAILING = re.compile(r"[ \t\r]+$", re.M)
-CELLS = re.compile(r"[ ]*\t[ \t]*")
+CELLS = re.compile(r"(?<! ) *\t[ \t]*")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 HEADING = re.compile(r"^#{1,6} +(?=\S)", re.M)
 EMPHASIS = re.compile(r"(?<![\w*_\\])(\*\*|\*)(?=\S)([^*\n]{1,200}?)(?<=\S)\1(?![\w*(])")
-UNDERLINED = re.compile(r"(?<!\w)__(?=\S)([^_\n]*? [^_\n]*?)(?<=\S)__(?!\w)")  # of several words: `__init__` is a name
+UNDERLINED = re.compile(
+    r"(?<!\w)__(?=\S)([^_\n]{1,200}? [^_\n]{1,200}?)(?<=\S)__(?!\w)"
+)  # of several words: `__init__` is a name
 MARKDOWN_LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\((?:https?:|/|#)[^)\s]{0,500}\)")
 FENCE = re.compile(r"^(?:```|~~~)[\w+-]*\n?", re.M)
 INLINE_CODE = re.compile(r"(?<!`)`([^`\n]{1,200})`(?!`)")
@@ -86,7 +90,7 @@ def _from_html(source: str, keep_markers: bool) -> Extracted:
     if tree.body is None:
         return Extracted("")
     links = [len(TAG.sub("", inner).strip()) for inner in ANCHOR.findall(source)]
-    link_chars, seen = sum(links), len(tree.body.text)
+    link_chars, seen = sum(links), len(tree.body.text or "")
     text = extract_plain_text(tree, main_content=True, list_bullets=False, alt_texts=True)
     if len(text) < PLAIN_SHARE * seen and link_chars < LINKED_SHARE * seen:
         plain = extract_plain_text(tree, main_content=False, list_bullets=False, alt_texts=True, skip_elements=BOILERPLATE)
@@ -123,7 +127,10 @@ def _finish(text: str, keep_markers: bool) -> str:
     text = UNSEEN.sub("", SPACE_LIKE.sub(" ", text))
     if not keep_markers:
         text = remove_markdown(text)
-    return BLANK_LINES.sub("\n\n", TRAILING.sub("", CELLS.sub("\t", text) if "\t\t" in text else text)).strip("\n")
+    if "\t\t" in text:
+        text = CELLS.sub("\t", text)
+    text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return BLANK_LINES.sub("\n\n", text).strip("\n")
 
 
 def remove_markdown(text: str) -> str:

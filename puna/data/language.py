@@ -17,10 +17,11 @@ LLAMA_LANGUAGES = ("en", "de", "fr", "it", "pt", "hi", "es", "th")  # the eight 
 UNKNOWN = "und"
 MIN_LETTERS = 24  # with fewer letters there is no telling
 MAX_CHARS = 40_000  # a document is judged on its beginning
-PART_CHARS = 800  # each of three parts of a long document is judged on this much
+PART_CHARS = 500  # each of up to three parts of a long document is judged on this much
 SCRIPT_CHARS = 400  # judged for the script
 TOLD = 0.35  # below it no language is named
 FOREIGN_SHARE = 0.25  # letters of another script that settle it
+AGREED = 1.8  # summed probability of two parts that makes a third needless
 SURE = 0.5  # below it the parts vote
 
 # letters with the vowel signs of Indian, Thai, Hebrew and Arabic script, which \w leaves out
@@ -31,7 +32,11 @@ WORD_LIKE = re.compile(rf"{LETTER}{{2,}}(?:['’-]{LETTER}+)*")
 CODE_LINE = re.compile(
     r"[{};]\s*$|^\s*(?:def|class|import|from|return|for|if|while|print|>>>|\.\.\.|#include|//)\b|\w\(.*\)\s*$|[=<>]=|->"
 )
-NOT_PROSE = re.compile(r"https?://\S+|\S+@\S+|<\w+>|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\w+\([^()]*\)")
+# addresses, placeholders, JSON and calls; every part is bounded, so that no input takes more than linear time
+NOT_PROSE = re.compile(
+    r"https?://\S+|\S{1,64}@\S+|<\w{1,30}>|\{[^{}]{0,300}(?:\{[^{}]{0,300}\}[^{}]{0,300}){0,8}\}|\b\w{1,40}\([^()]{0,200}\)"
+)
+MAX_CODE_LINE = 400  # a longer line is a paragraph
 
 # Unicode blocks that decide a script, with the languages of py3langid written in it
 SCRIPTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -62,61 +67,11 @@ SCRIPTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 TWINS = {"ms": "id", "bs": "hr"}  # hard to tell apart; a split vote would look like doubt
 KANA = 1 + next(index for index, script in enumerate(SCRIPTS) if script[2] == ("ja",))
-LATIN_MAJOR = (
-    "en",
-    "de",
-    "fr",
-    "it",
-    "pt",
-    "es",
-    "nl",
-    "sv",
-    "da",
-    "no",
-    "fi",
-    "et",
-    "lv",
-    "lt",
-    "pl",
-    "cs",
-    "sk",
-    "sl",
-    "hr",
-    "bs",
-    "hu",
-    "ro",
-    "sq",
-    "tr",
-    "az",
-    "id",
-    "ms",
-    "tl",
-    "vi",
-    "sw",
-    "ca",
-    "eu",
-    "gl",
-    "ga",
-    "cy",
-    "is",
-    "mt",
-    "af",
-    "eo",
-    "la",
-    "ha",
-    "so",
-    "yo",
-    "ig",
-    "zu",
-    "xh",
-    "uz",
-    "mg",
-    "ht",
-    "jv",
-    "rw",
-    "sn",
-    "st",
-)
+LATIN_MAJOR_CODES = """
+en de fr it pt es nl sv da no fi et lv lt pl cs sk sl hr bs hu ro sq tr az id
+ms tl vi sw ca eu gl ga cy is mt af eo la ha so yo ig zu xh uz mg ht jv rw sn st
+"""
+LATIN_MAJOR = tuple(LATIN_MAJOR_CODES.split())
 
 
 def identify(text: str) -> tuple[str, float]:
@@ -125,26 +80,32 @@ def identify(text: str) -> tuple[str, float]:
     if not words:
         return UNKNOWN, 0.0
     joined = " ".join(words)
-    parts = [joined] if len(joined) <= PART_CHARS else [joined[start : start + PART_CHARS] for start in _starts(len(joined))]
     votes: dict[str, float] = {}
-    for part in parts:
-        lang, probability = _judge(part)
+    judged = 0
+    for start in _starts(len(joined)):
+        judged += 1
+        lang, probability = _judge(joined[start : start + PART_CHARS])
         votes[lang] = votes.get(lang, 0.0) + probability
+        if votes[lang] >= AGREED:
+            break
     lang = max(sorted(votes), key=lambda name: votes[name])
-    share = votes[lang] / len(parts)
+    share = votes[lang] / judged
     return (lang, share) if share >= SURE else _by_lines(text, lang, share)
 
 
 def _language_words(text: str) -> list[str]:
     """Words of the text without code lines and addresses; empty where fewer than `MIN_LETTERS` letters are left."""
     text = NOT_PROSE.sub(" ", text[:MAX_CHARS])
-    prose = [line for line in text.split("\n") if line and not CODE_LINE.search(line)] or text.split("\n")
+    prose = [
+        line for line in text.split("\n") if line and (len(line) > MAX_CODE_LINE or not CODE_LINE.search(line))
+    ] or text.split("\n")
     words = WORD_LIKE.findall("\n".join(prose))
     return words if sum(map(len, words)) >= MIN_LETTERS else []
 
 
-def _starts(length: int) -> tuple[int, int, int]:
-    return 0, (length - PART_CHARS) // 2, length - PART_CHARS
+def _starts(length: int) -> tuple[int, ...]:
+    """Where the parts begin that are judged: begin, end, and the middle when these two leave a doubt."""
+    return (0, length - PART_CHARS, (length - PART_CHARS) // 2) if length > PART_CHARS else (0,)
 
 
 def _by_lines(text: str, lang: str, share: float) -> tuple[str, float]:

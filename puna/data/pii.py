@@ -117,7 +117,7 @@ def find(text: str) -> list[Span]:
 def _candidates(text: str) -> Iterator[Span]:
     if "@" in text:
         yield from ((match.start(), match.end(), "email") for match in EMAIL.finditer(text))
-    if "at" in text or "AT" in text:
+    if any(sign in text.lower() for sign in ("[at]", "(at)", "{at}")):
         yield from ((match.start(), match.end(), "email") for match in EMAIL_SPELLED.finditer(text))
     if not any(digit in text for digit in "0123456789"):
         return

@@ -90,7 +90,9 @@ class FileSource(Settings):
 def _source_kind(value: Any) -> str:
     if isinstance(value, dict):
         return next((kind for kind in ("pydoc", "world") if kind in value), "path")
-    return {PydocSource: "pydoc", WorldSource: "world"}.get(type(value), "path")
+    if isinstance(value, PydocSource):
+        return "pydoc"
+    return "world" if isinstance(value, WorldSource) else "path"
 
 
 Source = Annotated[

@@ -106,7 +106,7 @@ def _covered(words: list[str], phrases: Phrases) -> tuple[int, int]:
 
 def _stuffing(words: list[str], lang: str) -> float:
     """Share of the most frequent content word; 0 for short documents and for scripts taken letter by letter."""
-    stop_words = STOP_WORDS.get(lang, frozenset())
+    stop_words = STOP_WORDS.get(lang, set())
     content = [word for word in words if len(word) >= 4 and word.isalpha() and word not in stop_words]
     if len(words) < MIN_STUFFING_WORDS or len(content) * 4 < len(words):
         return 0.0

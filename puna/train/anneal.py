@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     steps: int
     batch_tokens: int = 1024
     seq_len: int | None = None
+    piece_tokens: int | None = None
     mix: dict[str, float] | None = None
     optim: OptimSettings = OptimSettings(name="adamw", lr=5e-4)
     lr: LearningRate = LearningRate(shape="linear", warmup=0.02, final=0.0)
@@ -51,7 +52,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Anneal the `model` input on the `tokens` input."""
     from puna.model.checkpoint import save_model
 
-    corpus = open_corpus(ctx.inputs.one("tokens").path)
+    corpus = open_corpus(ctx.inputs.one("tokens").path, settings.piece_tokens)
     model = load_for(ctx, corpus)
     seq_len = settings.seq_len or model.config.max_seq_len
     mix = settings.mix or corpus.anneal_mix

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from puna.core.errors import InputError
@@ -55,8 +56,46 @@ class Corpus:
         return found
 
 
-def open_corpus(path: Path) -> Corpus:
-    """Read a `tokens` artifact; InputError when a file is missing or there is nothing to train on."""
+@dataclass(frozen=True)
+class Pieces:
+    """Token shard whose documents are cut into pieces; see `cut_at_lines`."""
+
+    tokens: np.ndarray
+    ends: np.ndarray
+
+
+def cut_at_lines(shard: Documents, ends_line_V: np.ndarray, least: int, bos_id: int, eos_id: int) -> Pieces:
+    """The documents of a shard cut at the first line end after `least` tokens, and again; each piece is [bos] + lines + [eos].
+
+    A short piece holds few distractors, from which a tiny model learns to copy and to look up in a fraction of the tokens that
+    whole pages take (docs/log.md). `ends_line_V` says of every token id whether it ends a line; line ends at a cut are left out.
+    """
+    pieces: list[np.ndarray] = []
+    start = 0
+    for end in np.asarray(shard.ends, np.int64).tolist():
+        ids = np.asarray(shard.tokens[start:end], np.int64)
+        start = end
+        ids = ids[(ids != bos_id) & (ids != eos_id)]
+        pieces += _pieces(ids, ends_line_V, least)
+    framed = [np.concatenate([[bos_id], piece, [eos_id]]) for piece in pieces]
+    return Pieces(np.concatenate(framed or [np.empty(0, np.int64)]), np.cumsum([len(piece) for piece in framed], dtype=np.int64))
+
+
+def _pieces(ids: np.ndarray, ends_line_V: np.ndarray, least: int) -> list[np.ndarray]:
+    found, start = [], 0
+    for end in [*(np.flatnonzero(ends_line_V[ids]) + 1).tolist(), len(ids)]:
+        if end - start >= least or (end == len(ids) and end > start):
+            piece = ids[start:end]
+            found.append(piece[:-1] if ends_line_V[piece[-1]] and len(piece) > 1 else piece)
+            start = end
+    return found
+
+
+def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
+    """Read a `tokens` artifact, documents cut into pieces of about `piece_tokens` if that is given.
+
+    Raises InputError when a file is missing or there is nothing to train on.
+    """
     from puna.data.shards import open_shard
     from puna.tokenizer.bpe import Tokenizer
 
@@ -70,8 +109,18 @@ def open_corpus(path: Path) -> Corpus:
     }
     if not shards["train"]:
         raise InputError("there are no training tokens here", where=str(path))
-    mix = record["mix"]
-    return Corpus(path, shards["train"], shards["held"], mix, record.get("anneal_mix") or mix, Tokenizer.load(path))
+    mix, tokenizer = record["mix"], Tokenizer.load(path)
+    if piece_tokens is not None:
+        texts = [b"" if tokenizer.is_special(i) else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        ends_line = np.array([b"\n" in text for text in texts])
+        shards = {
+            split: {
+                name: cut_at_lines(shard, ends_line, piece_tokens, tokenizer.bos_id, tokenizer.eos_id)
+                for name, shard in groups.items()
+            }
+            for split, groups in shards.items()
+        }
+    return Corpus(path, shards["train"], shards["held"], mix, record.get("anneal_mix") or mix, tokenizer)
 
 
 @torch.no_grad()

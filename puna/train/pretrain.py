@@ -65,12 +65,14 @@ class Settings(BaseSettings):
 
     `model` is a shape, a preset's name, or None to continue the model among the inputs. `phases` ramps batch, length or mix
     after a number of tokens. `loss_chunk` bounds the positions whose logits exist at once, `micro_rows` the rows run at once.
+    With `piece_tokens`, documents are cut at line ends into pieces of about that many tokens, each a document of its own.
     """
 
     model: ModelShape | str | None = None
     steps: int
     batch_tokens: int = 1024
     seq_len: int = 128
+    piece_tokens: int | None = None
     mix: dict[str, float] | None = None
     optim: OptimSettings = OptimSettings(name="muon", lr=7e-3)
     lr: LearningRate = LearningRate()
@@ -84,7 +86,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train a new model (or go on with the one among the inputs) on the `tokens` input."""
     from puna.model.checkpoint import save_model
 
-    corpus = open_corpus(ctx.inputs.one("tokens").path)
+    corpus = open_corpus(ctx.inputs.one("tokens").path, settings.piece_tokens)
     schedule = Schedule(
         steps=settings.steps, lr=settings.lr, phases=settings.phases,
         batching=Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len, mix=settings.mix),

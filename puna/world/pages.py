@@ -73,7 +73,7 @@ class _Draft:
 
 
 def generate(
-    pages: int, seed: int = 0, *, lines: tuple[int, int] = (17, 25), fault_rates: dict[str, float] | None = None
+    pages: int, seed: int = 0, *, lines: tuple[int, int] = (30, 44), fault_rates: dict[str, float] | None = None
 ) -> Iterator[Page]:
     """Pages number 0 .. pages-1, in order.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ from puna.data.planted import wilson_interval
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PROSE = (
-    "The river rises in the hills above the town and flows for ninety miles to the sea. Two mills still stand on its lower course; "
-    "one of them was built in 1780 and grinds flour today. Visitors come for the walks along the water and the old bridges. "
+    "The river rises in the hills above the town and flows for ninety miles to the sea. Two mills still stand on its "
+    "lower course; one of them was built in 1780 and grinds flour today. Visitors come for the walks along the water. "
 )
 
 
@@ -88,18 +87,22 @@ def test_annotations_lie_beside_the_documents(world):
     assert funnel["examples"]["language"][0]["opening"]
 
 
-def test_two_processes_and_a_resumed_run_give_the_same_bytes(world, tmp_path):
-    expected = digest(world / "docs")
-    curated(world / "pages", tmp_path / "two", workers=2)
+def test_two_processes_and_a_resumed_run_give_the_same_bytes(tmp_path):
+    collected(tmp_path / "pages", seed=5, sources=[{"world": {"pages": 150}}], pages_per_shard=50)
+    curated(tmp_path / "pages", tmp_path / "one", workers=1)
+    expected = digest(tmp_path / "one")
+    curated(tmp_path / "pages", tmp_path / "two", workers=2)
     assert digest(tmp_path / "two") == expected
-    ctx = local_context(tmp_path / "three", inputs=[local_artifact(world / "pages", "pages")])
+    ctx = local_context(tmp_path / "three", inputs=[local_artifact(tmp_path / "pages", "pages")])
     calls = iter([False, True, *[False] * 100])
     ctx.stopping = lambda: next(calls)
     with pytest.raises(Preempted):
         curate.run(curate.Settings(workers=1), ctx)
-    assert (tmp_path / "three.scratch" / "facts" / "00000.parquet").exists()
+    assert sorted(path.name for path in (tmp_path / "three.scratch" / "facts").glob("*.parquet")) == [
+        "00000.parquet",
+        "00001.parquet",
+    ]
     curate.run(curate.Settings(workers=1), ctx)
-    shutil.rmtree(tmp_path / "three" / "volatile", ignore_errors=True)
     assert digest(tmp_path / "three") == expected
 
 

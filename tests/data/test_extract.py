@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from puna.data.extract import extract, remove_markdown
+from puna.data.language import identify
+from puna.data.pii import redact
 
 PAGE = """<html><head><title>T</title><script>var x = 1;</script><style>p{}</style></head><body>
 <nav><ul><li><a href="/">Home</a></li><li><a href="/b">News of the day</a></li></ul></nav>
@@ -82,3 +86,34 @@ def test_code_keeps_its_markers():
 @pytest.mark.parametrize("html", ["", "<", "<html>", "<p>" * 3000, "<div" * 500, "\x00\xff<b", "<ul><li>" * 400, "<math>" * 50])
 def test_odd_html_neither_fails_nor_hangs(html):
     assert isinstance(extract(html.encode(), "html", "").text, str)
+
+
+TIRING = [
+    "<math>",
+    "<a ",
+    "<a>",
+    "<ul><li>",
+    "<script type=math/tex>",
+    " ",
+    "\t ",
+    "{",
+    "{a}",
+    "x",
+    "f(",
+    "a@",
+    "__a ",
+    "**a",
+    "[a](",
+]
+TIRING += ["`", "1 ", "9", "0 1-", "DE89 ", "<annotation tex>", "&nbsp;", "\u0e01", "( ", "\n \n", "#"]
+
+
+@pytest.mark.parametrize("unit", TIRING)
+def test_no_page_takes_more_than_linear_time(unit):
+    page = "<p>start</p>" + unit * (200_000 // len(unit)) + "end"
+    for kind in ("html", "text"):
+        started = time.process_time()
+        text = extract(page.encode(), kind, "").text
+        identify(text)
+        redact(text)
+        assert time.process_time() - started < 3, kind

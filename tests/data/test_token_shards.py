@@ -18,8 +18,8 @@ from puna.tokenizer.bpe import Tokenizer
 def corpus(path, groups, documents=60):
     (path / "documents").mkdir(parents=True)
     rows = [
-        {"id": f"{group}-{i}", "url": "", "date": "", "source": f"src-{group}", "licence": "CC0-1.0", "group": group, "lang": "en",
-         "text": f"document {i} of {group} " * (i % 5 + 1)}
+        {"id": f"{group}-{i}", "url": "", "date": "", "source": f"src-{group}", "licence": "CC0-1.0", "group": group,
+         "lang": "en", "text": f"document {i} of {group} " * (i % 5 + 1)}
         for group in groups for i in range(documents)
     ]  # fmt: skip
     write_shard_table(path / "documents" / "00000.parquet", rows[: len(rows) // 2], DOCUMENT_COLUMNS)
