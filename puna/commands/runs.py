@@ -42,18 +42,10 @@ def up(
     with contextlib.closing(ForkServer(run_dir / "logs" / "forkserver.txt")) as server:  # imports torch while this process plans
         graph = build_graph(loaded)
         cores = cores or hardware.usable_cores()
-        done = finished(loaded, graph, directory)
         if not as_json:
-            typer.echo(
-                console.plan_text(
-                    loaded,
-                    graph,
-                    cores,
-                    finished=len(done),
-                    memory_gb=hardware.memory_bytes()[1] / 1e9,
-                    disk_gb=hardware.disk_free_bytes(directory) / 1e9,
-                )
-            )
+            memory, disk = hardware.memory_bytes()[1] / 1e9, hardware.disk_free_bytes(directory) / 1e9
+            done = len(finished(loaded, graph, directory))
+            typer.echo(console.plan_text(loaded, graph, cores, finished=done, memory_gb=memory, disk_gb=disk))
         listener = console.listener(as_json=as_json, stages=list(graph))
         with contextlib.closing(listener), contextlib.ExitStack() as stack:
 

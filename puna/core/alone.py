@@ -6,15 +6,18 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from puna.core import store
 from puna.core.errors import InputError, Preempted
+from puna.core.graph import build_graph
+from puna.core.layout import identity_of
 from puna.core.modules import load_stage
-from puna.core.recipe import recipe_from_data, validate_settings
+from puna.core.recipe import recipe_from_data
 from puna.core.stage import Artifact
-from puna.core.worker import Job, given, make
+from puna.core.worker import job_for, make
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -38,52 +41,21 @@ def run_alone(
     Raises: InputError, also when `out` holds something else.
     """
     name = uses.rpartition(".")[2]
-    module = load_stage(uses)
-    if hasattr(module, "expand"):
+    if hasattr(load_stage(uses), "expand"):
         raise InputError(f"'{uses}' is a graph of stages and not one stage", fix="put it in a recipe and use puna up")
-    recipe = recipe_from_data(
-        {"name": "alone", "stages": {name: {"uses": uses}}}, "command line", [f"stages.{name}.{text}" for text in overrides]
-    )
-    entry = recipe.stages[name]
-    settings = validate_settings(module.Settings, entry.settings, recipe, name)
+    data = {"name": "alone", "seed": seed, "stages": {name: {"uses": uses}}}
+    recipe = recipe_from_data(data, "command line", [f"stages.{name}.{text}" for text in overrides])
+    node = build_graph(recipe)[name]
     artifacts = [_given(label, path) for label, path in inputs.items()]
-    outside = module.outside(settings) if hasattr(module, "outside") else None
-    identity = store.identify(
-        out.parent,
-        name=name,
-        uses=uses,
-        revision=module.REVISION,
-        settings=settings,
-        seed=seed,
-        inputs=artifacts,
-        outside=outside,
-    )
+    identity = replace(identity_of(out.parent, recipe, node, artifacts), path=out)
     _refuse_other(out, identity)
-    job = Job(
-        name=name,
-        uses=uses,
-        settings=entry.settings,
-        seed=seed,
-        inputs=[given(a) for a in artifacts],
-        path=str(out.absolute()),
-        fingerprint=identity.fingerprint,
-        payload=identity.payload,
-        cores=cores,
-        command=list(command),
-    )
+    job = job_for(node, identity, artifacts, seed=seed, cores=cores, command=command)
     started = time.monotonic()
     report({"event": "stage", "stage": name, "state": "running"})
     with _stop_flag() as stopping:
         result = make(job, report, stopping)
-    report(
-        {
-            "event": "stage",
-            "stage": name,
-            "state": result["state"],
-            "seconds": time.monotonic() - started,
-            "summary": result["summary"],
-        }
-    )
+    facts = {"seconds": time.monotonic() - started, "summary": result["summary"]}
+    report({"event": "stage", "stage": name, "state": result["state"], **facts})
     made = store.read(out)
     assert made is not None  # committed above
     return made

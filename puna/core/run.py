@@ -32,7 +32,7 @@ from puna.core.lease import Lease
 from puna.core.modules import load_stage, source_hash
 from puna.core.recipe import Recipe
 from puna.core.stage import Artifact
-from puna.core.worker import Job, describe, given
+from puna.core.worker import Job, describe, job_for
 
 GRACE_S = 60.0  # for stages to save after a stop was asked for; then they are killed, which loses no finished stage
 MEMORY_EVERY_S = 1.0
@@ -190,19 +190,8 @@ class _Scheduler:
         return False
 
     def _start(self, node: Node, identity: store.Identity, cores: int, rebuild: bool) -> None:
-        job = Job(
-            name=node.name,
-            uses=node.uses,
-            settings=node.raw,
-            seed=self.recipe.seed,
-            cores=cores,
-            rebuild=rebuild,
-            inputs=[given(self.outcome.artifacts[s]) for s in node.sources],
-            path=str(identity.path),
-            fingerprint=identity.fingerprint,
-            payload=identity.payload,
-            command=self.command,
-        )
+        inputs = [self.outcome.artifacts[s] for s in node.sources]
+        job = job_for(node, identity, inputs, seed=self.recipe.seed, cores=cores, rebuild=rebuild, command=self.command)
         ours, theirs = os.pipe()
         self.server.start(job.to_json(), self.run_dir / "logs" / f"{node.name}.txt", theirs)
         os.close(theirs)

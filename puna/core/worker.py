@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 from puna.core import lineage, store
 from puna.core.errors import InputError, Preempted, PunaError, RunError
+from puna.core.graph import Node
 from puna.core.hardware import machine_facts
 from puna.core.lease import Lease
 from puna.core.modules import load_stage, source_hash
@@ -62,6 +63,32 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         return cls(**json.loads(text))
+
+
+def job_for(
+    node: Node,
+    identity: store.Identity,
+    inputs: Sequence[Artifact],
+    *,
+    seed: int,
+    cores: int,
+    rebuild: bool = False,
+    command: Sequence[str] = (),
+) -> Job:
+    """The job that makes the artifact of `identity` at its place."""
+    return Job(
+        name=node.name,
+        uses=node.uses,
+        settings=node.raw,
+        seed=seed,
+        inputs=[{"path": str(a.path), "name": a.name, "kind": a.kind} for a in inputs],
+        path=str(identity.path.absolute()),
+        fingerprint=identity.fingerprint,
+        payload=identity.payload,
+        cores=cores,
+        rebuild=rebuild,
+        command=list(command),
+    )
 
 
 def make(job: Job, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
@@ -111,11 +138,6 @@ def run_worker(text: str, pipe: int) -> int:
     sys.stderr.flush()
     atexit._run_exitfuncs()  # temporary directories and pools of this stage; the inherited ones do nothing
     return int(result.get("exit_code", 0))
-
-
-def given(artifact: Artifact) -> dict[str, str]:
-    """An input as a job names it."""
-    return {"path": str(artifact.path), "name": artifact.name, "kind": artifact.kind}
 
 
 def describe(error: PunaError) -> dict[str, Any]:

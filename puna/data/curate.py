@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationInfo, field_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -27,7 +28,7 @@ from puna.data.funnel import write_funnel
 from puna.data.language import LLAMA_LANGUAGES, UNKNOWN
 from puna.data.minhash import MinHashSettings, clusters
 from puna.data.planted import score_planted
-from puna.data.signals import CODE, MATHS, MULTILINGUAL, PROSE, Limits
+from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
 
 KIND = "documents"
@@ -69,9 +70,16 @@ class Settings(StageSettings):
     general: Limits = PROSE
     maths: Limits = MATHS
     code: Limits = CODE
-    multilingual: Limits = MULTILINGUAL
+    multilingual: Limits = PROSE
     redact: bool = True
     workers: int = execution(2)
+
+    @field_validator("general", "maths", "code", "multilingual", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        # a recipe that names one limit of a group keeps the group's other limits
+        default = cls.model_fields[str(info.field_name)].default
+        return default.model_dump() | value if isinstance(value, dict) else value
 
     def limits(self, group: str) -> Limits:
         """Quality limits of a group."""

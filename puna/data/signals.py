@@ -50,6 +50,7 @@ STOP_WORDS = {
 }
 NGRAM_TOP = (2, 3, 4)  # Gopher: share of the most frequent one
 NGRAM_DUPLICATE = (5, 6, 7, 8, 9, 10)  # Gopher: share of characters inside repeated ones
+LETTERWISE_WORDS = 400  # looked at to tell a script without spaces
 MAX_SIGNAL_WORDS = 20_000  # bounds the time; longer documents are judged by their beginning
 
 _word_hashes: dict[str, int] = {}
@@ -61,8 +62,10 @@ class Limits(Settings):
 
     N-gram rules hold from `min_repetition_words` words: in a short text two equal phrases are already a large share.
 
-    The defaults are Gopher's (tables A1 and A2), except `min_words` (Gopher's 50 is for web pages; short rows of curated
-    sets are normal here) and `min_word_chars` (Gopher's 3 is for English, and Hindi words are shorter).
+    The defaults are Gopher's (tables A1 and A2), with three exceptions: `min_words` (Gopher's 50 is for web pages; short rows of
+    curated sets are normal here), `min_word_chars` (Gopher's 3 is for English, and Hindi words are shorter) and
+    `max_duplicate_ngrams` (Gopher's 0.15 to 0.10 are for English prose; verse, tables and exercises reach a quarter, logs and
+    error pages are far above).
     """
 
     min_words: int | None = 20
@@ -78,13 +81,11 @@ class Limits(Settings):
     max_duplicate_line_chars: float | None = 0.20
     min_repetition_words: int = 100
     max_top_ngrams: tuple[float, float, float] | None = (0.20, 0.18, 0.16)
-    max_duplicate_ngrams: tuple[float, float, float, float, float, float] | None = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    max_duplicate_ngrams: tuple[float, float, float, float, float, float] | None = (0.30, 0.28, 0.26, 0.24, 0.22, 0.20)
     max_unreadable: float | None = 0.01
 
 
 PROSE = Limits()
-# other languages have other function words and more inflection; FineWeb2 loosens these limits per language as well
-MULTILINGUAL = Limits(max_top_ngrams=(0.25, 0.22, 0.20), max_duplicate_ngrams=(0.30, 0.28, 0.26, 0.24, 0.22, 0.20))
 MATHS = Limits(
     min_words=8,
     min_word_chars=1.0,
@@ -108,7 +109,7 @@ CODE = Limits(
     max_duplicate_lines=0.5,
     max_duplicate_line_chars=0.4,
     max_top_ngrams=None,
-    max_duplicate_ngrams=(0.6, 0.6, 0.6, 0.6, 0.6, 0.6),
+    max_duplicate_ngrams=(0.85, 0.8, 0.75, 0.7, 0.65, 0.6),
 )
 
 
@@ -149,7 +150,9 @@ def measure(text: str, lang: str) -> dict[str, Any]:
         "words": len(words),
         "mean_word_chars": _mean_word_chars(words),
         "symbols": (text.count("#") + text.count("…") + text.count("...")) / count,
-        "alpha_words": None if letterwise(words) else sum(any(map(str.isalpha, word)) for word in words) / count,
+        "alpha_words": None
+        if letterwise(words)
+        else sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in words) / count,
         "stop_words": len(STOP_WORDS[lang].intersection(words)) if lang in STOP_WORDS else None,
         "unreadable": text.count("\ufffd") / max(len(text), 1),
         "lorem_ipsum": "lorem ipsum" in text.lower(),
@@ -159,7 +162,8 @@ def measure(text: str, lang: str) -> dict[str, Any]:
 
 def letterwise(words: list[str]) -> bool:
     """Whether most "words" are single letters of a script without spaces, so that word statistics mean nothing."""
-    return sum(len(word) == 1 and word > "\u0dff" for word in words) * 2 > len(words)
+    sample = words[:LETTERWISE_WORDS]
+    return sum(len(word) == 1 and word > "\u0dff" for word in sample) * 2 > len(sample)
 
 
 def _mean_word_chars(words: list[str]) -> float | None:

@@ -90,17 +90,17 @@ def _phrases(kind: str, lang: str) -> Phrases:
 
 def _covered(words: list[str], phrases: Phrases) -> tuple[int, int]:
     """Words covered by phrases of the list, longest first, and the number of different phrases."""
-    covered = position = 0
+    covered = reached = 0
     found: set[tuple[str, ...]] = set()
-    while position < len(words):
-        step = 1
-        for phrase in phrases.get(words[position], ()):
+    for position in [index for index, word in enumerate(words) if word in phrases]:
+        if position < reached:
+            continue
+        for phrase in phrases[words[position]]:
             if len(phrase) == 1 or tuple(words[position : position + len(phrase)]) == phrase:
                 found.add(phrase)
-                step = len(phrase)
-                covered += step
+                covered += len(phrase)
+                reached = position + len(phrase)
                 break
-        position += step
     return covered, len(found)
 
 

@@ -42,12 +42,14 @@ class Scaling(BaseSettings):
 
 
 class Needles(BaseSettings):
-    """Needle rows: their share of all rows, entries and questions per row, weight of an answer; entries and rows of the test."""
+    """Needle rows: their share of all rows, entries and questions per row, weights of an answer and of
+    the text around it; entries and rows of the test."""
 
     share: float = 0.5
     pairs: int = 8
     queries: int = 8
     answer_weight: float = 4.0
+    filler_weight: float = 1.0
     test_pairs: int = 4
     test_rows: int = 100
 
@@ -135,7 +137,9 @@ class LongBatches:
         self.needle_rows = min(rows, max(1, round(settings.needles.share * rows))) if settings.needles.share > 0 else 0
         self.seq_len, self.world, self.micro = seq_len, World.current(), settings.micro_rows
         needles = settings.needles
-        self.needles = NeedleRows(corpus, ctx.stream_seed("needles", part), needles.pairs, needles.queries, needles.answer_weight)
+        self.needles = NeedleRows(
+            corpus, ctx.stream_seed("needles", part), needles.pairs, needles.queries, needles.answer_weight, needles.filler_weight
+        )
         self.plain = None
         if rows > self.needle_rows:
             batching = Batching(batch_tokens=(rows - self.needle_rows) * seq_len, seq_len=seq_len, mix=settings.mix)

@@ -25,17 +25,22 @@ TEST_TOKENS = 8192  # positions run at once in the test
 
 
 class NeedleRows:
-    """Training rows with `pairs` hidden entries and `queries` questions; the weight of an answer's tokens is `answer_weight`."""
+    """Training rows with `pairs` hidden entries and `queries` questions.
 
-    def __init__(self, corpus: Corpus, seed: int, pairs: int, queries: int, answer_weight: float):
-        self.corpus, self.seed, self.pairs, self.queries, self.answer_weight = corpus, seed, pairs, queries, answer_weight
+    The loss of an answer's tokens weighs `answer_weight`, that of all others `filler_weight`: text to look through teaches little,
+    and drowns the few answers when it weighs as much as ordinary rows.
+    """
+
+    def __init__(self, corpus: Corpus, seed: int, pairs: int, queries: int, answer_weight: float, filler_weight: float = 1.0):
+        self.corpus, self.seed, self.pairs, self.queries = corpus, seed, pairs, queries
+        self.answer_weight, self.filler_weight = answer_weight, filler_weight
         self.filler = filler_of(corpus.train, corpus.tokenizer.base_size)
 
     def batch(self, step: int, rows: range, seq_len: int) -> Batch:
         """The given rows of `step`, each one document of `seq_len` positions."""
         made = [self._row(step, row, seq_len + 1) for row in rows]
         ids = torch.tensor([needle.ids for needle in made])
-        weights = torch.ones(len(rows), seq_len)
+        weights = torch.full((len(rows), seq_len), self.filler_weight)
         for row, needle in enumerate(made):
             for start, end in needle.answers:
                 weights[row, start - 1 : end - 1] = self.answer_weight

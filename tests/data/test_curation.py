@@ -15,9 +15,10 @@ from puna.data import collect, curate, shards
 from puna.data.columns import documents, read_shard_table, shard_paths
 from puna.data.engine import map_shards
 from puna.data.planted import wilson_interval
+from puna.data.signals import CODE, MATHS, PROSE
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-PROSE = (
+RIVER = (
     "The river rises in the hills above the town and flows for ninety miles to the sea. Two mills still stand on its "
     "lower course; one of them was built in 1780 and grinds flour today. Visitors come for the walks along the water. "
 )
@@ -164,7 +165,7 @@ def test_nothing_left_says_which_rule_dropped_it(tmp_path):
 
 
 def test_personal_data_is_redacted_in_kept_and_dropped_documents(tmp_path):
-    rows = [{"text": PROSE + "Write to jane.roe@mail.example.org for more."}, {"text": "jane.roe@mail.example.org"}]
+    rows = [{"text": RIVER + "Write to jane.roe@mail.example.org for more."}, {"text": "jane.roe@mail.example.org"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     collected(tmp_path / "pages", sources=[str(tmp_path / "a.jsonl")])
     curated(tmp_path / "pages", tmp_path / "docs", workers=1)
@@ -215,3 +216,11 @@ def test_real_files_run_through_to_tokens(tmp_path):
     inputs = [local_artifact(tmp_path / "docs", "documents"), local_artifact(tokenizer, "tokenizer")]
     tokens = shards.run(shards.Settings(), local_context(tmp_path / "tokens", inputs=inputs))
     assert tokens["documents"] == result["documents"] and {"general", "multilingual"} <= set(tokens["mix"])
+
+
+def test_one_limit_of_a_group_keeps_the_others():
+    settings = curate.Settings.model_validate({"maths": {"min_words": 3}, "general": {"max_duplicate_ngrams": None}})
+    assert settings.maths == MATHS.model_copy(update={"min_words": 3}) and settings.code == CODE
+    assert settings.general == PROSE.model_copy(update={"max_duplicate_ngrams": None})
+    with pytest.raises(ValueError, match="min_word"):
+        curate.Settings.model_validate({"maths": {"min_word": 3}})

@@ -1,0 +1,51 @@
+"""Check that `make demo` left what it promises, and that the figures are right: python .ci/check_demo.py runs/cria"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+RECALL = {"near_duplicate": 0.95, "pii": 0.95, "spam": 0.9, "wrong_language": 0.9}
+PRECISION = 0.95
+ITEMS = 1000
+MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
+MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
+
+
+def problems(run: Path) -> list[str]:
+    """What is missing or wrong, in words."""
+    found = []
+    page = run / "report.html"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if "Plotly" not in text or "<link" in text or 'src="http' in text:
+        found.append(f"{page} is missing, empty or needs the network")
+    report = json.loads(next(run.glob("*-report/report.json")).read_text())
+    planted = report["sections"]["Data"]["documents.planted"]
+    for fault, least in RECALL.items():
+        score = planted[fault]
+        if score["recall"] < least or score["precision"] < PRECISION:
+            found.append(f"curation of {fault}: recall {score['recall']:.3f}, precision {score['precision']:.3f}")
+    found += _claims(report["claims"])
+    needle = report["sections"]["Long context"]["needle"]["models"]
+    before, after = (needle[name]["by_length"]["512"] for name in ("flagship", "flagship-long"))
+    if before["high"] > 0.5 or after["low"] < 0.8:
+        found.append(f"needle at 512 tokens: {before['accuracy']:.2f} before and {after['accuracy']:.2f} after extension")
+    return found
+
+
+def _claims(claims: list[dict]) -> list[str]:
+    found = []
+    for start in (*MUST_HELP, *MUST_NOT_HURT):
+        claim = next((c for c in claims if c["name"].startswith(start)), None)
+        if claim is None or claim["n"] < ITEMS:
+            found.append(f"'{start}' was not tested on {ITEMS} items")
+        elif claim["verdict"] == "hurt" or (start in MUST_HELP and claim["verdict"] != "helped"):
+            found.append(f"{claim['name']}: {claim['verdict']}")
+    return found
+
+
+if __name__ == "__main__":
+    wrong = problems(Path(sys.argv[1]))
+    print("\n".join(wrong) or "the demo's outputs are there and right")
+    sys.exit(bool(wrong))
