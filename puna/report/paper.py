@@ -88,7 +88,7 @@ def limits(artifacts: Sequence[Artifact]) -> list[str]:
         if parameters and tokens < 20 * parameters:
             found.append(
                 f"{artifact.name} holds {tokens:,} training tokens, {tokens / parameters:.1f} per parameter of the largest "
-                "model; about 20 would be compute-optimal, so the models repeat their data or stay short of what they could learn."
+                "model; about 20 would be compute-optimal, so the models repeat data or stay short of what they could learn."
             )
     for artifact in made_by(artifacts, "evals.scores"):
         sizes = [m["overall"]["n"] for m in read_json(artifact, "scores.json").get("models", {}).values()]

@@ -27,8 +27,8 @@ TEST_TOKENS = 8192  # positions run at once in the test
 class NeedleRows:
     """Training rows with `pairs` hidden entries and `queries` questions.
 
-    The loss of an answer's tokens weighs `answer_weight`, that of all others `filler_weight`: text to look through teaches little,
-    and drowns the few answers when it weighs as much as ordinary rows.
+    The loss of an answer's tokens weighs `answer_weight`, that of all others `filler_weight`: text to look through teaches
+    little, and drowns the few answers when it weighs as much as ordinary rows.
     """
 
     def __init__(self, corpus: Corpus, seed: int, pairs: int, queries: int, answer_weight: float, filler_weight: float = 1.0):

@@ -1,6 +1,6 @@
 """Key -> value recall at any length: entries scattered in filler, asked again at the end (paper 3.4.2, needle in a haystack).
 
-An entry is ` Mia pen,`: the value's token follows the key's directly, so one induction step finds it; with a token in between,
+An entry is ` Mia c,`: the value's token follows the key's directly, so one induction step finds it; with a token in between,
 small models did not learn it. Filler is whatever the caller draws (mini-world text, a real corpus), so the same rows train
 and test long context anywhere.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from puna.core.errors import InputError
-from puna.world.lexicon import NAMES, NOUNS
+from puna.world.lexicon import LETTERS, NAMES
 
 KEYS = NAMES
-VALUES = tuple(NOUNS["en"])
+VALUES = LETTERS
 SEPARATOR = ","
 EMPTY_RUNS = 1000  # runs of filler without a usable token in a row before we call the filler empty
 
@@ -53,15 +53,16 @@ def needle_ids(
         depth: 0..1, where the first queried entry goes (nearest border between runs); random when None.
         keys, values: words tried with a leading space; those that are one token are preferred.
 
-    Key tokens are taken out of the filler, so a key means one thing. InputError when the row is too short or words are too few.
+    Tokens of keys and values are taken out of the filler, so a key means one thing and what is hidden
+    stands out. InputError when the row is too short or words are too few.
     """
     words = _vocabulary(encode, tuple(keys), tuple(values))
     if not 1 <= queries <= pairs:
         raise InputError(f"a needle row needs 1 <= queries <= pairs, got {queries} queries and {pairs} pairs")
-    if pairs > len(words.keys) or pairs > len(words.values):
+    if pairs > len(words.keys):
         raise InputError(f"{pairs} pairs asked for, {len(words.keys)} keys and {len(words.values)} values known",
                          fix="ask for fewer pairs or give more keys and values")  # fmt: skip
-    entries = list(zip(rng.sample(words.keys, pairs), rng.sample(words.values, pairs), strict=True))
+    entries = list(zip(rng.sample(words.keys, pairs), rng.choices(words.values, k=pairs), strict=True))
     asked = rng.sample(range(pairs), queries)
     tail, spans = _questions([entries[i] for i in asked], words.separator)
     rows = [key + value + words.separator for key, value in entries]
@@ -86,12 +87,12 @@ class _Vocabulary:
     keys: list[list[int]]
     values: list[list[int]]
     separator: list[int]
-    banned: frozenset[int]  # tokens of one-token keys, with and without a space before them
+    banned: frozenset[int]  # tokens of one-token keys and values, with and without a space before them
 
 
 @lru_cache(maxsize=16)
 def _vocabulary(encode: Encode, keys: tuple[str, ...], values: tuple[str, ...]) -> _Vocabulary:
-    single = [word for word in keys if len(encode(" " + word)) == 1]
+    single = [word for word in (*keys, *values) if len(encode(" " + word)) == 1]
     chosen = [single_token_words(encode, words) for words in (keys, values)]
     key_words, value_words = (few if len(few) >= 8 or len(few) == len(all_) else list(all_)
                               for few, all_ in zip(chosen, (keys, values), strict=True))  # fmt: skip

@@ -64,7 +64,8 @@ def compare(recipe: str, root: Path, overrides: list[str], kills: int, seed: int
     hits = disturbed(recipe, root / "rough", overrides, kills, seconds, seed)
     calm, rough = digests(root / "calm"), digests(root / "rough")
     different = [name for name in sorted(calm | rough) if calm.get(name) != rough.get(name)]
-    print(f"{hits} kills, {len(calm)} artifacts, {len(calm) - len(different)} equal; different: {different or 'none'}", flush=True)
+    equal = len(calm) - len(different)
+    print(f"{hits} kills, {len(calm)} artifacts, {equal} equal; different: {different or 'none'}", flush=True)
     return different if calm else ["nothing was made"]
 
 
