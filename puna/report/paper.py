@@ -34,7 +34,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     artifacts = ctx.inputs.artifacts
     claims = collect_claims(artifacts)
     sections = [s for s in _sections(artifacts, claims) if s is not None]
-    report = {
+    report: dict[str, Any] = {
         "title": settings.title,
         "headlines": headlines(artifacts),
         "claims": claims,
@@ -113,9 +113,7 @@ def limits(artifacts: Sequence[Artifact]) -> list[str]:
 
 def _tokens_by_group(artifact: Artifact) -> dict[str, int]:
     groups = read_json(artifact, "mix.json").get("groups", {})
-    return {
-        name: int(group.get("train_tokens", group.get("tokens", 0))) for name, group in groups.items() if isinstance(group, dict)
-    }
+    return {name: int(group["train_tokens"]) for name, group in groups.items()}
 
 
 def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> list[Section | None]:

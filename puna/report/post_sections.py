@@ -94,8 +94,8 @@ def _accuracy_chart(section: Section, artifacts: Sequence[Artifact], members: se
         scores = read_json(artifact, "scores.json").get("models", {})
         shown = {name: score["overall"] for name, score in scores.items() if name in members and score["overall"]["n"]}
         if shown:
-            values = [[100 * s[key] for s in shown.values()] for key in ("accuracy", "low", "high")]
-            section.figure(*charts.bars(list(shown), *values, "percent right"), "Held-out accuracy with 95 % intervals.")
+            mid, low, high = ([100 * s[key] for s in shown.values()] for key in ("accuracy", "low", "high"))
+            section.figure(*charts.bars(list(shown), mid, low, high, "percent right"), "Held-out accuracy with 95 % intervals.")
         else:
             section.text("No held-out task with a verifier: accuracy was not measured.")
 

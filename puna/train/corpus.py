@@ -103,7 +103,7 @@ def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
     if not record_path.exists():
         raise InputError("this is no directory of token shards", where=str(record_path), fix="give the output of data.shards")
     record = json.loads(record_path.read_text())
-    shards = {
+    shards: dict[str, dict[str, Documents]] = {
         split: {p.stem.removeprefix(f"{split}-"): open_shard(p.with_suffix("")) for p in sorted(path.glob(f"{split}-*.bin"))}
         for split in ("train", "held")
     }

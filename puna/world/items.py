@@ -255,7 +255,7 @@ def _list(rng: random.Random, lang: str, owned: Owners) -> str:
 
 def _echo(rng: random.Random, lang: str) -> str:
     """A row of words, letters and numbers, copied once: the plainest exercise in copying, from which every other kind gains."""
-    pools = (NAMES, NOUNS[lang], LETTERS, [str(n) for n in range(1, 21)])
+    pools = (NOUNS[lang], LETTERS, [str(n) for n in range(1, 21)])  # no names: what follows a name is its letter
     row = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(4, 9))]
     text = f"{rng.choice(NAMES)} {' '.join(row)}."
     return f"{text} {gap(rng, lang)}{text}"

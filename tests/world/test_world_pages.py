@@ -12,7 +12,7 @@ import pytest
 from puna.core.errors import InputError
 from puna.world import faults
 from puna.world.items import GROUP_SHARES
-from puna.world.lexicon import LANGUAGES, NAMES, NOUNS
+from puna.world.lexicon import LANGUAGES, NAMES
 from puna.world.pages import COPIES, FAULT_RATES, OPENING_LINES, SECTION_LINES, generate
 from puna.world.sentences import CHROME, OPENINGS
 from puna.world.strangers import FOREIGN, SPAM
@@ -109,9 +109,10 @@ def test_clean_pages_are_no_near_duplicates():
 
 
 def test_lines_seldom_repeat_even_without_digits(pages):
-    """The line rule of the paper (more than six times) must not touch clean lines, as ccNet normalises them."""
-    shown = (row.lower() for p in generate(1500, 2, fault_rates={}) for row in p.lines)
-    rows = Counter(re.sub(r"[^\w\s]", "", re.sub(r"\d", "0", row)) for row in shown)
+    """The line rule of the paper (more than six times) must not touch clean lines; ccNet's folding of digits is for prose only,
+    since in exercises and calls the digits are the content."""
+    shown = ((p.group in ("maths", "code"), row.lower()) for p in generate(1500, 2, fault_rates={}) for row in p.lines)
+    rows = Counter(row if keep else re.sub(r"[^\w\s]", "", re.sub(r"\d", "0", row)) for keep, row in shown)
     assert sum(n for n in rows.values() if n > 6) < 0.001 * sum(rows.values())
 
 
@@ -145,7 +146,7 @@ def test_check_digits_and_reserved_ranges():
 
 
 def test_clean_pages_hold_no_personal_data(pages):
-    long_number = re.compile(r"\d[\d\s-]{7,}\d|\w@\w|\d+\.\d+\.\d+\.\d+")
+    long_number = re.compile(r"\d{3,}[\s-]\d{3,}|\d{7,}|\w@\w|\d+\.\d+\.\d+\.\d+")
     assert not [p.id for p in of_fault(pages, None) if long_number.search("\n".join(p.lines))]
 
 
@@ -170,8 +171,10 @@ def test_language_identification_finds_the_language(pages):
 
 def test_held_out_exercises_are_not_on_pages(pages):
     text = "\n".join(row for p in pages for row in p.lines)
-    held = [t.prompt[-1].content.split(". ")[0].rstrip(".") + "." for t in generate_tasks(0, 0, 0, 200, 600)["test"]]
-    assert len(held) == 600 and not [statement for statement in held if statement in text]
+    tasks = [t for t in generate_tasks(0, 0, 0, 200, 600)["test"] if t.constraint is None]
+    held = [t.prompt[-1].content for t in tasks if t.family == "lookup"]  # its list alone may well stand in another list
+    held += [t.prompt[-1].content.split(". ")[0].rstrip(".") + "." for t in tasks if t.family != "lookup"]
+    assert len(held) > 300 and not [exercise for exercise in held if exercise in text]
 
 
 def test_line_counts_and_bad_settings():
@@ -188,9 +191,9 @@ def test_line_counts_and_bad_settings():
             list(generate(5, fault_rates=rates))
 
 
-def test_a_name_owns_one_noun_in_a_section(pages):
+def test_a_name_owns_one_letter_in_a_section(pages):
     """Lists and look-ups of eight lines agree, so that copying what followed the name before is always right."""
-    pair = re.compile(rf"\b({'|'.join(NAMES)}) ({'|'.join(NOUNS['en'])})(?=[,.])")
+    pair = re.compile(rf"\b({'|'.join(NAMES)}) ([a-h])(?=[,.])")
     seen = 0
     for page in of_fault(pages, None):
         if page.lang != "en" or page.group not in ("general", "code"):
