@@ -56,7 +56,7 @@ class Corpus:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pieces:
     """Token shard whose documents are cut into pieces; see `cut_at_lines`."""
 
