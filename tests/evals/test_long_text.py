@@ -17,13 +17,13 @@ from puna.model.checkpoint import save_model
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
-from puna.world.lexicon import NAMES, NOUNS
+from puna.world.needle import KEYS, VALUES
 
 
 def word_tokenizer() -> Tokenizer:
     """Bytes, and one token for each key and value of the needles (with every prefix, so that merging gets there)."""
     ranks = {bytes([i]): i for i in range(256)}
-    for word in (*NAMES, *NOUNS["en"]):
+    for word in (*KEYS, *VALUES):
         text = f" {word}".encode()
         for end in range(2, len(text) + 1):
             ranks.setdefault(text[:end], len(ranks))
@@ -46,7 +46,7 @@ def tokens(tmp_path):
     TOKENIZER.save(path)
     rng = np.random.default_rng(0)
     for name, documents in (("train-maths", 60), ("held-maths", 40), ("train-code", 5), ("held-code", 1)):
-        texts = ["\n".join("".join(rng.choice(list("abc de.")) for _ in range(30)) for _ in range(12)) for _ in range(documents)]
+        texts = ["\n".join("".join(rng.choice(list("xyz uv.")) for _ in range(30)) for _ in range(12)) for _ in range(documents)]
         rows = [[TOKENIZER.bos_id, *TOKENIZER.encode(text), TOKENIZER.eos_id] for text in texts]
         write_shard(path / name, rows, {"tokenizer": TOKENIZER.digest})
     return local_artifact(path, "tokens")
