@@ -22,7 +22,7 @@ from puna.train.pretrain import Watcher, Watching, load_for, training_summary
 from puna.train.schedule import Batching, LearningRate, Schedule
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 
 class Settings(BaseSettings):

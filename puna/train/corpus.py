@@ -64,31 +64,39 @@ class Pieces:
     ends: np.ndarray
 
 
-def cut_at_lines(shard: Documents, ends_line_V: np.ndarray, least: int, bos_id: int, eos_id: int) -> Pieces:
+def cut_at_lines(shard: Documents, line_ends: Mapping[int, list[int]], least: int, bos_id: int, eos_id: int) -> Pieces:
     """The documents of a shard cut at the first line end after `least` tokens, and again; each piece is [bos] + lines + [eos].
 
     A short piece holds few distractors, from which a tiny model learns to copy and to look up in a fraction of the tokens that
-    whole pages take (docs/log.md). `ends_line_V` says of every token id whether it ends a line; line ends at a cut are left out.
+    whole pages take (docs/log.md). `line_ends` has the ids of every token that ends a line without its line breaks: the split
+    pattern joins ".\\n" to one token, of which the full stop stays at a cut.
     """
-    pieces: list[np.ndarray] = []
+    pieces: list[list[int]] = []
     start = 0
     for end in np.asarray(shard.ends, np.int64).tolist():
         ids = np.asarray(shard.tokens[start:end], np.int64)
         start = end
         ids = ids[(ids != bos_id) & (ids != eos_id)]
-        pieces += _pieces(ids, ends_line_V, least)
-    framed = [np.concatenate([[bos_id], piece, [eos_id]]) for piece in pieces]
+        pieces += _pieces(ids, line_ends, least)
+    framed = [np.array([bos_id, *piece, eos_id], np.int64) for piece in pieces]
     return Pieces(np.concatenate(framed or [np.empty(0, np.int64)]), np.cumsum([len(piece) for piece in framed], dtype=np.int64))
 
 
-def _pieces(ids: np.ndarray, ends_line_V: np.ndarray, least: int) -> list[np.ndarray]:
+def _pieces(ids: np.ndarray, line_ends: Mapping[int, list[int]], least: int) -> list[list[int]]:
     found, start = [], 0
-    for end in [*(np.flatnonzero(ends_line_V[ids]) + 1).tolist(), len(ids)]:
+    for end in [*(np.flatnonzero(np.isin(ids, list(line_ends))) + 1).tolist(), len(ids)]:
         if end - start >= least or (end == len(ids) and end > start):
-            piece = ids[start:end]
-            found.append(piece[:-1] if ends_line_V[piece[-1]] and len(piece) > 1 else piece)
+            *body, last = ids[start:end].tolist()
+            if piece := [*body, *line_ends.get(last, [last])]:
+                found.append(piece)
             start = end
     return found
+
+
+def line_end_tokens(tokenizer: Any) -> dict[int, list[int]]:
+    """Every token id whose bytes hold a line break, with the ids of its text without the line breaks at its end."""
+    texts = {i: tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size) if not tokenizer.is_special(i)}
+    return {i: tokenizer.encode(text.rstrip(b"\n").decode("utf-8", "replace")) for i, text in texts.items() if b"\n" in text}
 
 
 def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
@@ -111,11 +119,10 @@ def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
         raise InputError("there are no training tokens here", where=str(path))
     mix, tokenizer = record["mix"], Tokenizer.load(path)
     if piece_tokens is not None:
-        texts = [b"" if tokenizer.is_special(i) else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-        ends_line = np.array([b"\n" in text for text in texts])
+        line_ends = line_end_tokens(tokenizer)
         shards = {
             split: {
-                name: cut_at_lines(shard, ends_line, piece_tokens, tokenizer.bos_id, tokenizer.eos_id)
+                name: cut_at_lines(shard, line_ends, piece_tokens, tokenizer.bos_id, tokenizer.eos_id)
                 for name, shard in groups.items()
             }
             for split, groups in shards.items()

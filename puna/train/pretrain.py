@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from puna.model.llama import Llama
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 
 class ModelShape(BaseSettings):
