@@ -29,6 +29,7 @@ from puna.core.stage import VOLATILE, Artifact
 
 RECORD = "artifact.json"
 PARTIAL, SCRATCH, OLD, LOCK = ".partial", ".scratch", ".old", ".lock"
+OWNER = "fingerprint"  # file in a scratch directory: whose half-done work it is
 FileList = dict[str, list]  # relative path -> [bytes, blake2b]
 
 
@@ -121,12 +122,19 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def prepare(path: Path) -> tuple[Path, Path]:
-    """Fresh `.partial` and kept `.scratch` of an artifact about to be made."""
+def prepare(path: Path, fingerprint: str) -> tuple[Path, Path]:
+    """Fresh `.partial` and kept `.scratch` of an artifact about to be made.
+
+    Half-done work of another fingerprint (`puna run --out` gives any work one place) is not resumed but removed.
+    """
     partial, scratch = beside(path, PARTIAL), beside(path, SCRATCH)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    owner = scratch / OWNER
+    if scratch.exists() and (not owner.exists() or owner.read_text() != fingerprint):
+        shutil.rmtree(scratch)
     scratch.mkdir(exist_ok=True)
+    owner.write_text(fingerprint)
     return partial, scratch
 
 

@@ -151,7 +151,7 @@ def _make_locked(job: Job, path: Path, report: Report, stopping: Callable[[], bo
     settings = module.Settings.model_validate(job.settings)
     inputs = [_input(given) for given in job.inputs]
     code = source_hash(module)
-    partial, scratch = store.prepare(path)
+    partial, scratch = store.prepare(path, job.fingerprint)
     ctx = StageContext(
         name=job.name,
         inputs=Inputs(inputs),

@@ -61,9 +61,9 @@ def funnel(steps: Sequence[str], counts: Sequence[int]) -> Chart:
     return data, {"yaxis": {"automargin": True}, "height": 60 + 42 * len(steps)}
 
 
-def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], title: str) -> Chart:
+def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], title: str) -> Chart:
     """Shares between 0 and 1 as a map, with the percentage written in each cell."""
-    text = [[f"{100 * v:.0f}" for v in row] for row in values]
+    text = [["" if v is None else f"{100 * v:.0f}" for v in row] for row in values]
     data = [
         {
             "type": "heatmap", "x": list(columns), "y": list(rows), "z": [list(row) for row in values], "zmin": 0, "zmax": 1,

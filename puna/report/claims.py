@@ -1,7 +1,7 @@
 """What may be said: each comparison named in the recipe, put into words by its interval alone.
 
-A difference whose 95 % interval excludes zero helped or hurt; anything else did not show a difference at this size, and is
-reported as that and not left out.
+A difference whose 95 % interval excludes zero, with an exact p below 0.05, helped or hurt; anything else did not show a
+difference at this size, and is reported as that and not left out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from puna.core.stage import Artifact
 from puna.report.sources import read_json
 
+SIGNIFICANT = 0.05
 SHOWN = {1: "helped", 0: "no difference shown", -1: "hurt"}
 
 
@@ -27,8 +28,11 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
 
 
 def direction(test: dict[str, Any]) -> int:
-    """1 when the interval lies above zero, -1 below, 0 when it holds zero or nothing was tested."""
-    if test["n"] == 0:
+    """1 when the interval lies above zero and the exact test agrees (p < 0.05), -1 below, 0 otherwise.
+
+    With few items that differ, the normal interval is too narrow: four wins and no loss exclude zero at p = 0.125.
+    """
+    if test["n"] == 0 or test["p"] >= SIGNIFICANT:
         return 0
     return 1 if test["low"] > 0 else -1 if test["high"] < 0 else 0
 

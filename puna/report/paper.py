@@ -132,7 +132,8 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
 def _verdicts(report: dict[str, Any]) -> Section:
     """What helped, what did not, and what this run could not show."""
     section = Section("What helped and what did not", "5.1")
-    section.text("Every line is a paired test on the same held-out items, named in the recipe before the run.")
+    section.text("Every line is a paired test on the same held-out items, named in the recipe before the run. "
+                 "The tests are not corrected for their number: one in twenty may show a difference by chance.")  # fmt: skip
     for claim in report["claims"]:
         colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "dim")
         section.blocks.append(f"<p class='{colour}'>{html.escape(sentence(claim))}</p>")

@@ -86,7 +86,7 @@ def context_section(artifacts: Sequence[Artifact]) -> Section | None:
 
 def _map(found: dict[str, Any], name: str, model: dict[str, Any]) -> charts.Chart:
     lengths, depths = [str(n) for n in found["lengths"]], [str(d) for d in found["depths"]]
-    values = [[cells[row]["accuracy"] or 0.0 for cells in model["cells"]] for row in range(len(depths))]
+    values = [[cells[row]["accuracy"] for cells in model["cells"]] for row in range(len(depths))]
     return charts.heat_map(depths, lengths, values, f"{name} (trained to {model['max_seq_len']})")
 
 

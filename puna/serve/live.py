@@ -72,15 +72,18 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlparse(self.path)
-        if url.path == "/":
+        if urlparse(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
+            self.send_error(403)  # a foreign name that resolves to this machine
+        elif url.path == "/":
             self._send((STATIC / "live.html").read_bytes(), "text/html; charset=utf-8")
         elif url.path == "/plotly.js":
             self._send(_plotly(), "text/javascript; charset=utf-8")
         elif url.path == "/api/status":
             self._file(self.run_dir / "status.json", "application/json")
         elif url.path == "/api/events":
-            offset = parse_qs(url.query).get("offset", ["0"])[0]
-            self._send(_events(self.run_dir / "events.jsonl", int(offset) if offset.isdigit() else 0), "application/json")
+            asked = parse_qs(url.query).get("offset", ["0"])[0]
+            offset = int(asked) if asked.isdecimal() and len(asked) < 16 else 0
+            self._send(_events(self.run_dir / "events.jsonl", offset), "application/json")
         elif url.path == "/report":
             self._file(self.run_dir / "report.html", "text/html; charset=utf-8")
         else:
@@ -119,7 +122,10 @@ def _events(path: Path, offset: int) -> bytes:
                 if not line.endswith(b"\n") or len(rows) >= EVENTS_PER_REPLY:
                     break
                 offset += len(line)
-                rows.append(json.loads(line))
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:  # torn by a kill or a full disk
+                    continue
     return json.dumps({"offset": offset, "events": rows}).encode()
 
 

@@ -89,7 +89,7 @@ def test_digest_covers_files_and_not_volatile_or_the_record(tmp_path):
 
 def made(tmp_path, **files):
     place = identity(tmp_path)
-    partial, _ = store.prepare(place.path)
+    partial, _ = store.prepare(place.path, place.fingerprint)
     for name, text in files.items():
         (partial / name).write_text(text)
     digest, listed = store.digest_files(partial)
@@ -109,7 +109,7 @@ def test_commit_is_whole_or_not_there(tmp_path):
 def test_restart_wipes_partial_and_keeps_scratch(tmp_path):
     place, _, _ = made(tmp_path, x="1")
     (store.beside(place.path, store.SCRATCH) / "state").write_text("s")
-    partial, scratch = store.prepare(place.path)
+    partial, scratch = store.prepare(place.path, place.fingerprint)
     assert list(partial.iterdir()) == [] and (scratch / "state").read_text() == "s"
 
 
@@ -183,3 +183,11 @@ json_values = st.recursive(
 @given(json_values, json_values)
 def test_differences_are_empty_exactly_for_equal_values(a, b):
     assert (differences(a, b) == []) == (a == b)
+
+
+def test_half_done_work_of_another_fingerprint_is_not_resumed(tmp_path):
+    place = tmp_path / "out"
+    _, scratch = store.prepare(place, "one")
+    (scratch / "step-5").write_text("weights")
+    assert (store.prepare(place, "one")[1] / "step-5").exists()
+    assert not (store.prepare(place, "two")[1] / "step-5").exists()

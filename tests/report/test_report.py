@@ -19,7 +19,7 @@ def claim(**changes):
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({}, 1), ({"low": -0.01}, 0), ({"low": -0.08, "high": -0.02}, -1), ({"low": 0.0}, 0), ({"n": 0}, 0)],
+    [({}, 1), ({"low": -0.01}, 0), ({"low": -0.08, "high": -0.02}, -1), ({"low": 0.0}, 0), ({"n": 0}, 0), ({"p": 0.125}, 0)],
 )
 def test_only_an_interval_without_zero_is_a_difference(changes, expected):
     assert direction(claim(**changes)) == expected

@@ -62,3 +62,18 @@ def test_a_busy_port_is_refused_when_asked_for_and_passed_over_when_not(tmp_path
         assert str(port) in caught.value.where and "--port" in caught.value.fix
         page = live._bind(tmp_path, [port, 0])
         page.server_close()
+
+
+def test_a_torn_line_is_passed_over_and_odd_offsets_are_zero(page, tmp_path):
+    whole = json.dumps({"event": "note", "text": "whole"})
+    (tmp_path / "events.jsonl").write_text('{"event": "no{"event": "note"}\n' + whole + "\n")
+    for offset in ("0", "%C2%B2", "9" * 5000):
+        reply = json.loads(get(f"{page.url}api/events?offset={offset}")[2])
+        assert [e["text"] for e in reply["events"]] == ["whole"]
+
+
+def test_a_foreign_host_name_is_refused(page):
+    request = urllib.request.Request(page.url, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)
+    assert caught.value.code == 403
