@@ -183,6 +183,7 @@ class _Scheduler:
         drifted = found is not None and found.record.get("code") != source_hash(load_stage(node.uses))
         if found is not None and not (drifted and self.strict):
             self.drifted += [node.name] if drifted else []
+            store.tidy(found.path)
             self._finish(node.name, found, "reused")
             return True
         if self.free > 0:  # a wide stage starts on one free core and crowds the others for a while, rather than wait for all

@@ -138,6 +138,12 @@ def prepare(path: Path, fingerprint: str) -> tuple[Path, Path]:
     return partial, scratch
 
 
+def tidy(path: Path) -> None:
+    """Remove what a kill right after the commit left beside a finished artifact; the caller knows nobody is making it."""
+    for suffix in (PARTIAL, SCRATCH, OLD):
+        shutil.rmtree(beside(path, suffix), ignore_errors=True)
+
+
 def commit(path: Path, record: dict[str, Any], files: FileList) -> Artifact:
     """Make `<path>.partial` the artifact: files to disk, record last, rename, scratch away.
 
