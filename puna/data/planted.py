@@ -10,25 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from puna.core.intervals import wilson
 from puna.data.columns import read_shard_table, shard_paths
 from puna.data.pii import KINDS
 
 COPIES = ("near_duplicate", "exact_duplicate", "url_duplicate")
-Z = 1.959964  # two-sided 95 %
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion (Wilson 1927); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    p, z2 = successes / trials, Z * Z
-    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z * sqrt(p * (1 - p) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
-    return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
 
 
 def score_planted(truth_path: Path, out: Path) -> dict[str, dict[str, Any]]:
@@ -102,9 +91,9 @@ def _strings(
 def _score(hits: int, planted: int, right: int, found: int) -> dict[str, Any]:
     return {
         "recall": hits / planted if planted else 1.0,
-        "recall_interval": list(wilson_interval(hits, planted)),
+        "recall_interval": list(wilson(hits, planted)),
         "planted": planted,
         "precision": right / found if found else 1.0,
-        "precision_interval": list(wilson_interval(right, found)),
+        "precision_interval": list(wilson(right, found)),
         "found": found,
     }

@@ -12,22 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from puna.core.intervals import Z95, wilson
 from puna.core.rng import numpy_stream
 
-Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 BOOTSTRAP_DRAWS = 1000
-
-
-def wilson(passed: int, n: int) -> tuple[float, float]:
-    """95 % interval of a pass rate (Wilson 1927); (0, 1) when nothing was tried."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = passed / n, Z95 * Z95
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    low = 0.0 if passed == 0 else max(0.0, centre - half)
-    high = 1.0 if passed == n else min(1.0, centre + half)
-    return low, high
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from puna.core.intervals import wilson
 from puna.core.stage import Artifact
-from puna.evals.stats import Paired, paired, wilson
+from puna.evals.stats import Paired, paired
 from puna.evals.tasks import run_tasks
 from puna.infer.engine import Engine
 from puna.model.llama import Llama

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from puna.core.intervals import wilson
 from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
-from puna.evals.stats import wilson
 from puna.infer.engine import Completion, Engine, Request
 from puna.post import checkpoints
 from puna.post.gate import MAX_RUNNING

@@ -22,11 +22,11 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from puna.core.intervals import Z95
 from puna.core.rng import derive_seed
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
-from puna.evals.stats import Z95
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
 from puna.post import checkpoints

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from puna.core.errors import InputError, Preempted
+from puna.core.intervals import wilson
 from puna.core.stage import local_artifact, local_context
 from puna.data import collect, curate, shards
 from puna.data.columns import documents, read_shard_table, shard_paths
 from puna.data.engine import map_shards
-from puna.data.planted import wilson_interval
 from puna.data.signals import CODE, MATHS, PROSE
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -185,8 +185,8 @@ def test_map_shards_keeps_the_order_and_passes_errors_on():
 def test_wilson_interval_against_published_values():
     # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29 by the score method without correction
     for k, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
-        assert wilson_interval(k, n) == pytest.approx((low, high), abs=5e-5)
-    assert wilson_interval(9, 9)[1] == 1.0
+        assert wilson(k, n) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(9, 9)[1] == 1.0
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real sample files are not at ../shared/data")

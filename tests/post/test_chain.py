@@ -192,7 +192,9 @@ def test_every_sub_stage_takes_its_settings():
     ]
     for stages in graphs:
         for entry in stages.values():
-            load_stage(entry["uses"]).Settings(**{k: v for k, v in entry.items() if k not in ("uses", "from")})
+            given = {k: v for k, v in entry.items() if k not in ("uses", "from")}
+            settings = load_stage(entry["uses"]).Settings(**given)
+            assert set(given) <= settings.model_fields_set, "every value that was written arrives"
 
 
 def test_prompts_of_different_rounds_and_purposes_are_disjoint(loop):
