@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from puna.model.llama import Llama
 
 KIND = "model"
-REVISION = 2
+REVISION = 3
 
 
 class ModelShape(BaseSettings):

@@ -58,7 +58,7 @@ def test_micro_batches_give_the_same_gradient_and_loss(tmp_path):
         float(CrossEntropy().sums(Llama(SHAPE, seed=3), b)[0]["ce"].detach()) / CrossEntropy().counts(b)["ce"]
         for b in batches(micro_rows=1)(0)
     ]
-    assert abs(sum(means) / len(means) / rows[0]["loss"] - 1) > 1e-3  # the wrong mean is visibly another number
+    assert abs(sum(means) / len(means) / rows[0]["loss"] - 1) > 1e-4  # the wrong mean is visibly another number
 
 
 def test_two_ranks_equal_one(tmp_path):
