@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 
 from puna.data.kernels.tables import case_fold, line_fold, tables
-from puna.data.words import utf8_of
+from puna.data.words import strings_of, utf8_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,7 +124,10 @@ def text_keys(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
 
 
 def line_keys_batch(
-    texts: pa.Array | pa.ChunkedArray | Sequence[str], langs: Sequence[str], fold_digits: np.ndarray, min_letters: int
+    texts: pa.Array | pa.ChunkedArray | Sequence[str],
+    langs: pa.Array | pa.ChunkedArray | Sequence[str],
+    fold_digits: np.ndarray,
+    min_letters: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of the normalised lines of many texts; 0 for lines too short to count.
 
@@ -143,8 +146,9 @@ def line_keys_batch(
     room = int(np.count_nonzero(data[offsets[0] : offsets[-1]] == ord("\n"))) + len(offsets) - 1
     keys, ends = np.zeros(room, dtype=np.uint64), np.zeros(len(offsets) - 1, dtype=np.int64)
     fold = line_fold()
-    names = {lang: np.uint64(xxhash.xxh3_64_intdigest(lang.encode())) for lang in set(langs)}
-    languages = np.array([names[lang] for lang in langs], dtype=np.uint64)
+    codes = strings_of(langs)
+    names = {code: np.uint64(xxhash.xxh3_64_intdigest(code.encode())) for code in set(codes)}
+    languages = np.array([names[code] for code in codes], dtype=np.uint64)
     folded = np.asarray(fold_digits, dtype=np.bool_)
     keys_of_lines(
         data, offsets, tables().kind, fold.one, fold.starts, fold.extra, languages, folded, min_letters, keys, ends

@@ -18,7 +18,7 @@ import xxhash
 from puna.core.settings import Settings
 from puna.data.kernels.tables import tables
 from puna.data.languages import languages
-from puna.data.words import HAS_LETTER, Words, utf8_of
+from puna.data.words import HAS_LETTER, Words, strings_of, utf8_of
 from puna.data.words import hash_words as word_hashes
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def measure_batch(texts: pa.Array | pa.ChunkedArray | Sequence[str], words: Words, langs: Sequence[str]) -> dict[str, np.ndarray]:
+def measure_batch(
+    texts: pa.Array | pa.ChunkedArray | Sequence[str], words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]
+) -> dict[str, np.ndarray]:
     """Every signal of a batch of documents.
 
     Args:
@@ -171,7 +173,9 @@ def measure_batch(texts: pa.Array | pa.ChunkedArray | Sequence[str], words: Word
     return {name: columns[name] for name in COLUMNS}
 
 
-def _word_columns(words: Words, letterwise: np.ndarray, langs: Sequence[str]) -> dict[str, np.ndarray]:
+def _word_columns(
+    words: Words, letterwise: np.ndarray, langs: pa.Array | pa.ChunkedArray | Sequence[str]
+) -> dict[str, np.ndarray]:
     count = words.counts
     some = np.maximum(count, 1)
     no_words = letterwise | (count == 0)
@@ -189,11 +193,11 @@ def _sums(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.diff(np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[np.concatenate([[0], ends])])
 
 
-def _stop_words(words: Words, langs: Sequence[str]) -> np.ndarray:
+def _stop_words(words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
     from puna.data.kernels.ngrams import distinct_listed
 
     table, marks = _stop_word_table()
-    marked = np.array([marks.get(lang, 0) for lang in langs], dtype=np.uint64)
+    marked = np.array([marks.get(lang, 0) for lang in strings_of(langs)], dtype=np.uint64)
     found = np.zeros(len(marked), dtype=np.int64)
     distinct_listed(words.hashes, words.ends, marked, table, found)
     return np.where(marked == 0, np.nan, found)
@@ -238,7 +242,10 @@ def _line_columns(counts: np.ndarray, words: np.ndarray, letterwise: np.ndarray)
 
 
 def failed_rules(
-    columns: Mapping[str, np.ndarray], groups: Sequence[str], langs: Sequence[str], limits: Mapping[str, Limits]
+    columns: Mapping[str, np.ndarray],
+    groups: pa.Array | pa.ChunkedArray | Sequence[str],
+    langs: pa.Array | pa.ChunkedArray | Sequence[str],
+    limits: Mapping[str, Limits],
 ) -> np.ndarray:
     """The first rule that each document fails.
 
@@ -252,7 +259,7 @@ def failed_rules(
         object [documents]: name of the rule, "" where a document passes all.
     """
     reasons = np.full(len(groups), "", dtype=object)
-    pairs = np.array(list(map("\0".join, zip(groups, langs, strict=True))), dtype=object)
+    pairs = np.array(list(map("\0".join, zip(strings_of(groups), strings_of(langs), strict=True))), dtype=object)
     for pair in sorted(set(pairs.tolist())):
         group, lang = pair.split("\0")
         among = pairs == pair

@@ -77,6 +77,12 @@ def utf8_of(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.ndarr
     return np.frombuffer(data, dtype=np.uint8) if data else np.zeros(0, dtype=np.uint8), bounds
 
 
+def strings_of(column: pa.Array | pa.ChunkedArray | Sequence[str]) -> list[str]:
+    """A short column (codes of languages or groups) as a list of str; a null is ""."""
+    values = column if isinstance(column, (list, tuple)) else column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+    return [value or "" for value in values]
+
+
 def scan(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> Words:
     """The words of every text, in order.
 
