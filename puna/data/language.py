@@ -125,7 +125,7 @@ def _judge(text: str) -> tuple[str, float]:
     candidates = _script_languages(text)
     if len(candidates) == 1:
         return candidates[0], 1.0
-    from puna.data.language_kernel import best_group
+    from puna.data.kernels.language import best_group
 
     names, groups, priors = _candidate_columns(candidates)
     best, share = best_group(text, groups, priors, len(names))
@@ -135,7 +135,7 @@ def _judge(text: str) -> tuple[str, float]:
 @cache
 def _candidate_columns(candidates: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The distinct names of some candidates, and of each column of the classifier the name's index (or -1) and its prior."""
-    from puna.data.language_kernel import tables
+    from puna.data.kernels.language import tables
 
     names = list(dict.fromkeys(TWINS.get(code, code) for code in candidates))
     labels = tables().labels

@@ -19,6 +19,7 @@ from pydantic import model_validator
 from puna.core.errors import InputError
 from puna.core.rng import numpy_stream
 from puna.core.settings import Settings
+from puna.data.words import utf8_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,9 +83,9 @@ class Linear:
         Returns:
             float32 [texts, classes].
         """
-        from puna.data.linear_kernel import score
+        from puna.data.kernels.linear import score
 
-        data, ends = utf8_buffers(texts)
+        data, ends = utf8_of(texts)
         longest, pairs, least, most, shift, ids = _feature_arguments(self.settings, ends)
         return score(data, ends, longest, pairs, least, most, shift, self.weights, self.bias, ids)
 
@@ -139,14 +140,14 @@ def train_linear(
     Raises:
         InputError: fewer than two classes, or a class without a text.
     """
-    from puna.data.linear_kernel import train_epoch
+    from puna.data.kernels.linear import train_epoch
 
     labels = np.asarray(labels, dtype=np.int32)
     counts = np.bincount(labels, minlength=len(classes))
     if len(classes) < 2 or len(counts) > len(classes) or not counts.all():
         found = ", ".join(f"{name} {count}" for name, count in zip(classes, counts.tolist(), strict=False))
         raise InputError("a classifier needs at least two classes, each with labelled texts", where=found or "no labels")
-    data, ends = utf8_buffers(texts)
+    data, ends = utf8_of(texts)
     longest, pairs, least, most, shift, ids = _feature_arguments(settings, ends)
     weights = np.zeros((1 << settings.buckets_log2, len(classes)), dtype=np.float32)
     bias = np.log(counts / counts.sum()).astype(np.float32)
@@ -165,25 +166,8 @@ def train_linear(
 
 
 def _feature_arguments(settings: LinearSettings, ends: np.ndarray) -> tuple[int, bool, int, int, np.uint64, np.ndarray]:
-    from puna.data.linear_kernel import room
+    from puna.data.kernels.linear import room
 
     longest = int(min(settings.max_bytes, np.diff(ends).max(initial=0)))
     ids = np.empty(room(longest, settings.least_chars, settings.most_chars), dtype=np.uint32)
     return longest, settings.word_pairs, settings.least_chars, settings.most_chars, np.uint64(64 - settings.buckets_log2), ids
-
-
-def utf8_buffers(texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of an Arrow array of strings without a copy: uint8 [bytes] and int64 [texts + 1] offsets; nulls are empty."""
-    import pyarrow as pa
-
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks() if texts.num_chunks != 1 else texts.chunk(0)
-    if texts.null_count:
-        texts = texts.fill_null("")
-    _, offsets, data = texts.buffers()
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    if offsets is None or data is None:
-        return np.zeros(1, dtype=np.uint8), np.zeros(len(texts) + 1, dtype=np.int64)
-    ends = np.frombuffer(offsets, dtype=kind)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
-    bytes_ = np.frombuffer(data, dtype=np.uint8)
-    return (bytes_ if len(bytes_) else np.zeros(1, dtype=np.uint8)), ends

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from puna.data.kernels.language import probabilities, tables
 from puna.data.language import LLAMA_LANGUAGES, UNKNOWN, identify, identify_batch
-from puna.data.language_kernel import probabilities, tables
 from puna.data.language_scripts import LANGUAGES
 from puna.data.local_files import read_xml
 

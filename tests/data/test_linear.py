@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puna.core.errors import InputError
-from puna.data.linear import LinearSettings, load_linear, train_linear, utf8_buffers
-from puna.data.linear_kernel import FNV_BASIS, FNV_PRIME, PAIR, SPREAD, features, room
+from puna.data.kernels.linear import FNV_BASIS, FNV_PRIME, PAIR, SPREAD, features, room
+from puna.data.linear import LinearSettings, load_linear, train_linear
+from puna.data.words import utf8_of
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 MASK = (1 << 64) - 1
@@ -55,7 +56,7 @@ def slow_features(text: str, least: int, most: int) -> Counter:
 
 
 def kernel_features(text: str, least: int, most: int) -> Counter:
-    data, ends = utf8_buffers(pa.array([text]))
+    data, ends = utf8_of(pa.array([text]))
     out = np.empty(room(int(ends[1]), least, most), dtype=np.uint32)
     return Counter(out[: features(data, 0, ends[1], True, least, most, np.uint64(52), out)].tolist())
 
