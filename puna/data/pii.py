@@ -31,7 +31,8 @@ FILTERS = {
     # seven digits (cards, phones, national numbers), or a dotted address
     "number": r"(?:\p{Nd}[ ().\-/]{0,14}){7}|(?:[0-9]{1,3}\.){3}[0-9]",
     # an IPv6 address, an account number, a codice fiscale
-    "code": r"[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}|[A-Z]{6} ?[0-9LMNPQRSTUV]{2} ?[ABCDEHLMPRST]",
+    "code": r"[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}"
+    r"|[A-Z]{6} ?[0-9LMNPQRSTUV]{2} ?[ABCDEHLMPRST]",
 }
 
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+'-]{0,63}@[A-Za-z0-9](?:[\w-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")

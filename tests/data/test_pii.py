@@ -92,7 +92,7 @@ def test_a_batch_is_what_single_texts_give_and_the_filter_loses_nothing(pieces):
 
 def test_clean_text_passes_no_filter():
     texts = [
-        "A page of 12 lines, 3 tables and 1,400 words: nothing more.",
+        "A page of 12 lines, 3 tables and 1,400 words.",
         "def f(x): return x[0]",
         "SUMME DER ZAHLEN: 48/2 = 24",
     ]
