@@ -12,6 +12,7 @@ from __future__ import annotations
 import html as html_entities
 import re
 from dataclasses import dataclass
+from typing import Any
 
 MAX_HTML_CHARS = 4 << 20  # bounds the time a page can take; the parser is linear
 PLAIN_SHARE = 0.1  # main content below this share of the visible text is distrusted
@@ -149,3 +150,14 @@ def remove_markdown(text: str) -> str:
     if "__" in text:
         text = UNDERLINED.sub(r"\1", text)
     return HEADING.sub("", text) if "# " in text else text
+
+
+def extract_batch(contents: Any, formats: Any, charsets: Any, groups: Any) -> Any:
+    """The texts of a batch of pages: a table of text, links, link_chars, seen_chars."""
+    import pyarrow as pa
+
+    given = zip(contents.to_pylist(), formats.to_pylist(), charsets.to_pylist(), groups.to_pylist(), strict=True)
+    found = [extract(content, kind, charset, keep_markers=group == "code") for content, kind, charset, group in given]
+    columns = {"text": pa.array([page.text for page in found], pa.string())}
+    names = ("links", "link_chars", "seen_chars")
+    return pa.table(columns | {name: pa.array([getattr(page, name) for page in found], pa.int64()) for name in names})
