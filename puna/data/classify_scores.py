@@ -1,7 +1,7 @@
 """Classifiers applied to documents as annotation columns, and how well a classifier does on held-out labels.
 
-A classifier with a positive class, or with grades as classes, gives one column: that class's probability, or the expected
-grade from 0 to 1. One with kinds gives a column for each.
+Every class gives a column `score.CLASSIFIER.CLASS`, its probability. Where the classes are grades ("0" to "4"), one more,
+`score.CLASSIFIER.grade`, is the expected grade from 0 to 1: what documents of a language are ranked by.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from puna.data.linear import Linear, load_linear
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SCORE, GRADE = "score", "grade"  # parts of the names of columns
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -31,31 +32,23 @@ class Classifier:
     Attributes:
         name: stage name; columns are called after it.
         model: what scores.
-        values: float32 [classes], what each class counts in the one score; None for kinds.
     """
 
     name: str
     model: Linear
-    values: np.ndarray | None
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of its annotation columns."""
-        one = f"score_{self.name}"
-        return [one] if self.values is not None else [f"{one}_{kind}" for kind in self.model.classes]
 
     def scores(self, texts: pa.Array | pa.ChunkedArray) -> dict[str, np.ndarray]:
         """Its columns for a batch of Arrow strings: float32 [texts] each."""
         chances = self.model.score_batch(texts)
-        table = chances if self.values is None else chances @ self.values[:, None]
-        return {name: np.ascontiguousarray(table[:, index]) for index, name in enumerate(self.columns)}
+        columns = {f"{SCORE}.{self.name}.{kind}": chances[:, index].copy() for index, kind in enumerate(self.model.classes)}
+        values = grade_values(self.model.classes)
+        return columns if values is None else columns | {f"{SCORE}.{self.name}.{GRADE}": chances @ values}
 
 
 @lru_cache(maxsize=32)
 def load_classifier(path: Path, name: str) -> Classifier:
     """The classifier in the directory of a `data.classify` artifact, kept for the life of the process."""
-    model = load_linear(path)
-    return Classifier(name, model, class_values(model.classes, model.about.get("positive")))
+    return Classifier(name, load_linear(path))
 
 
 def score_columns(texts: pa.Array | pa.ChunkedArray, classifiers: Sequence[Classifier]) -> dict[str, np.ndarray]:
@@ -63,10 +56,8 @@ def score_columns(texts: pa.Array | pa.ChunkedArray, classifiers: Sequence[Class
     return {name: column for classifier in classifiers for name, column in classifier.scores(texts).items()}
 
 
-def class_values(classes: Sequence[str], positive: str | None) -> np.ndarray | None:
-    """What each class counts in the one score: 1 for the positive class, grades scaled to 0..1, None for mere kinds."""
-    if positive is not None:
-        return np.array([float(name == positive) for name in classes], dtype=np.float32)
+def grade_values(classes: Sequence[str]) -> np.ndarray | None:
+    """Grades scaled to 0..1 where all classes are numbers, else None. Returns float32 [classes]."""
     try:
         grades = np.array([float(name) for name in classes], dtype=np.float32)
     except ValueError:

@@ -18,8 +18,9 @@ from puna.core.intervals import wilson
 from puna.core.stage import local_artifact, local_context
 from puna.data import classify, classify_judge
 from puna.data.classify_judge import Judge, load_prompt
-from puna.data.classify_scores import auc, class_values, load_classifier, report, score_columns
+from puna.data.classify_scores import Classifier, auc, grade_values, load_classifier, report, score_columns
 from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table
+from puna.data.linear import LinearSettings, train_linear
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PROSE = "The river rises in the hills above the town and flows past mill number {} on its long way to the sea."
@@ -106,8 +107,8 @@ def test_labels_of_files_train_a_classifier_that_scores_columns(tmp_path):
     assert found["accuracy"]["interval"] == [round(value, 6) for value in wilson(found["n"], found["n"])]
     classifier = load_classifier(tmp_path / "form", "form")
     columns = score_columns(pa.array([PROSE.format(99), CODE.format(99)]), [classifier])
-    assert list(columns) == ["score_form"] and columns["score_form"].dtype == np.float32
-    assert columns["score_form"][0] < 0.2 and columns["score_form"][1] > 0.8
+    assert list(columns) == ["score.form.code", "score.form.prose"] and columns["score.form.code"].dtype == np.float32
+    assert columns["score.form.code"][0] < 0.2 and columns["score.form.code"][1] > 0.8
     held = [row["held_out"] for row in map(json.loads, (tmp_path / "form" / "labels.jsonl").open())]
     assert sum(held) == found["n"]
 
@@ -120,9 +121,9 @@ def test_two_runs_give_the_same_bytes_and_kinds_give_a_column_each(tmp_path):
     for file in ("linear.safetensors", "linear.json", "report.json", "labels.jsonl"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     columns = score_columns(pa.array(["sea sea sea"]), [load_classifier(tmp_path / "one", "kind")])
-    assert list(columns) == ["score_kind_loop", "score_kind_sea", "score_kind_sum"]
+    assert list(columns) == ["score.kind.loop", "score.kind.sea", "score.kind.sum"]
     assert sum(column[0] for column in columns.values()) == pytest.approx(1, abs=1e-5)
-    assert columns["score_kind_sea"][0] > 0.8
+    assert columns["score.kind.sea"][0] > 0.8
 
 
 def test_a_judge_labels_a_sample_and_its_cost_is_counted(tmp_path, documents, monkeypatch):
@@ -223,6 +224,12 @@ def test_the_report_equals_direct_counting():
     assert auc(scores, np.ones(200, dtype=bool))["value"] is None
 
 
-def test_grades_become_one_score():
-    assert class_values(["0", "1", "2", "3", "4"], None).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert class_values(["a", "b"], "b").tolist() == [0, 1] and class_values(["a", "b"], None) is None
+def test_grades_give_an_expected_grade():
+    assert grade_values(["0", "1", "2", "3", "4"]).tolist() == [0, 0.25, 0.5, 0.75, 1] and grade_values(["a", "2"]) is None
+    texts = pa.array(["bad " * 9, "fair " * 9, "good " * 9])
+    model = train_linear(texts, np.array([0, 1, 2]), ["0", "1", "4"], LinearSettings(buckets_log2=10, epochs=20))
+    columns = score_columns(texts, [Classifier("rank", model)])
+    assert list(columns) == ["score.rank.0", "score.rank.1", "score.rank.4", "score.rank.grade"]
+    expected = columns["score.rank.1"] / 4 + columns["score.rank.4"]
+    assert columns["score.rank.grade"] == pytest.approx(expected, abs=1e-6)
+    assert columns["score.rank.grade"].argsort().tolist() == [0, 1, 2]
