@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LETTERS_A_WORD = 3  # an n-gram of a script without spaces has n times this many letters
 FILTER_SLOTS = 16  # of the filter before the sorted array, for each n-gram: one in sixteen of other n-grams passes it
+ITEM_SHARE, BY = "contaminated_item_share", "contaminated_by"  # names of columns
 NAMED_SHORT = 20  # items too short for an n-gram that are named, of all that are counted
 
 
@@ -239,8 +240,26 @@ class Overlap:
 
     def contaminated(self, settings: DecontaminationSettings) -> np.ndarray:
         """Which documents are over a limit. Returns bool [documents]."""
-        over = self.shares > np.array(settings.max_shares, dtype=np.float32)[:, None]
-        return over.any(axis=0) | (self.item_share > settings.max_item_share)
+        return over_limits(self.shares, self.item_share, settings)
+
+    def columns(self, index: EvaluationIndex) -> dict[str, pa.Array]:
+        """Annotation columns: `contaminated_N` for each length, `contaminated_item_share`, `contaminated_by` (null: by none)."""
+        import pyarrow as pa
+
+        by = [index.items[item] if item >= 0 else None for item in self.item.tolist()]
+        shares = dict(zip(share_columns(index.ngrams), map(pa.array, self.shares), strict=True))
+        return shares | {ITEM_SHARE: pa.array(self.item_share), BY: pa.array(by, pa.string())}
+
+
+def share_columns(ngrams: tuple[int, ...]) -> list[str]:
+    """Names of the columns of shares, by length."""
+    return [f"contaminated_{n}" for n in ngrams]
+
+
+def over_limits(shares: np.ndarray, item_share: np.ndarray, settings: DecontaminationSettings) -> np.ndarray:
+    """Which documents share too much; arguments as in `Overlap`, NaN where not judged. Returns bool [documents]."""
+    over = shares > np.array(settings.max_shares, dtype=np.float32)[:, None]
+    return over.any(axis=0) | (item_share > settings.max_item_share)
 
 
 def overlap(words: Words, index: EvaluationIndex) -> Overlap:
