@@ -30,7 +30,7 @@ from puna.data.columns import (
 from puna.data.dedup import line_keys_batch, text_keys, url_key
 from puna.data.engine import EngineSettings, save_array
 from puna.data.extract import extract_batch
-from puna.data.language import UNKNOWN, identify
+from puna.data.language import UNKNOWN, identify_batch
 from puna.data.lookup import index_partitions, index_rows, sorted_index
 from puna.data.minhash import MinHashSettings, signatures
 from puna.data.signals import COLUMNS, measure_batch
@@ -143,14 +143,12 @@ def _write_hashes(folder: Path, stem: str, texts: Any, columns: dict[str, Any], 
 def _language_columns(texts: pa.Array, groups: pa.ChunkedArray) -> dict[str, pa.Array]:
     import pyarrow as pa
 
-    strings = texts.to_pylist()
-    judged = [identify(text) for text in strings]
-    langs = [lang for lang, _ in judged]
-    named = [group or guess_group(text, lang) for group, text, lang in zip(groups.to_pylist(), strings, langs, strict=True)]
+    langs, shares = identify_batch(texts)
+    given = zip(groups.to_pylist(), texts.to_pylist(), langs, strict=True)
     return {
-        "group": pa.array(named, pa.string()),
+        "group": pa.array([group or guess_group(text, lang) for group, text, lang in given], pa.string()),
         "lang": pa.array(langs, pa.string()),
-        "lang_p": pa.array([p for _, p in judged], pa.float64()),
+        "lang_p": pa.array(shares, pa.float32()),
     }
 
 
