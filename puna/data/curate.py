@@ -24,13 +24,16 @@ from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.columns import read_layout
-from puna.data.decide import FOLDERS, Thresholds, decide_shard
+from puna.data.decide import FOLDERS, Thresholds, decide_shard, decided
+from puna.data.decontaminate import DecontaminationSettings
 from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
 from puna.data.kl import KlLimits
 from puna.data.language import LLAMA_LANGUAGES
 from puna.data.minhash import MinHashSettings
 from puna.data.planted import score_planted
+from puna.data.quality import KeepSettings
+from puna.data.ranks import rank_documents
 from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
 from puna.data.workforce import Workforce
@@ -64,6 +67,8 @@ class Settings(StageSettings):
         words: how unusual the words of a document may be in the corpus. Measured always, decided on only where `max_deviations`
             is set: the rule is for crawls of one kind (of the embedded corpus, mostly generated, it would take the real pages).
         scores: least probability by `CLASSIFIER.CLASS`, for classifiers named under `from`.
+        decontaminate: evaluation files that no document may hold.
+        keep: ranks within a language, and kinds of knowledge brought down to a share, by classifiers named under `from`.
         redact: whether personal data is replaced by placeholders.
         engine, workers: where and on how many processes (see `puna.data.engine`).
     """
@@ -79,6 +84,8 @@ class Settings(StageSettings):
     multilingual: Limits = PROSE
     words: KlLimits = KlLimits(max_deviations=None)
     scores: dict[str, float] = {}
+    decontaminate: DecontaminationSettings = DecontaminationSettings()
+    keep: KeepSettings = KeepSettings()
     redact: bool = True
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
@@ -93,7 +100,9 @@ class Settings(StageSettings):
     def thresholds(self) -> Thresholds:
         """What the last part decides by."""
         limits = {"general": self.general, "maths": self.maths, "code": self.code, "multilingual": self.multilingual}
-        return Thresholds(limits=limits, words=self.words, scores=self.scores, redact=self.redact)
+        return Thresholds(
+            limits=limits, words=self.words, scores=self.scores, decontaminate=self.decontaminate, redact=self.redact
+        )
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -128,6 +137,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
             "uses": "data.measure",
             "from": [facts, duplicates, *judges],
             "min_language_words": settings.words.min_language_words,
+            "evaluation": settings.decontaminate.measured().model_dump(mode="json"),
             **how,
         },
         name: {"uses": "data.curate", "from": [*pages, facts, duplicates, signals], **settings.model_dump(mode="json")},
@@ -144,8 +154,14 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     work = Workforce(settings.engine, settings.workers, ctx, phases=1)
     for folder in (*FOLDERS, "counts"):
         (ctx.scratch / folder).mkdir(exist_ok=True)
-    decide = partial(decide_shard, facts=facts, duplicates=duplicates, signals=signals, out=ctx.scratch)
-    counts = work.map(partial(decide, thresholds=settings.thresholds()), read_layout(facts).names)
+    names = read_layout(facts).names
+    known: dict[str, Any] = {"facts": facts, "duplicates": duplicates, "signals": signals, "thresholds": settings.thresholds()}
+    ranks = None
+    if settings.keep.rank_by or settings.keep.kinds:
+        ranks = ctx.scratch / "ranks"
+        ranks.mkdir(exist_ok=True)
+        rank_documents(names, partial(decided, **known), settings.keep, ranks)
+    counts = work.map(partial(decide_shard, out=ctx.scratch, ranks=ranks, **known), names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
     _record_sources(ctx, counts)

@@ -15,14 +15,18 @@ import numpy as np
 
 from puna.core.settings import Settings
 from puna.core.store import write_json
+from puna.data.classify_scores import SCORE
 from puna.data.columns import DOCUMENT_COLUMNS, numpy_column, read_table, schema, write_table
+from puna.data.decontaminate import DecontaminationSettings, load_index, mask, overlap, verdicts
 from puna.data.facts import SPAM_COLUMNS
-from puna.data.lines import text_without_lines
 from puna.data.kl import KlLimits
-from puna.data.measure import KL_COLUMNS, PII_COLUMNS, SCORE
+from puna.data.lines import text_without_lines
+from puna.data.measure import INDEX, KL_COLUMNS, PII_COLUMNS
 from puna.data.pii import redact_batch
+from puna.data.ranks import read_ranks
 from puna.data.rules import mark, quality_reasons, reason_codes, reason_column, score_reasons, word_reasons
 from puna.data.signals import COLUMNS, Limits
+from puna.data.words import scan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,24 +39,34 @@ MEASURED = ("lines_removed", *PII_COLUMNS, *KL_COLUMNS, *COLUMNS)
 
 
 class Thresholds(Settings):
-    """What a document must satisfy to be kept, by group of the mix, by its words, by classifiers; and whether personal data is
-    replaced by placeholders.
+    """What a document must satisfy to be kept, by group of the mix, by its words, by classifiers and evaluation files; and
+    whether personal data is replaced by placeholders.
     """
 
     limits: dict[str, Limits]
     words: KlLimits
     scores: dict[str, float]
+    decontaminate: DecontaminationSettings
     redact: bool
 
 
+def decided(
+    name: str, *, facts: Path, duplicates: Path, signals: Path, thresholds: Thresholds
+) -> tuple[pa.Table, pa.Table, np.ndarray]:
+    """Facts and signals of one shard, and the codes of `puna.data.rules.REASONS` from all rules but ranks."""
+    fact, sig = read_table(facts / "facts" / name), read_table(signals / "signals" / name)
+    return fact, sig, _codes(fact, read_table(duplicates / "duplicates" / name, ["reason"]), sig, thresholds)
+
+
 def decide_shard(
-    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, thresholds: Thresholds
+    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, thresholds: Thresholds, ranks: Path | None = None
 ) -> dict[str, Any]:
     """Decide on every document of one shard and write its files; the count of it is written last.
 
     Args:
         facts, duplicates, signals: directories of the artifacts.
         thresholds: what a kept document must satisfy.
+        ranks: folder that `puna.data.ranks.rank_documents` wrote, if ranks or kinds are limited.
 
     Returns:
         `rows` (documents, characters before and after, by source, licence, language, group and reason), `lines_removed` and
@@ -67,10 +81,12 @@ def decide_shard(
         read_table(signals / "signals" / name),
     )
     codes = _codes(fact, dup, sig, thresholds)
+    rank = _limit_by_rank(codes, ranks, name)
     keep, hide = codes == 0, thresholds.redact
     texts, _ = text_without_lines(facts, duplicates, name)
-    kept = _kept_texts(texts, sig, keep, hide)
-    notes = _annotations(fact, dup, sig, codes)
+    kept = _without_evaluation(texts.filter(keep), sig.filter(keep), thresholds.decontaminate, signals / INDEX)
+    kept = _without_personal_data(kept, sig.filter(keep)) if hide else kept
+    notes = _annotations(fact, dup, sig, codes, rank)
     dropped = _dropped(notes, fact, texts, ~keep)
     write_table(out / "annotations" / name, notes.filter(keep))
     write_table(out / "dropped" / name, dropped)
@@ -87,33 +103,60 @@ def decide_shard(
 
 def _codes(fact: pa.Table, dup: pa.Table, sig: pa.Table, thresholds: Thresholds) -> np.ndarray:
     codes = reason_codes(dup)
+    if thresholds.decontaminate.files:
+        mark(codes, verdicts(sig, thresholds.decontaminate)[0], "contaminated")
     codes = np.where(codes == 0, quality_reasons(sig, fact, thresholds.limits), codes)
     mark(codes, word_reasons(sig, thresholds.words), "quality:unusual_words")
     mark(codes, score_reasons(sig, thresholds.scores), "quality:score")
     return codes
 
 
-def _annotations(fact: pa.Table, dup: pa.Table, sig: pa.Table, codes: np.ndarray) -> pa.Table:
+def _limit_by_rank(codes: np.ndarray, ranks: Path | None, name: str) -> np.ndarray | None:
+    """Mark what is below its language's kept share, or too much of its kind; returns the ranks, if there are any."""
+    if ranks is None:
+        return None
+    rank, below, surplus = read_ranks(ranks, name)
+    mark(codes, below, "rank")
+    mark(codes, surplus, "kind")
+    return rank
+
+
+def _annotations(fact: pa.Table, dup: pa.Table, sig: pa.Table, codes: np.ndarray, rank: np.ndarray | None) -> pa.Table:
     import pyarrow as pa
 
     columns = {"id": fact["id"], "keep": pa.array(codes == 0), "reason": reason_column(codes)}
     columns |= {name: fact[name] for name in ("lang", "lang_p", *SPAM_COLUMNS)}
     columns |= {name: dup[name] for name in ("duplicate_of", "similarity")}
-    scores = [name for name in sig.column_names if name.startswith(f"{SCORE}.")]
-    return pa.table(columns | {name: sig[name] for name in (*MEASURED, *scores)})
+    more = [name for name in sig.column_names if name.startswith((f"{SCORE}.", "contaminated_"))]
+    columns |= {} if rank is None else {"quality_rank": pa.array(rank, from_pandas=True)}
+    return pa.table(columns | {name: sig[name] for name in (*MEASURED, *more)})
 
 
-def _kept_texts(texts: pa.Array, sig: pa.Table, keep: np.ndarray, hide: bool) -> pa.Array:
-    """The texts of the kept documents as they are written."""
+def _without_evaluation(kept: pa.Array, sig: pa.Table, settings: DecontaminationSettings, index: Path) -> pa.Array:
+    """The kept texts, with what is to be masked cut out."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kept = texts.filter(pa.array(keep)).cast(pa.string())
-    personal = sum(numpy_column(sig, name)[keep] for name in PII_COLUMNS) > 0
-    if not hide or not personal.any():
+    kept = kept.cast(pa.string())
+    if not settings.files or settings.mode == "drop":
         return kept
-    mask = pa.array(personal)
-    return pc.replace_with_mask(kept, mask, redact_batch(kept.filter(mask))[0])
+    cut = pa.array(verdicts(sig, settings)[1])
+    texts = kept.filter(cut)
+    words = scan(texts)
+    masked = mask(texts, words, overlap(words, load_index(index)), np.ones(len(texts), dtype=bool))
+    return pc.replace_with_mask(kept, cut, pa.array(masked, pa.string()))
+
+
+def _without_personal_data(kept: pa.Array, sig: pa.Table) -> pa.Array:
+    """The kept texts with placeholders where personal data was counted."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    personal = np.any([numpy_column(sig, name) > 0 for name in PII_COLUMNS], axis=0)
+    if not personal.any():
+        return kept
+    hidden = pa.array(personal)
+    return pc.replace_with_mask(kept, hidden, redact_batch(kept.filter(hidden))[0])
 
 
 def _documents(fact: pa.Table, kept: pa.Array) -> pa.Table:

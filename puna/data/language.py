@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ MAX_CHARS = 40_000  # a document is judged on its beginning
 PART_CHARS = 500  # each of up to three parts of a long document is judged on this much
 ONE_PART_CHARS = 750  # a shorter text is judged whole: its parts would overlap, and their agreement would say nothing
 SAMPLE_CHARS = 1_500  # of the begin and the middle of a long text, which settle it where they agree
+MODEL_CHARS = 2000  # shown to a classifier given by path
 SCRIPT_CHARS = 250  # judged for the script
 TOLD = 0.35  # below it no language is named
 FOREIGN_SHARE = 0.25  # letters of another script that settle it
@@ -42,9 +44,7 @@ SIGNS = (
 HAS_SIGNS = re.compile(SIGNS)
 LETTER = rf"(?:[^\W\d_]|{SIGNS})"
 WORD_LIKE = re.compile(rf"{LETTER}{{2,}}(?:['’-]{LETTER}+)*")
-PLAIN_WORD_LIKE = re.compile(
-    r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*"
-)  # the same for a text without vowel signs, at three times the speed
+PLAIN_WORD_LIKE = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")  # the same without vowel signs, at three times the speed
 CODE_LINE = re.compile(
     r"[{};]\s*$|^\s*(?:def|class|import|from|return|for|if|while|print|>>>|\.\.\.|#include|//)\b|\w\(.*\)\s*$|[=<>]=|->"
 )
@@ -61,10 +61,30 @@ ALPHABETIC = 128  # bit of the script table that marks a letter
 RARE_PRIOR = 0.1
 
 
-def identify_batch(texts: pa.Array | pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """The language of every text: ISO 639 codes, and float32 [texts] probabilities; a null counts as an empty text."""
+def identify_batch(texts: pa.Array | pa.ChunkedArray, model: Path | None = None) -> tuple[list[str], np.ndarray]:
+    """The language of every text: ISO 639 codes, and float32 [texts] probabilities; a null counts as an empty text.
+
+    Args:
+        model: a classifier in fastText's format to be asked instead; formulas and code are taken out for it just the same.
+    """
+    if model is not None:
+        return _by_model(texts, model)
     found = [identify(text or "") for text in texts.to_pylist()]
     return [code for code, _ in found], np.array([probability for _, probability in found], dtype=np.float32)
+
+
+def _by_model(texts: pa.Array | pa.ChunkedArray, path: Path) -> tuple[list[str], np.ndarray]:
+    import pyarrow as pa
+
+    from puna.data.fasttext import load_fasttext
+
+    model = load_fasttext(path)
+    prose = [" ".join(_language_words((text or "")[:MAX_CHARS]))[:MODEL_CHARS] for text in texts.to_pylist()]
+    chances = model.score_batch(pa.array(prose, type=pa.large_string()))
+    best = chances.argmax(axis=1)
+    surest = np.array([chances[row, label] if prose[row] else 0 for row, label in enumerate(best)], dtype=np.float32)
+    told = surest >= TOLD
+    return [model.labels[label] if sure else UNKNOWN for label, sure in zip(best.tolist(), told.tolist(), strict=True)], surest
 
 
 def identify(text: str) -> tuple[str, float]:

@@ -16,7 +16,9 @@ import numpy as np
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
+from puna.data.classify_scores import load_classifier, score_columns
 from puna.data.columns import numpy_column, read_layout, read_table, typed_columns, write_table
+from puna.data.decontaminate import EvaluationSettings, build_index, evaluation_digests, load_index, overlap
 from puna.data.engine import EngineSettings
 from puna.data.kl import KlLimits
 from puna.data.lines import text_without_lines
@@ -36,7 +38,7 @@ CORES = 2
 
 PII_COLUMNS = {f"pii_{kind}": "int64" for kind in KINDS}
 KL_COLUMNS = {"kl": "float", "kl_deviations": "float"}
-SCORE = "score"  # columns of classifiers are called score.CLASSIFIER.CLASS
+INDEX = Path("evaluation") / "index.npz"  # n-grams of the evaluation files, kept for masking
 
 
 class Settings(StageSettings):
@@ -44,11 +46,18 @@ class Settings(StageSettings):
 
     Attributes:
         min_language_words: a language with fewer words is compared with all languages together.
+        evaluation: the files whose n-grams are looked for.
     """
 
     min_language_words: int = KlLimits().min_language_words
+    evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
+
+
+def outside(settings: Settings) -> dict[str, Any]:
+    """What the signals depend on besides settings and inputs: the evaluation files."""
+    return dict(evaluation_digests(settings.evaluation))
 
 
 class Corpus(StageSettings):
@@ -70,21 +79,39 @@ class Corpus(StageSettings):
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `signals/`. Inputs of kind `classifier` add a column per class."""
+    """Write `signals/`. Inputs of kind `classifier` add a column per class, evaluation files those of contamination."""
     corpus = Corpus(facts=ctx.inputs.one("facts").path, duplicates=ctx.inputs.one("duplicates").path)
     work = Workforce(settings.engine, settings.workers, ctx, phases=3)
     names = read_layout(corpus.facts).names
     usual = learn_usual_words(names, corpus.words_left, work, settings.min_language_words)
-    classifiers = [(artifact.name, artifact.path) for artifact in ctx.inputs.all("classifier")]
+    classifiers = [(artifact.path, artifact.name) for artifact in ctx.inputs.all("classifier")]
+    index = _evaluation_index(settings, ctx)
     (ctx.scratch / "signals").mkdir(exist_ok=True)
-    job = partial(signals_of_shard, corpus=corpus, usual=usual, classifiers=classifiers, out=ctx.scratch / "signals")
+    job = partial(signals_of_shard, corpus=corpus, usual=usual, classifiers=classifiers, index=index, out=ctx.scratch / "signals")
     left = sum(work.map(job, names))
-    work.keep("signals")
-    return {"documents": left, "classifiers": [name for name, _ in classifiers]}
+    work.keep("signals", *([INDEX.parent.name] if index else []))
+    return {"documents": left, "classifiers": [name for _, name in classifiers]}
+
+
+def _evaluation_index(settings: Settings, ctx: StageContext) -> Path | None:
+    """Where the n-grams of the evaluation files lie, made unless they are there; None without files."""
+    if not settings.evaluation.files:
+        return None
+    path = ctx.scratch / INDEX
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists():
+        build_index(settings.evaluation).save(path)
+    index = load_index(path)
+    if index.short[0]:
+        shown = ", ".join(index.short[1][:3])
+        ctx.note(
+            f"evaluation items too short for {index.ngrams[0]} words in a row: {index.short[0]} of {len(index.items)} ({shown})"
+        )
+    return path
 
 
 def signals_of_shard(
-    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[str, Path]], out: Path
+    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[Path, str]], index: Path | None, out: Path
 ) -> int:
     """Write the signals of one shard; returns how many of its documents are left."""
     import pyarrow as pa
@@ -97,11 +124,11 @@ def signals_of_shard(
         kept = texts.filter(pa.array(left))
         found = {f"pii_{kind}": counts for kind, counts in redact_batch(kept)[1].items()}
         found |= usual.columns(name)
-        kinds = PII_COLUMNS | KL_COLUMNS
-        for classifier, path in classifiers:
-            scores = _scores(classifier, path, kept)
-            found, kinds = found | scores, kinds | dict.fromkeys(scores, "float")
-        columns |= typed_columns({key: _spread(values, left) for key, values in found.items()}, kinds)
+        scores = score_columns(kept, [load_classifier(*place) for place in classifiers])
+        found, kinds = found | scores, PII_COLUMNS | KL_COLUMNS | dict.fromkeys(scores, "float")
+        columns |= _contamination(kept, index, left) | typed_columns(
+            {key: _spread(values, left) for key, values in found.items()}, kinds
+        )
         write_table(out / name, pa.table(columns))
     return int(left.sum())
 
@@ -117,12 +144,16 @@ def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str,
     return typed_columns(columns, COLUMNS)
 
 
-def _scores(name: str, path: Path, texts: pa.Array) -> dict[str, np.ndarray]:
-    from puna.data.linear import load_linear
+def _contamination(kept: pa.Array, index: Path | None, left: np.ndarray) -> dict[str, pa.Array]:
+    """What the documents at `left` share with the evaluation files; null for the others, no columns without files."""
+    import pyarrow as pa
 
-    model = load_linear(path)
-    scores = model.score_batch(texts)
-    return {f"{SCORE}.{name}.{label}": scores[:, place] for place, label in enumerate(model.classes)}
+    if index is None:
+        return {}
+    known = load_index(index)
+    columns = overlap(scan(kept), known).columns(known)
+    places = pa.array(np.where(left, np.cumsum(left) - 1, -1), mask=~left)
+    return {name: column.take(places) for name, column in columns.items()}
 
 
 def _spread(values: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -38,7 +38,10 @@ REASONS = (
     "language",
     "exact_duplicate",
     "near_duplicate",
+    "contaminated",
     *(f"quality:{name}" for name in QUALITY),
+    "rank",
+    "kind",
 )
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 STEPS = tuple(dict.fromkeys(reason.partition(":")[0] for reason in REASONS if reason))  # in the order of the rules
