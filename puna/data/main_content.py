@@ -268,6 +268,8 @@ def _root(kind, parent, last, dropped, own, own_linked, commas, prose, long, sco
     for node in range(scope, last[scope]):
         if score[node] > best:
             best, found = score[node], node
+    while found > scope and kind[found] != BLOCK and kind[found] != CELL:
+        found = parent[found]  # a list or a table is part of something
     above = found
     while above > scope:
         above = parent[above]
@@ -307,9 +309,8 @@ def _clean(kind, section, parent, last, flags, dropped, own, own_linked, root, k
         if kind[node] == LIST:
             if linked[node] > LIST_LINKED * text[node] and free < LIST_ITEM_BYTES * max(items[node], 1):
                 kept[node] = 0
-        elif kind[node] in (BLOCK, TABLE, PARAGRAPH):
-            if linked[node] > BOX_LINKED * text[node] and free < BOX_BYTES:
-                kept[node] = 0
+        elif kind[node] in (BLOCK, TABLE, PARAGRAPH) and linked[node] > BOX_LINKED * text[node] and free < BOX_BYTES:
+            kept[node] = 0
 
 
 @njit(cache=True, nogil=True)
