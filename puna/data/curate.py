@@ -62,6 +62,7 @@ class Settings(StageSettings):
 
     Attributes:
         languages: ISO 639 codes; pages in another language are dropped.
+        language_model: a classifier in fastText's format that names languages instead of Puna's own; empty for none.
         language_p: below this probability a language is too uncertain to drop a page for.
         general, maths, code, multilingual: quality limits by group of the mix.
         words: how unusual the words of a document may be in the corpus. Measured always, decided on only where `max_deviations`
@@ -74,6 +75,7 @@ class Settings(StageSettings):
     """
 
     languages: tuple[str, ...] = LLAMA_LANGUAGES
+    language_model: str = execution("")
     language_p: float = 0.65
     lines: LineSettings = LineSettings()
     minhash: MinHashSettings = MinHashSettings()
@@ -121,6 +123,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
             "shingle_letters": minhash.shingle_letters,
             "line_min_letters": settings.lines.min_letters,
             "line_keep_digits": list(settings.lines.keep_digits),
+            "language_model": settings.language_model,
             **how,
         },
         duplicates: {

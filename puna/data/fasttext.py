@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from puna.core.errors import InputError
 from puna.data.words import utf8_of
@@ -84,6 +85,20 @@ def load_fasttext(path: Path) -> FastText:
         raise InputError(
             f"this is no fastText classifier that can be read: {error}", where=str(path), fix="give a .bin file, not .ftz or .vec"
         ) from error
+
+
+def model_digest(path: Path) -> str:
+    """xxh3-128 of a model's file; InputError where there is none."""
+    hashed = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                hashed.update(block)
+    except OSError as error:
+        raise InputError(
+            f"this language model cannot be read: {error}", where=str(path), fix="correct `language_model`"
+        ) from error
+    return hashed.hexdigest()
 
 
 def _read(file: Any) -> FastText:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from puna.data.language_scripts import LATIN, RARE, SCRIPTS, TWINS
+from puna.data.language_scripts import LATIN, RARE, SCRIPTS, TINY, TWINS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ MAX_CODE_LINE = 400  # a longer line is a paragraph
 BEYOND = "\ue000"  # no script we know of begins here or later
 KANA = 1 + next(index for index, script in enumerate(SCRIPTS) if script[2] == ("ja",))
 ALPHABETIC = 128  # bit of the script table that marks a letter
-RARE_PRIOR = 0.1
+RARE_PRIOR, TINY_PRIOR = 0.1, 0.01
 
 
 def identify_batch(texts: pa.Array | pa.ChunkedArray, model: Path | None = None) -> tuple[list[str], np.ndarray]:
@@ -187,7 +187,7 @@ def _candidate_columns(candidates: tuple[str, ...]) -> tuple[list[str], np.ndarr
     names = list(dict.fromkeys(TWINS.get(code, code) for code in candidates))
     labels = tables().labels
     groups = [names.index(TWINS.get(label, label)) if label in candidates else -1 for label in labels]
-    priors = [RARE_PRIOR if TWINS.get(label, label) in RARE else 1.0 for label in labels]
+    priors = [TINY_PRIOR if label in TINY else RARE_PRIOR if TWINS.get(label, label) in RARE else 1.0 for label in labels]
     return names, np.array(groups, dtype=np.int32), np.array(priors, dtype=np.float32)
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from curating import collected, curated
 
 from puna.core.errors import InputError
+from puna.data import facts
+from puna.data.columns import read_shard_table
 from puna.data.fasttext import huffman, load_fasttext
 from puna.data.language import UNKNOWN, identify_batch
 
@@ -49,6 +52,21 @@ def test_it_can_identify_languages():
         pa.array(["the old mill stands by the river, x = f(y)", "34 + 5 = 39", None]), MODELS / "softmax.bin"
     )
     assert codes == ["en", UNKNOWN, UNKNOWN] and chances[0] > 0.9 and chances[1:].tolist() == [0, 0]
+
+
+def test_curation_takes_a_model_by_path_and_its_content_counts(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "the old mill stands by the river and grinds flour"}\n')
+    collected(tmp_path / "pages", sources=[str(tmp_path / "a.jsonl")])
+    loose = {"min_words": 1, "min_stop_words": None}
+    curated(tmp_path / "pages", tmp_path / "docs", workers=1, general=loose, language_model=str(MODELS / "softmax.bin"))
+    (row,) = read_shard_table(tmp_path / "docs.facts" / "facts" / "00000.parquet", ["lang", "lang_p"])
+    assert row["lang"] == "en" and row["lang_p"] == pytest.approx(
+        float(identify_batch(pa.array(["the old mill stands by the river and grinds flour"]), MODELS / "softmax.bin")[1][0])
+    )
+    digests = [facts.outside(facts.Settings(language_model=str(MODELS / f"{name}.bin"))) for name in PREDICTED]
+    assert digests[0] != digests[1] and facts.outside(facts.Settings()) == {}
+    with pytest.raises(InputError, match="cannot be read"):
+        facts.outside(facts.Settings(language_model=str(tmp_path / "none.bin")))
 
 
 def test_the_tree_gives_short_codes_to_frequent_labels():
