@@ -90,7 +90,9 @@ def row_quotas(weights: Mapping[str, float]) -> dict[str, int]:
     if not wanted:
         raise InputError("the mix gives no group a positive weight", fix="set mix: {group: weight}")
     if len(wanted) > BLOCK:
-        raise InputError(f"a mix of {len(wanted)} parts is finer than one row in {BLOCK}", fix="give fewer sources a weight of their own")
+        raise InputError(
+            f"a mix of {len(wanted)} parts is finer than one row in {BLOCK}", fix="give fewer sources a weight of their own"
+        )
     total = sum(wanted.values())
     exact = {name: BLOCK * weight / total for name, weight in wanted.items()}
     quotas = {name: int(value) for name, value in exact.items()}
