@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["saturating", "power"]
-EXPONENTS = np.geomspace(0.01, 3.0, 200)  # published exponents of loss in compute lie between 0.05 and 0.6
+EXPONENTS = np.geomspace(0.01, 3.0, 400)  # published exponents of loss in compute lie between 0.05 and 0.6
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from puna.core.rng import derive_seed, numpy_stream
 from puna.core.stage import StageContext
 from puna.train.studies import ranking
 from puna.train.studies.ranking import Ladder, arm, predictions, read_ladder, target_flops, verdict
-from puna.train.studies.rows import interval, losses, read_rows, redrawn_losses, rounded, seed_draws
+from puna.train.studies.rows import interval, losses, read_rows, redrawn_losses, rounded
 from puna.train.studies.trial import TRIAL_FILE, Training
 
 KIND = "study"
@@ -141,4 +142,5 @@ def _ranking_seed(ctx: StageContext) -> int:
 
 def _target_draws(settings: Settings, ladder: Ladder, rows: list[Any], seed: int) -> np.ndarray:
     redrawn = redrawn_losses(rows, ladder.goal, seed, settings.draws)
-    return redrawn + seed_draws(ladder.noise, ladder.degrees, 1, redrawn.shape, numpy_stream(seed, "target-seeds"))
+    one = replace(ladder.noise, seeds=1)
+    return redrawn + one.draws(settings.draws, 1, len(rows), numpy_stream(seed, "target-seeds"))[:, 0]

@@ -2,7 +2,8 @@
 
 A law per mix predicts the bigger model's held-out loss; redrawing the held-out rows (and, with several seeds, the chance of
 training) and fitting again says how sure the order is. Differences between mixes hold together with 95 %, so that with many
-candidates chance does not pass for a winner; pairs whose interval includes zero are listed as not told apart.
+candidates chance does not pass for a winner; pairs whose interval includes zero are listed as not told apart. The intervals do
+not cover that the law itself may be wrong: the backtest (largest size predicted from the smaller ones) and the target runs do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from puna.train.pretrain import ModelShape
 from puna.train.schedule import Batching
 from puna.train.studies.law import EXPONENTS, Kind, Law, fit, points_needed
 from puna.train.studies.rows import (
+    Noise,
     Rows,
     goal_weights,
     interval,
@@ -31,7 +33,6 @@ from puna.train.studies.rows import (
     read_rows,
     redrawn_losses,
     rounded,
-    seed_draws,
     simultaneous,
     training_noise,
 )
@@ -98,7 +99,7 @@ class Ladder:
         flops: of each size, [sizes].
         cells: held-out loss, [mixes, sizes, seeds]; `redrawn`: with rows (and seeds) drawn again, [draws, mixes, sizes].
         goal, rows: weights of the loss, and held-out rows by group.
-        noise, degrees: standard deviation of a loss between seeds, and its degrees of freedom (0: not known).
+        noise: what other seeds would change.
         vocab_size: of the tokenizer.
     """
 
@@ -109,8 +110,7 @@ class Ladder:
     redrawn: np.ndarray
     goal: dict[str, float]
     rows: dict[str, int]
-    noise: float
-    degrees: int
+    noise: Noise
     vocab_size: int
 
 
@@ -137,22 +137,24 @@ def read_ladder(settings: Settings, artifacts: Sequence[Artifact], study: str, s
     goal = goal_weights(settings.goal, sorted(runs[0]), "goal")
     shape = (len(names), len(settings.sizes), settings.seeds)
     cells = losses(runs, goal).reshape(shape)
-    noise, degrees = training_noise(cells.reshape(-1, settings.seeds))
+    noise = training_noise(cells.transpose(1, 0, 2))
     redrawn = redrawn_losses(runs, goal, seed, settings.draws).reshape(settings.draws, *shape).mean(axis=-1)
-    redrawn += seed_draws(noise, degrees, settings.seeds, redrawn.shape, numpy_stream(seed, "seeds"))
+    redrawn += noise.draws(settings.draws, shape[1], shape[0], numpy_stream(seed, "seeds")).transpose(0, 2, 1)
     return Ladder(
         names=names,
         weights={name: facts[arm(study, name, 1, 1)]["weights"] for name in names},
         flops=np.array([facts[arm(study, names[0], i + 1, 1)]["flops"] for i in range(shape[1])]),
         cells=cells, redrawn=redrawn, goal=goal, rows={group: len(rows) for group, rows in runs[0].items()},
-        noise=noise, degrees=degrees, vocab_size=facts[order[0]]["vocab_size"],
+        noise=noise, vocab_size=facts[order[0]]["vocab_size"],
     )  # fmt: skip
 
 
 def target_flops(settings: Settings, vocab_size: int) -> float:
     """Training FLOPs of the target, by the same convention as the ladder's."""
     shape = ModelShape(**settings.target.model_dump(exclude={"steps"})).config(vocab_size, settings.seq_len)
-    tokens = settings.target.steps * Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len).rows * settings.seq_len
+    tokens = (
+        settings.target.steps * Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len).rows * settings.seq_len
+    )
     return training_flops_per_token(shape, settings.seq_len) * tokens
 
 
@@ -182,7 +184,8 @@ def ranking(settings: Settings, ladder: Ladder, flops: float) -> dict[str, Any]:
         "order": order, "check": [order[0], other], "control": control, "mixes": mixes,
         "weights": ladder.weights, "law": settings.law, "unit_flops": fitted.unit, "ladder_flops": ladder.flops.tolist(),
         "target_flops": flops, "goal": ladder.goal, "held_rows": ladder.rows, "draws": settings.draws, "seeds": settings.seeds,
-        "seed_noise": rounded(ladder.noise) if ladder.degrees else None, "seed_degrees": ladder.degrees,
+        "seed_noise": rounded(ladder.noise.own) if ladder.noise.own_degrees else None,
+        "seed_degrees": ladder.noise.own_degrees,
         "exponent_at_edge": bool(settings.law == "saturating" and fitted.exponent[0] in (EXPONENTS[0], EXPONENTS[-1])),
         "against_control": differences(ladder.names, points, draws, [(n, control) for n in ladder.names if n != control]),
         "not_told_apart": [[pair["mix"], pair["control"]] for pair in pairs if pair["low"] <= 0 <= pair["high"]],

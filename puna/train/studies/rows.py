@@ -1,9 +1,9 @@
 """Held-out losses row by row, and what chance could have done to them: the common ground of all studies.
 
-Two models are compared on the same held-out rows, since rows differ far more from each other than models do. Two things vary: which
-rows happened to be held out (rows are drawn again with replacement, the same ones for every model), and the chance of training
-(first weights and order of the data), which shows only when a study trains with several seeds. Their spread, pooled over all
-arms, is then added to the draws; without it an interval covers the choice of rows alone, and says so.
+Two models are compared on the same held-out rows, since rows differ far more from each other than models do. Two things vary:
+which rows happened to be held out (rows are drawn again with replacement, the same ones for every model), and the chance of
+training (first weights and order of the data), which shows only when a study trains with several seeds. Its size, pooled over
+all arms, is then added to the draws; without it an interval covers the choice of rows alone, and says so.
 """
 
 from __future__ import annotations
@@ -105,21 +105,44 @@ def redrawn_losses(runs: Sequence[Rows], goal: Mapping[str, float], seed: int, d
     return total
 
 
-def training_noise(cells: np.ndarray) -> tuple[float, int]:
-    """Standard deviation of the loss between seeds, pooled over arms, and its degrees of freedom (0: one seed, not known).
+@dataclass(frozen=True)
+class Noise:
+    """What another seed would change, as standard deviations of one run's loss: its own part, and the part all arms share.
+
+    Arms of one seed begin alike and read alike, so much of the chance is common and cancels between them. `own_degrees` and
+    `shared_degrees` say from how much this is estimated; 0 where there was one seed, and nothing is known.
+    """
+
+    own: float
+    own_degrees: int
+    shared: float
+    shared_degrees: int
+    seeds: int
+
+    def draws(self, number: int, blocks: int, arms: int, rng: np.random.Generator) -> np.ndarray:
+        """What chance adds to means over the seeds: Student's t, as the noise is an estimate. Returns [number, blocks, arms]."""
+        total = np.zeros((number, blocks, arms))
+        if self.own_degrees:
+            total += self.own / np.sqrt(self.seeds) * rng.standard_t(self.own_degrees, total.shape)
+            total += self.shared / np.sqrt(self.seeds) * rng.standard_t(self.shared_degrees, (number, blocks, 1))
+        return total
+
+
+def training_noise(cells: np.ndarray) -> Noise:
+    """The noise of training, pooled over all runs of a study (two-way analysis of variance within each block).
 
     Args:
-        cells: losses, [arms, seeds].
+        cells: losses, [blocks, arms, seeds]; a block is a model size. At least two arms.
     """
-    arms, seeds = cells.shape
+    blocks, arms, seeds = cells.shape
     if seeds < 2:
-        return 0.0, 0
-    return float(np.sqrt(cells.var(axis=1, ddof=1).mean())), arms * (seeds - 1)
-
-
-def seed_draws(noise: float, degrees: int, seeds: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """What the chance of training adds to a mean over `seeds` seeds: Student's t, because `noise` is itself an estimate."""
-    return noise / np.sqrt(seeds) * rng.standard_t(degrees, shape) if degrees else np.zeros(shape)
+        return Noise(0.0, 0, 0.0, 0, seeds)
+    of_seed = cells.mean(axis=1, keepdims=True)
+    rest = cells - cells.mean(axis=2, keepdims=True) - of_seed + cells.mean(axis=(1, 2), keepdims=True)
+    degrees = blocks * (arms - 1) * (seeds - 1)
+    own = float((rest**2).sum()) / degrees
+    shared = max(0.0, float(of_seed.var(axis=2, ddof=1).mean()) - own / arms)
+    return Noise(float(np.sqrt(own)), degrees, float(np.sqrt(shared)), blocks * (seeds - 1), seeds)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -133,8 +156,9 @@ def simultaneous(points: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.
 
     Args: points [k], draws [draws, k]. Returns: low [k], high [k].
     """
-    errors = np.maximum(draws.std(axis=0), 1e-12)
-    worst = (np.abs(draws - draws.mean(axis=0)) / errors).max(axis=1)
+    below, middle, above = np.quantile(draws, [0.16, 0.5, 0.84], axis=0)  # not the deviation: few seeds make heavy tails
+    errors = np.maximum((above - below) / 2, 1e-12)
+    worst = (np.abs(draws - middle) / errors).max(axis=1)
     half = float(np.quantile(worst, 0.95)) * errors
     return points - half, points + half
 

@@ -16,7 +16,7 @@ from puna.train.corpus import open_corpus
 from puna.train.optim import OptimSettings
 from puna.train.pretrain import ModelShape, Watching
 from puna.train.schedule import LearningRate
-from puna.train.studies.rows import in_study, losses, row_losses, rounded, write_rows
+from puna.train.studies.rows import in_study, losses, rounded, row_losses, write_rows
 
 KIND = "model"
 REVISION = 1
@@ -40,7 +40,7 @@ class Settings(Training):
 
     Attributes:
         study, replicate: name the random streams.
-        mix: weights of the mix, None for the corpus's own. With `rank`, the mix is taken from the ranking among the inputs instead:
+        mix: weights of the mix, None for the corpus's own. With `rank`, the mix comes from the ranking among the inputs instead:
             0 is its best, 1 what the best is checked against.
     """
 
