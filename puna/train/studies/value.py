@@ -5,8 +5,8 @@
     <name>                   held-out loss per group against the control, with intervals, and a verdict: `value.json`
 
 The paper anneals an 8B model trained to 50 % over 40B tokens and looks at benchmarks. This layer knows losses only; score the
-arms, which are models, with `evals.scores` for tasks. A data set's own held-out loss nearly always falls, whatever it is worth, so
-the verdict is on the groups of the default mix.
+arms, which are models, with `evals.scores` for tasks. A data set's own held-out loss nearly always falls, so the verdict is on
+the groups of the default mix.
 """
 
 from __future__ import annotations
