@@ -163,7 +163,7 @@ def _take_over(
         inner = _stripped(ids.astype(np.int64), off)
         outside = inner[(inner < 0) | (inner >= tokenizer.vocab_size)]
         if len(outside):
-            raise InputError(f"document {i} holds the id {outside[0]}, which this tokenizer of {tokenizer.vocab_size} ids has not",
+            raise InputError(f"document {i} holds the id {outside[0]}, and this tokenizer has {tokenizer.vocab_size} ids",
                              where=str(path), fix="name the tokenizer these tokens were made with under `from`")  # fmt: skip
         whole = np.concatenate([[tokenizer.bos_id], inner, [tokenizer.eos_id]])
         name = _name(path, i)

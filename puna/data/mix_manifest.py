@@ -1,7 +1,8 @@
 """`mix.json`, the manifest of token shards: what each phase reads of each source, how often, and digests to rebuild it by.
 
-Version 2 keeps every key of version 1 (`mix`, `anneal_mix`, `groups`, `sources`, `tokenizer`, `vocab_size`) and adds `phases` (see
-`puna.data.mix.phase_plan`) and `shards` (a digest of tokens and document ends by shard). Nothing in it depends on time or machine.
+Version 2 keeps every key of version 1 (`mix`, `anneal_mix`, `groups`, `sources`, `tokenizer`, `vocab_size`) and adds `phases`
+(see `puna.data.mix.phase_plan`) and `shards` (a digest of tokens and document ends by shard). Nothing in it depends on time or
+machine.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ class GroupCount:
     def summary(self) -> dict[str, Any]:
         """The counts as JSON values."""
         return {
-            "train_tokens": self.train, "held_tokens": self.held, "train_documents": self.documents,
-            "held_documents": self.held_documents, "characters_per_token": round(self.characters / max(self.train + self.held, 1), 4),
+            "train_tokens": self.train, "held_tokens": self.held,
+            "train_documents": self.documents, "held_documents": self.held_documents,
+            "characters_per_token": round(self.characters / max(self.train + self.held, 1), 4),
             "sources": dict(sorted(self.sources.items())),
         }  # fmt: skip
 

@@ -118,7 +118,8 @@ def test_broken_files_are_named(tmp_path):
     index = path.with_suffix(".idx")
     whole = index.read_bytes()
     for broken, why in (
-        (b"nothing of the kind, but long enough to hold a header", "does not begin as"), (whole[:-1], "cut short"), (whole[:20], "does not begin"),
+        (b"nothing of the kind, but long enough to hold a header", "does not begin as"), (whole[:20], "does not begin"),
+        (whole[:-1], "cut short"),
         (whole[:9] + struct.pack("<Q", 2) + whole[17:], "version 2"), (whole[:17] + b"\x06" + whole[18:], "dtype 6"),
         (whole[:34] + struct.pack("<2i", 2, 2) + whole[42:], "one behind the other"),
         (whole[:-8] + struct.pack("<q", 1), "documents do not lie"),
