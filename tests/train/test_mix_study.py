@@ -122,6 +122,10 @@ def test_a_whole_study(tmp_path, tokens):
     made = run_study(tmp_path, tokens)
     found = json.loads((made["mixes"].path / "mixes.json").read_text())
     assert len(made) == 1 + 3 * 3 * 2 + 1 + 2 + 1
+    facts = json.loads((made["mixes.plain.s2-r1"].path / "trial.json").read_text())
+    assert facts["epochs"] == {
+        "general": pytest.approx(facts["tokens"] / len(open_corpus(tokens).train["general"].tokens), rel=1e-5)
+    }
     assert found["order"][-1] == "plain" and found["mixes"]["own"]["weights"] == {"general": 0.5, "code": 0.5}
     assert next(row for row in found["against_control"] if row["mix"] == "plain")["verdict"] == "worse"
     assert found["seed_degrees"] == 6 and found["seed_noise"] > 0 and found["held_rows"] == {"code": 12, "general": 12}

@@ -1,7 +1,7 @@
 """One arm of a data-value study (paper 3.1.3): a half-trained model annealed on part new data, part default mix.
 
-The learning rate falls linearly to zero over the arm's steps, by the ordinary annealing stage. All arms are given all shards, also
-those of data sets they do not train on, so that each is measured on the same held-out rows.
+The learning rate falls linearly to zero over the arm's steps, by the ordinary annealing stage. All arms are given all shards,
+also those of data sets they do not train on, so that each is measured on the same held-out rows.
 """
 
 from __future__ import annotations

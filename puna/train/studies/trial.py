@@ -12,10 +12,10 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.plan.flops import training_flops_per_token
 from puna.train import pretrain
-from puna.train.corpus import open_corpus
+from puna.train.corpus import Corpus, open_corpus
 from puna.train.optim import OptimSettings
 from puna.train.pretrain import ModelShape, Watching
-from puna.train.schedule import LearningRate
+from puna.train.schedule import Batching, LearningRate, Schedule
 from puna.train.studies.rows import in_study, losses, rounded, row_losses, write_rows
 
 KIND = "model"
@@ -73,10 +73,19 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "mix": name, "weights": mix or corpus.mix, "replicate": settings.replicate, "parameters": trained["parameters"],
         "vocab_size": corpus.tokenizer.vocab_size,
         "tokens": trained["tokens"], "flops": training_flops_per_token(model.config, settings.seq_len) * trained["tokens"],
+        "epochs": _epochs(settings, corpus, mix, trained["tokens"]),
         "held_loss": {group: rounded(float(losses([rows], {group: 1.0})[0])) for group in rows},
     }  # fmt: skip
     (ctx.out / TRIAL_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
     return facts
+
+
+def _epochs(settings: Settings, corpus: Corpus, mix: dict[str, float] | None, tokens: int) -> dict[str, float]:
+    """How often each part of the mix was read: repeated data is not worth what fresh data is, so a rank may hang on it."""
+    batching = Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len)
+    stream = corpus.stream(Schedule(steps=settings.steps, batching=batching), 0, mix)
+    shares = stream.segments[0].shares()
+    return {name: rounded(tokens * share / stream.groups[name].size) for name, share in shares.items()}
 
 
 def _mix(settings: Settings, ctx: StageContext) -> tuple[str | None, dict[str, float] | None]:
