@@ -15,6 +15,7 @@ from puna.core.errors import InputError
 from puna.tokenizer import special
 from puna.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
 from puna.tokenizer.chat import PIECE_BREAK, jinja_template
+from puna.tokenizer.ranks import merges
 
 FAMILY = "give a Llama 3 tokenizer: tokenizer.model, or the tokenizer.json made from one"
 IN_USE = (
@@ -93,17 +94,6 @@ def read_ranks(file: Path) -> dict[bytes, int]:
     return ranks
 
 
-def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The pairs that BPE joins, in order of rank, recovered from ranks alone."""
-    found = []
-    for token in ranks:
-        if len(token) > 1:
-            parts = _parts_below(token, ranks)
-            if len(parts) == 2:
-                found.append((parts[0], parts[1]))
-    return found
-
-
 def byte_letters() -> list[str]:
     """The printable letter that stands for each byte in `tokenizer.json` (GPT-2's byte-to-unicode table)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -111,20 +101,6 @@ def byte_letters() -> list[str]:
     others = (byte for byte in range(256) if byte not in table)
     table.update({byte: chr(256 + offset) for offset, byte in enumerate(others)})
     return [table[byte] for byte in range(256)]
-
-
-def _parts_below(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """BPE of one token by the ranks below its own: lowest rank first, leftmost first among equals."""
-    parts, limit = [bytes([byte]) for byte in token], ranks[token]
-    while True:
-        best, at = limit, -1
-        for i in range(len(parts) - 1):
-            rank = ranks.get(parts[i] + parts[i + 1], limit)
-            if rank < best:
-                best, at = rank, i
-        if at < 0:
-            return parts
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
 def _pre_tokenizers() -> list[dict[str, Any]]:
