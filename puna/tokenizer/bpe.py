@@ -22,7 +22,7 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 MODEL_FILE = "tokenizer.model"
-DAMAGED = "the file is damaged: copy it again"
+DAMAGED = "copy the file again, if it is a tokenizer of Llama 3 or tiktoken (SentencePiece models are of another kind)"
 BLANK_CHARS = 12_500  # half the longest run of white space that Meta's released encoder hands to tiktoken, whose regex overflows
 
 
@@ -61,21 +61,24 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read `tokenizer.model`, given the file or the directory that holds it; InputError names the line that is wrong.
+        """Read ranks from Meta's or tiktoken's file, or from the `tokenizer.json` of a tokenizer of this family.
 
-        A directory of another tool that holds only `tokenizer.json` is read too, if that is a tokenizer of this family.
+        A directory gives its `tokenizer.model`, or where another tool left none, its `tokenizer.json`. InputError says which line
+        or entry is wrong.
         """
         path = Path(path)
         file = path / MODEL_FILE if path.is_dir() else path
         if path.is_dir() and not file.is_file() and (path / "tokenizer.json").is_file():
-            from puna.tokenizer.hf import read_ranks
-
-            return cls(read_ranks(path / "tokenizer.json"))
+            file = path / "tokenizer.json"
         if not file.is_file():
             raise InputError(
                 "there is no tokenizer here", where=str(file), fix=f"give a directory that holds {MODEL_FILE}, or the file"
             )
         try:
+            if file.suffix == ".json":
+                from puna.tokenizer.hf import read_ranks
+
+                return cls(read_ranks(file))
             return cls(_read_ranks(file))
         except InputError as error:
             raise InputError(error.what, where=error.where or str(file), fix=error.fix) from None

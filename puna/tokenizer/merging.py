@@ -167,9 +167,9 @@ def _lay_out(data, ends, byte_ids):
 
 @njit(cache=True, nogil=True)
 def _slot(left, right, table):
-    """Slot of a pair in the hash table: where it is, or the empty one where it belongs."""
+    """Slot of a pair (ids as int64) in the hash table: where it is, or the empty one where it belongs."""
     keys, numbers = table
-    key = np.int64(left) << 32 | np.int64(right)
+    key = left << 32 | right
     mask = np.uint64(len(keys) - 1)
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     slot = np.int64((mixed ^ mixed >> np.uint64(32)) & mask)
@@ -181,8 +181,9 @@ def _slot(left, right, table):
 @njit(cache=True, nogil=True)
 def _index(pairs, table, used):
     for pair in range(used):
-        slot = _slot(pairs[0][pair], pairs[1][pair], table)
-        table[0][slot] = np.int64(pairs[0][pair]) << 32 | np.int64(pairs[1][pair])
+        left, right = np.int64(pairs[0][pair]), np.int64(pairs[1][pair])
+        slot = _slot(left, right, table)
+        table[0][slot] = left << 32 | right
         table[1][slot] = pair
 
 
@@ -193,7 +194,7 @@ def _stand(left, right, weight, pairs, table, used):
     pair = np.int64(table[1][slot])
     if pair < 0:
         pair = used
-        table[0][slot], table[1][slot] = np.int64(left) << 32 | np.int64(right), pair
+        table[0][slot], table[1][slot] = left << 32 | right, pair
         pairs[0][pair], pairs[1][pair] = left, right
     pairs[2][pair] += weight
     pairs[4][pair] += 1
@@ -219,23 +220,23 @@ def _adjacent(text, weights, pairs, table, places):
     """Enter every pair of neighbouring bytes; returns the number of pairs and of places."""
     ids, _, pieces = text
     fresh, positions = np.empty(len(ids), dtype=np.int32), np.empty(len(ids), dtype=np.int32)
-    used, noted = 0, 0
+    used = noted = np.int64(0)
     for p in range(len(ids) - 1):
         if ids[p] >= 0 and ids[p + 1] >= 0:
-            pair = _stand(ids[p], ids[p + 1], weights[pieces[p]], pairs, table, used)
+            pair = _stand(np.int64(ids[p]), np.int64(ids[p + 1]), weights[pieces[p]], pairs, table, used)
             used = max(used, pair + 1)
             fresh[noted], positions[noted] = pair, p
             noted += 1
-    return used, _place(fresh, positions, noted, 0, pairs, places, used, 0)
+    return used, _place(fresh, positions, noted, np.int64(0), pairs, places, used, np.int64(0))
 
 
 @njit(cache=True, nogil=True)
 def _merge(pair, rank, text, weights, pairs, table, places, used, placed):
     """Join a pair everywhere; returns how often that was (by weight), and the numbers of pairs and places after it."""
     ids, sizes, pieces = text
-    left, right, start, held = pairs[0][pair], pairs[1][pair], pairs[3][pair], pairs[4][pair]
+    left, right, start, held = np.int64(pairs[0][pair]), np.int64(pairs[1][pair]), pairs[3][pair], pairs[4][pair]
     fresh, positions = np.empty(2 * held, dtype=np.int32), np.empty(2 * held, dtype=np.int32)
-    made, noted, before = 0, 0, used
+    made, noted, before = np.int64(0), np.int64(0), used
     for p in places[start : start + held]:
         if ids[p] != left:
             continue
@@ -245,13 +246,15 @@ def _merge(pair, rank, text, weights, pairs, table, places, used, placed):
         weight, after = weights[pieces[p]], q + sizes[q]
         if ids[p - 1] != BREAK:
             previous = p - sizes[p - 1]
-            pairs[2][table[1][_slot(ids[previous], left, table)]] -= weight
-            fresh[noted], positions[noted] = _stand(ids[previous], rank, weight, pairs, table, used), previous
+            neighbour = np.int64(ids[previous])
+            pairs[2][table[1][_slot(neighbour, left, table)]] -= weight
+            fresh[noted], positions[noted] = _stand(neighbour, rank, weight, pairs, table, used), previous
             used = max(used, fresh[noted] + 1)
             noted += 1
         if ids[after] != BREAK:
-            pairs[2][table[1][_slot(right, ids[after], table)]] -= weight
-            fresh[noted], positions[noted] = _stand(rank, ids[after], weight, pairs, table, used), p
+            neighbour = np.int64(ids[after])
+            pairs[2][table[1][_slot(right, neighbour, table)]] -= weight
+            fresh[noted], positions[noted] = _stand(rank, neighbour, weight, pairs, table, used), p
             used = max(used, fresh[noted] + 1)
             noted += 1
         pairs[2][pair] -= weight

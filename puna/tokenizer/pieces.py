@@ -18,7 +18,8 @@ from numba import njit
 
 from puna.tokenizer.counts import PieceCounts, Totals
 
-OTHER, LETTER, NUMBER, SPACE, NEWLINE = range(5)  # NEWLINE is \r or \n, SPACE every other white space
+# a type of its own keeps numba from compiling a function anew for every constant
+OTHER, LETTER, NUMBER, SPACE, NEWLINE = np.arange(5, dtype=np.uint8)  # NEWLINE is \r or \n, SPACE every other white space
 CODE_POINTS = 0x110000
 PLANES = 0x40000  # code points from here on are no letters, numbers or spaces: unassigned, tags or private (Unicode 17)
 SURROGATES = (0xD800, 0xE000)
@@ -208,7 +209,7 @@ def _piece_end(data, i, classes):
 
 @njit(cache=True, nogil=True)
 def _piece_ends(data, classes):
-    ends, i = [0 for _ in range(0)], 0
+    ends, i = [0 for _ in range(0)], np.int64(0)
     while i < len(data):
         i = _piece_end(data, i, classes)
         ends.append(i)
@@ -271,7 +272,7 @@ def _count(data, i, classes, slots, ends, counts, arena, state):
 
 @njit(cache=True, nogil=True)
 def _words(data, classes):
-    words, blank, i = 0, True, 0
+    words, blank, i = 0, True, np.int64(0)
     while i < len(data):
         code, i = _char(data, i)
         kind = classes[code]

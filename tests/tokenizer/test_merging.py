@@ -139,7 +139,7 @@ def test_extension_keeps_every_rank_and_is_the_slow_continuation():
 
 
 def slow_extension(base: dict[bytes, int], texts: list[str], size: int) -> dict[bytes, int]:
-    """Encode every piece with the base, then recount every pair after every merge; a merge that makes a reserved word is no token."""
+    """Encode every piece with the base, then recount every pair after every merge; reserved words are no new tokens."""
     ranks, tokenizer = dict(base), Tokenizer.from_ranks(base)
     spelled = list(ranks)
     import regex
