@@ -23,7 +23,9 @@ SPLIT_PATTERN = (
 )
 MODEL_FILE = "tokenizer.model"
 DAMAGED = "copy the file again, if it is a tokenizer of Llama 3 or tiktoken (SentencePiece models are of another kind)"
-BLANK_CHARS = 12_500  # half the longest run of white space that Meta's released encoder hands to tiktoken, whose regex overflows
+RUN_CHARS = 12_500  # half the longest run, of white space or without any, that Meta's released encoder hands to tiktoken
+WINDOW_BYTES = 1 << 14  # a longer piece is encoded in windows of this size: its tables stay in the processor's cache
+SEAM_TOKENS = 8  # encoded anew on each side of a seam, at first
 
 
 class Tokenizer:
@@ -94,7 +96,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS or EOS. Lone surrogates become U+FFFD, special-token strings stay plain text."""
-        if len(text) > BLANK_CHARS and has_long_blank(text):
+        if len(text) > RUN_CHARS and has_long_run(text):
             return self._by_pieces(text)
         return self._tiktoken().encode_ordinary(text)
 
@@ -132,12 +134,51 @@ class Tokenizer:
         return token_id >= self.base_size
 
     def _by_pieces(self, text: str) -> list[int]:
-        """The same ids with another regex engine: slower, and without a limit."""
+        """The same ids with another regex engine, slower and without a limit on runs, and in linear time for endless pieces."""
         import regex
 
         encode = self._tiktoken()._encode_single_piece
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return [token for piece in regex.findall(SPLIT_PATTERN, text) for token in encode(piece)]
+        ids: list[int] = []
+        for piece in regex.findall(SPLIT_PATTERN, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")):
+            if len(piece) < WINDOW_BYTES // 4:
+                ids += encode(piece)
+            else:
+                self._add_windows(ids, piece.encode())
+        return ids
+
+    def _add_windows(self, ids: list[int], piece: bytes) -> None:
+        """Append the ids of a long piece, window by window.
+
+        Tokens are the ones of the whole piece when each two neighbours are the tokens of their bytes together: the first merge
+        across a border would be made in the two alone as well. So only seams need a look, and where one does not hold, the tokens
+        around it are made anew.
+        """
+        encode = self._tiktoken()._encode_single_piece
+        done = encode(piece[:WINDOW_BYTES])
+        for start in range(WINDOW_BYTES, len(piece), WINDOW_BYTES):
+            more = encode(piece[start : start + WINDOW_BYTES])
+            if not self._hold(done[-1:], more[:1]):
+                self._mend(done, more)
+            done += more
+        ids += done
+
+    def _mend(self, done: list[int], more: list[int]) -> None:
+        """Encode the tokens around a seam anew, more and more of them, until their borders hold; moves them over to `done`."""
+        across = SEAM_TOKENS
+        while True:
+            middle = self._tiktoken()._encode_single_piece(self.decode_bytes(done[-across:] + more[:across]))
+            whole = across >= len(done) and across >= len(more)
+            before, after = done[-across - 1 : -across], more[across : across + 1]
+            if whole or (len(middle) > 1 and self._hold(before, middle[:1]) and self._hold(middle[-1:], after)):
+                done[-across:] = middle
+                del more[:across]
+                return
+            across *= 2
+
+    def _hold(self, left: list[int], right: list[int]) -> bool:
+        """Whether two neighbouring tokens are the tokens of their bytes together; so is one alone, at either end."""
+        pair = left + right
+        return len(pair) < 2 or self._tiktoken()._encode_single_piece(self.decode_bytes(pair)) == pair
 
     def _tiktoken(self) -> Any:
         if self._encoding is None:
@@ -192,6 +233,7 @@ def _check_ranks(ranks: dict[bytes, int]) -> None:
         )
 
 
-def has_long_blank(text: str) -> bool:
-    """Whether some block of 12,500 characters is white space only, as it is in every blank run of twice the length."""
-    return any(text[start : start + BLANK_CHARS].isspace() for start in range(0, len(text), BLANK_CHARS))
+def has_long_run(text: str) -> bool:
+    """Whether a block of 12,500 characters is white space only or has none, as in every run, of either, of twice that length."""
+    blocks = (text[start : start + RUN_CHARS] for start in range(0, len(text), RUN_CHARS))
+    return any(block.isspace() or (len(block) == RUN_CHARS and len(block.split(None, 1)) == 1) for block in blocks)

@@ -104,7 +104,7 @@ def test_invalid_utf8_and_skip_special():
         tokenizer.decode([-1])
 
 
-LONG_BLANKS = {
+LONG_RUNS = {
     "spaces": " " * 30_000,
     "spaces before a word": "a " + " " * 30_000 + "word  and more",
     "no-break spaces": "x\u00a0" + "\u00a0" * 60_000 + "y",
@@ -112,24 +112,45 @@ LONG_BLANKS = {
     "mixed": ("  \t\r\n" * 9_000 + "\u3000" * 30_000 + "'s 123") * 2,
     "words around": "The end. " * 3_000 + "\t" * 51_000 + " of the 1234 story\n" * 3_000,
     "lone surrogate": "\ud800" + " " * 40_000 + "\udcff!",
+    "letters": "see " + "".join(random.Random(6).choice("etaoinshrdlu") for _ in range(300_000)) + " end",
+    "one letter": "a" * 300_001,
+    "three letters": "abc" * 100_001,
+    "punctuation": "...!" * 50_000 + "\n",
 }
 
 
-@pytest.mark.parametrize("name", list(LONG_BLANKS))
-def test_long_white_space_is_split_by_another_engine_to_the_same_ids(tokenizer, name):
-    text = LONG_BLANKS[name]
-    assert bpe.has_long_blank(text)
+@pytest.mark.parametrize("name", list(LONG_RUNS))
+def test_long_runs_are_split_by_another_engine_to_the_same_ids(tokenizer, name):
+    text = LONG_RUNS[name]
+    assert bpe.has_long_run(text)
     assert tokenizer.encode(text) == tokenizer._tiktoken().encode_ordinary(text)
 
 
-def test_a_block_of_white_space_is_found_wherever_it_lies(monkeypatch):
-    monkeypatch.setattr(bpe, "BLANK_CHARS", 4)
+def test_a_long_run_is_found_wherever_it_lies(monkeypatch):
+    monkeypatch.setattr(bpe, "RUN_CHARS", 4)
     rng = random.Random(0)
     for _ in range(2000):
         text = "".join(rng.choice("ab \n\u3000") * rng.randrange(1, 9) for _ in range(rng.randrange(1, 12)))
-        longest = max(map(len, re.findall(r"\s*", text)))
-        assert bpe.has_long_blank(text) or longest < 8
-        assert longest >= 4 or not bpe.has_long_blank(text) or len(text) % 4
+        blank, full = (max(map(len, re.findall(kind, text))) for kind in (r"\s*", r"\S*"))
+        if max(blank, full) >= 8:
+            assert bpe.has_long_run(text)
+
+
+def test_prose_has_no_long_run():
+    assert not bpe.has_long_run("\n".join(SENTENCES) * 300)
+
+
+@pytest.mark.parametrize("window", [8, 64, 1024])
+def test_windows_give_the_ids_of_the_whole_piece(tokenizer, monkeypatch, window):
+    monkeypatch.setattr(bpe, "RUN_CHARS", 20)
+    monkeypatch.setattr(bpe, "WINDOW_BYTES", window)
+    monkeypatch.setattr(bpe, "SEAM_TOKENS", 1)
+    rng = random.Random(window)
+    words = ["self", "return", "assistant", "ipython", "a", "aa", "ab", "abc", "tion", "ing", "漢字", "é"]
+    for _ in range(400):
+        text = "".join(rng.choice(words[: rng.randrange(1, 13)]) * rng.randrange(1, 30) for _ in range(rng.randrange(1, 30)))
+        text += rng.choice(["", " ", "!" * 90, " " * 90, "\n \n" * 40])
+        assert tokenizer.encode(text) == tokenizer._tiktoken().encode_ordinary(text)
 
 
 @pytest.mark.parametrize("unit", ["a", "x1", "漢字", "é", "😀", "...", "1", "\n", " ", "\u2003"])
