@@ -21,7 +21,7 @@ from puna.tokenizer.counts import PieceCounts, Totals
 # a type of its own keeps numba from compiling a function anew for every constant
 OTHER, LETTER, NUMBER, SPACE, NEWLINE = np.arange(5, dtype=np.uint8)  # NEWLINE is \r or \n, SPACE every other white space
 CODE_POINTS = 0x110000
-PLANES = 0x40000  # code points from here on are no letters, numbers or spaces: unassigned, tags or private (Unicode 17)
+PLANES = 0x40000  # code points from here on are no letters, numbers or spaces: unassigned, tags or private (Unicode 18)
 SURROGATES = (0xD800, 0xE000)
 ENTRIES, ARENA = range(2)  # what the state of a `PieceCounter` holds: pieces, and bytes of them
 
