@@ -4,9 +4,10 @@
 
 Texts are English prose and the Universal Declaration in 28 languages from ../shared/data where that is there, filled up with the
 sources of Python's standard library. Runs are interleaved; medians and best of CPU seconds. Training goes from texts to ranks
-(for Puna: counting, then merging); encoding gives lists of ids, from the compiled encoder that takes over in a large corpus, its
-cache empty at the start of each run, and from the one that serves a few texts. The limit beside it is one pass over the bytes that only tells words apart. Linear means that
-four times the input costs four times the time: speed at 4x over speed at 1x, for training, encoding, and a text without spaces.
+(for Puna: counting, then merging). Encoding gives lists of ids: by the compiled encoder that takes over in a large corpus, its
+cache empty at the start of each run, and by the one that serves a few texts. The limit beside it is one pass over the bytes that
+only tells words apart. Linear means that four times the input costs four times the time: speed at 4x over speed at 1x, for
+training, encoding, and a text without spaces.
 """
 
 from __future__ import annotations

@@ -133,17 +133,20 @@ def _merge_piece(data, start, end, vocabulary, out, written):
         out[written] = whole
         return written + 1
     parts = end - start
-    bounds = np.arange(start, end + 1)
-    ranks = np.empty(parts, dtype=np.int64)  # of the token that parts k and k + 1 make together
+    bounds = np.arange(start, end + 2)
+    ranks = np.full(parts + 1, NO_RANK, dtype=np.int64)  # of the token that parts k and k + 1 make together
     for k in range(parts - 1):
         ranks[k] = _rank(data, bounds[k], bounds[k + 2], vocabulary)
     while parts > 1:
-        best = np.argmin(ranks[: parts - 1])
+        best = 0
+        for k in range(1, parts - 1):
+            if ranks[k] < ranks[best]:
+                best = k
         if ranks[best] == NO_RANK:
             break
         parts -= 1
-        bounds[best + 1 : parts + 1] = bounds[best + 2 : parts + 2].copy()
-        ranks[best : parts - 1] = ranks[best + 1 : parts].copy()
+        for k in range(best, parts):
+            bounds[k + 1], ranks[k] = bounds[k + 2], ranks[k + 1]
         for near in (best - 1, best):
             if 0 <= near < parts - 1:
                 ranks[near] = _rank(data, bounds[near], bounds[near + 2], vocabulary)
