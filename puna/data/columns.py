@@ -8,7 +8,7 @@ and serves as the checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,6 @@ DOCUMENT_COLUMNS = {
 }
 TEXT_COLUMNS = {"id": "string", "text": "string"}
 PAGE_FACTS = ("id", "url", "date", "source", "licence")  # of a page, as collected
-COUNTS = ("chars", "words", "stop_words", "links", "advert_terms", "dirty_terms")  # signals that are whole numbers
 LAYOUT = "layout.json"
 ROW_GROUP = 8192  # rows that a reader holds at a time
 GROUPS = ("general", "maths", "code", "multilingual")  # the four parts of the paper's data mix (section 3.1.2)
@@ -91,14 +90,11 @@ def numpy_column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy()
 
 
-def signal_column(name: str, values: np.ndarray) -> pa.Array:
-    """Values of a signal as Arrow: NaN becomes null, counts are int64, all else is double (or bool, as it comes)."""
+def typed_columns(values: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> dict[str, pa.Array]:
+    """Arrays as Arrow columns of the named types; NaN becomes null."""
     import pyarrow as pa
 
-    if values.dtype == bool:
-        return pa.array(values)
-    array = pa.array(np.asarray(values, dtype=np.float64), from_pandas=True)
-    return array.cast(pa.int64()) if name in COUNTS else array
+    return {name: pa.array(values[name], from_pandas=True).cast(pa.type_for_alias(kind)) for name, kind in kinds.items()}
 
 
 def shard_paths(directory: Path) -> list[Path]:

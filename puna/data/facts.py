@@ -23,17 +23,17 @@ from puna.data.columns import (
     layout_of,
     read_table,
     shard_paths,
-    signal_column,
+    typed_columns,
     write_layout,
     write_table,
 )
-from puna.data.dedup import line_keys_batch, text_key, url_key
+from puna.data.dedup import line_keys_batch, text_keys, url_key
 from puna.data.engine import EngineSettings, save_array
 from puna.data.extract import extract_batch
 from puna.data.language import UNKNOWN, identify
 from puna.data.lookup import index_partitions, index_rows, sorted_index
 from puna.data.minhash import MinHashSettings, signatures
-from puna.data.signals import measure_batch, words_of
+from puna.data.signals import COLUMNS, measure_batch, words_of
 from puna.data.spam import spam_signals
 from puna.data.words import scan
 from puna.data.workforce import Workforce
@@ -45,7 +45,15 @@ KIND = "facts"
 REVISION = 1
 CORES = 2
 
-SPAM_COLUMNS = ("advert_share", "advert_terms", "dirty_share", "dirty_terms", "stuffing", "links", "link_share")
+SPAM_COLUMNS = {
+    "advert_share": "double",
+    "advert_terms": "int64",
+    "dirty_share": "double",
+    "dirty_terms": "int64",
+    "stuffing": "double",
+    "links": "int64",
+    "link_share": "double",
+}
 DATE_DIGITS = 14  # year to second
 CODE_LINE = re.compile(
     r"[{};]\s*$|^\s*(?:def |class |import |from \w+ import|return\b|#include|function |const |var |let |public |if \(|>>> )",
@@ -105,7 +113,7 @@ def facts_of_shard(shard: Path, *, out: Path, settings: Settings) -> None:
     words = scan(texts)
     columns |= _keys(texts, pages, words.ends)
     columns |= _spam_columns(texts, columns["lang"], found)
-    columns |= {name: signal_column(name, values) for name, values in measure_batch(texts, words, columns["lang"]).items()}
+    columns |= typed_columns(measure_batch(texts, words, columns["lang"]), COLUMNS)
     _write_hashes(out / "hashes", shard.stem, texts, columns, words, settings)
     write_table(out / "text" / shard.name, pa.table({"id": pages["id"], "text": texts}))
     write_table(path, pa.table(columns))
@@ -151,11 +159,10 @@ def _keys(texts: pa.Array, pages: pa.Table, ends: np.ndarray) -> dict[str, pa.Ar
     import pyarrow as pa
 
     addresses = [xxhash.xxh3_64_intdigest(url_key(url).encode("utf-8", "replace")) for url in pages["url"].to_pylist()]
-    has_words = np.diff(ends, prepend=0) > 0
-    contents = [text_key(text) if full else 0 for text, full in zip(texts.to_pylist(), has_words.tolist(), strict=True)]
+    contents = np.where(np.diff(ends, prepend=0) > 0, text_keys(texts), np.uint64(0))
     return {
         "url_key": pa.array(addresses, pa.uint64()),
-        "text_key": pa.array(contents, pa.uint64()),
+        "text_key": pa.array(contents),
         "date_key": date_keys(pages["date"]),
     }
 
@@ -172,10 +179,13 @@ def date_keys(dates: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _spam_columns(texts: pa.Array, langs: pa.Array, found: pa.Table) -> dict[str, pa.Array]:
     given = zip(
-        texts.to_pylist(), langs.to_pylist(), *(found[name].to_pylist() for name in ("links", "link_chars", "seen_chars")), strict=True
+        texts.to_pylist(),
+        langs.to_pylist(),
+        *(found[name].to_pylist() for name in ("links", "link_chars", "seen_chars")),
+        strict=True,
     )
     signals = [spam_signals(words_of(text), lang, *counts) for text, lang, *counts in given]
-    return {name: signal_column(name, np.array([row[name] for row in signals])) for name in SPAM_COLUMNS}
+    return typed_columns({name: np.array([row[name] for row in signals]) for name in SPAM_COLUMNS}, SPAM_COLUMNS)
 
 
 def guess_group(text: str, lang: str) -> str:

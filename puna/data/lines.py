@@ -8,11 +8,17 @@ up by every shard, and which lines go is written down by number, so that the tex
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from puna.data.columns import read_table
+from puna.data.dedup import without_lines_batch
 from puna.data.engine import load_array, partition_of
 from puna.data.versions import run_starts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BUCKET_DOCUMENTS = 30_000_000  # paper section 3.1.1
 LINE = np.dtype([("key", np.uint64), ("bucket", np.int32), ("count", np.int32)])
@@ -103,3 +109,17 @@ def lines_by_document(hit: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np
     numbers = np.flatnonzero(hit) - starts[documents]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(documents, minlength=len(ends)))])
     return numbers.astype(np.int32), offsets.astype(np.int32)
+
+
+def text_without_lines(facts: Path, duplicates: Path, name: str) -> tuple[pa.Array, np.ndarray]:
+    """The texts of one shard without their frequent lines, and how many each lost (int64 [documents])."""
+    texts = read_table(facts / "text" / name, ["text"])["text"].combine_chunks()
+    lines = read_table(duplicates / "duplicates" / name, ["lines"])["lines"].combine_chunks()
+    counts = np.diff(lines.offsets.to_numpy()).astype(np.int64)
+    if not counts.any():
+        return texts, counts
+    ends = np.load(facts / "hashes" / f"{Path(name).stem}.line_ends.npy", allow_pickle=False)
+    drop = np.zeros(int(ends[-1]), dtype=bool)
+    starts = ends - np.diff(ends, prepend=0)
+    drop[np.repeat(starts, counts) + lines.values.to_numpy()] = True
+    return without_lines_batch(texts, drop, ends)

@@ -54,7 +54,9 @@ def find(facts: Path, key: str) -> list[tuple[int, int]]:
     """
     layout = read_layout(facts)
     exact = [layout.place(number) for number in _numbers(facts, _key(key))]
-    matches = [place for place in exact if key in _row(facts / "facts" / layout.names[place[0]], place[1], ["id", "url"]).values()]
+    matches = [
+        place for place in exact if key in _row(facts / "facts" / layout.names[place[0]], place[1], ["id", "url"]).values()
+    ]
     return matches or [layout.place(number) for number in _numbers(facts, _key(url_key(key)))]
 
 
@@ -74,7 +76,9 @@ def trace(facts: Path, duplicates: Path, signals: Path, documents: Path, key: st
     layout = read_layout(facts)
     places = find(facts, key)
     if not places:
-        raise InputError(f"no document has the id or address '{key}'", where=str(facts), fix="give an id, or the address as collected")
+        raise InputError(
+            f"no document has the id or address '{key}'", where=str(facts), fix="give an id, or the address as collected"
+        )
     return [_story(layout.names[shard], row, facts, duplicates, signals, documents) for shard, row in places]
 
 

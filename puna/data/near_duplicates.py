@@ -22,12 +22,16 @@ from puna.data.minhash import MinHashSettings, jaccard
 from puna.data.versions import VERSION, run_starts, sorted_drops
 from puna.data.workforce import Workforce
 
-PAIR = np.dtype([("key", np.uint64), ("first", np.int64), ("second", np.int64), ("first_date", np.int64), ("second_date", np.int64)])
+PAIR = np.dtype(
+    [("key", np.uint64), ("first", np.int64), ("second", np.int64), ("first_date", np.int64), ("second_date", np.int64)]
+)
 MAX_HEADS = 8  # first documents of a bucket that all others are compared with, beside the one before
 OPEN_SHARDS = 32  # whose shingles are mapped at a time
 
 
-def find_near_duplicates(band_rows: partial[np.ndarray], jobs: list, work: Workforce, facts: Path, settings: MinHashSettings) -> Path:
+def find_near_duplicates(
+    band_rows: partial[np.ndarray], jobs: list, work: Workforce, facts: Path, settings: MinHashSettings
+) -> Path:
     """Shuffle bands and pairs, unite, and write the drops.
 
     Args:
@@ -44,7 +48,9 @@ def find_near_duplicates(band_rows: partial[np.ndarray], jobs: list, work: Workf
     pairs = sum(len(load_array(path)) for path in found)
     partitions = work.partitions(pairs, PAIR.itemsize)
     check = partial(verified, facts=facts, threshold=settings.threshold)
-    edges = work.shuffle(partial(pair_rows, facts=facts), found, check, out=scratch / f"edges-{partitions}", partitions=partitions)
+    edges = work.shuffle(
+        partial(pair_rows, facts=facts), found, check, out=scratch / f"edges-{partitions}", partitions=partitions
+    )
     out = scratch / "near"
     out.mkdir(exist_ok=True)
     if not (out / "00000.npy").exists():

@@ -18,7 +18,7 @@ from typing import Any
 
 from puna.core.errors import RunError
 
-POOL_START_S = 2.0  # measured: two workers with pyarrow and numpy on two busy cores
+POOL_START_S = 2.0  # seconds of CPU: two workers with numpy, pyarrow and numba
 
 _pools: dict[int, ProcessPoolExecutor] = {}
 
@@ -33,12 +33,13 @@ def map_processes(
     """
     results: dict[int, Any] = {}
     tell = done or (lambda count: None)
-    started = time.monotonic()
     while workers not in _pools and len(results) < len(shards):
+        before = time.process_time()
         results[len(results)] = function(shards[len(results)])
+        cost = time.process_time() - before
         tell(len(results))
-        left = (time.monotonic() - started) / len(results) * (len(shards) - len(results))
-        if left > POOL_START_S:
+        # the first shard also loads what the others find loaded
+        if cost > POOL_START_S or (len(results) > 1 and cost * (len(shards) - len(results)) > POOL_START_S):
             break
     if len(results) < len(shards):
         _map_pool(function, shards, workers, results, tell)

@@ -57,7 +57,9 @@ def map_tasks(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None  # as the function raised it
     except ray.exceptions.RayError as error:
-        raise RunError(f"a task of the Ray cluster was lost: {str(error).splitlines()[0]}", fix="run again: it continues") from error
+        raise RunError(
+            f"a task of the Ray cluster was lost: {str(error).splitlines()[0]}", fix="run again: it continues"
+        ) from error
     finally:
         for reference in waiting:
             ray.cancel(reference)

@@ -42,7 +42,12 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Settings):
         return {KIND: "settings", "name": _name(type(value)), "value": value.model_dump(mode="json")}
     if isinstance(value, functools.partial):
-        return {KIND: "partial", "function": _encode(value.func), "args": _encode(list(value.args)), "kwargs": _encode(value.keywords)}
+        return {
+            KIND: "partial",
+            "function": _encode(value.func),
+            "args": _encode(list(value.args)),
+            "kwargs": _encode(value.keywords),
+        }
     if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
         return {KIND: "name", "name": _name(value)}
     raise TypeError(f"a {type(value).__name__} cannot be sent to another machine")
