@@ -25,13 +25,16 @@ from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.columns import GROUPS, read_layout
 from puna.data.decide import FOLDERS, decide_shard
+from puna.data.domains import write_domains
 from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
+from puna.data.histograms import write_histograms
 from puna.data.language import LLAMA_LANGUAGES
 from puna.data.minhash import MinHashSettings
 from puna.data.planted import score_planted
 from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
+from puna.data.thresholds import Threshold, other_thresholds, spam_thresholds
 from puna.data.workforce import Workforce
 
 KIND = "documents"
@@ -87,6 +90,10 @@ class Settings(StageSettings):
         """Quality limits of a group."""
         return {"maths": self.maths, "code": self.code, "multilingual": self.multilingual}.get(group, self.general)
 
+    def other_thresholds(self) -> list[Threshold]:
+        """Limits that hold for every group: spam, certainty of the language, similarity of near-duplicates."""
+        return [*spam_thresholds(self.spam), *other_thresholds(self.language_p, self.minhash.threshold)]
+
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The four parts; `data.curate` itself is the last."""
@@ -121,7 +128,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json` and, where faults were planted, `planted.json`.
+    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json`, `histograms.json`, `domains.json` and, where faults were planted, `planted.json`.
 
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.
@@ -132,9 +139,12 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         (ctx.scratch / folder).mkdir(exist_ok=True)
     limits = {group: settings.limits(group) for group in GROUPS}
     decide = partial(decide_shard, facts=facts, duplicates=duplicates, signals=signals, limits=limits, hide=settings.redact)
+    decide = partial(decide, others=settings.other_thresholds())
     counts = work.map(partial(decide, out=ctx.scratch), read_layout(facts).names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
+    write_histograms(ctx.out, [count["histograms"] for count in counts])
+    write_domains(ctx.out, [count["domains"] for count in counts])
     _record_sources(ctx, counts)
     if not summary["documents"]:
         dropped = ", ".join(f"{reason} {number}" for reason, number in summary["dropped"].items())

@@ -8,7 +8,7 @@ looked at. Texts are touched here for the only time: frequent lines and personal
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,15 @@ import numpy as np
 
 from puna.core.store import write_json
 from puna.data.columns import DOCUMENT_COLUMNS, numpy_column, read_table, schema, write_table
+from puna.data.domains import shard_domains
 from puna.data.facts import SPAM_COLUMNS
+from puna.data.histograms import shard_histograms
 from puna.data.lines import text_without_lines
 from puna.data.measure import PII_COLUMNS
 from puna.data.pii import redact
 from puna.data.rules import quality_reasons, reason_codes, reason_column
 from puna.data.signals import COLUMNS, Limits
+from puna.data.thresholds import Threshold
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,18 +36,20 @@ FOLDERS = ("documents", "annotations", "dropped")
 
 
 def decide_shard(
-    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, limits: Mapping[str, Limits], hide: bool
-) -> dict[str, Any]:
+    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, limits: Mapping[str, Limits], hide: bool,
+    others: Sequence[Threshold] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Decide on every document of one shard and write its files; the count of it is written last.
 
     Args:
         facts, duplicates, signals: directories of the artifacts.
         limits: quality limits of every group.
         hide: whether personal data is replaced by placeholders.
+        others: limits applied before, drawn into the histograms.
 
     Returns:
         `rows` (documents, characters before and after, by source, licence, language, group and reason), `lines_removed` and
-        `pii` of the kept documents, `examples` of the dropped ones by reason.
+        `pii` of the kept documents, `examples` of the dropped ones by reason, `histograms` and `domains` (see those modules).
     """
     path = out / "counts" / f"{Path(name).stem}.json"
     if path.exists():
@@ -69,6 +74,8 @@ def decide_shard(
         "lines_removed": int(numpy_column(sig, "lines_removed")[keep].sum()),
         "pii": {kind.removeprefix("pii_"): int(numpy_column(sig, kind)[keep].sum()) if hide else 0 for kind in PII_COLUMNS},
         "examples": _examples(dropped),
+        "histograms": shard_histograms(name, notes, fact, limits, others),
+        "domains": shard_domains(fact["url"], keep),
     }
     write_json(path, found)
     return found

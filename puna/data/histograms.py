@@ -86,7 +86,8 @@ def _signals(notes: pa.Table) -> list[str]:
     import pyarrow as pa
 
     numeric = (pa.types.is_floating, pa.types.is_integer)
-    return [f.name for f in notes.schema if f.name not in NOT_SIGNALS and any(test(f.type) for test in numeric)]
+    numbers = [f.name for f in notes.schema if any(test(f.type) for test in numeric)]
+    return [name for name in numbers if name not in NOT_SIGNALS and not name.startswith("pii_")]
 
 
 def _counts(
