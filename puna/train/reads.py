@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,18 @@ def steps_that_read(trained: Artifact, tokens: Path, document: str) -> list[dict
     places = find_document(tokens, document)
     if not places:
         raise InputError(f"there is no document '{document}' in these shards", where=str(tokens), fix="puna explain its URL")
-    corpus = open_corpus(tokens, trained.record["settings"].get("piece_tokens"))
+    corpus = _corpus(Path(tokens), trained.record["settings"].get("piece_tokens"))
     found = []
     for first, row, stream in _streams(trained, corpus):
         for split, group, index in places:
             found += _rows(corpus, stream, group, index, first, row) if split == "train" else []
     return sorted(found, key=lambda reading: (reading["step"], reading["row"], reading["column"]))
+
+
+@lru_cache(maxsize=2)
+def _corpus(tokens: Path, piece_tokens: int | None) -> Corpus:
+    """Stages of one run mostly train on the same pieces, and cutting them is most of the time."""
+    return open_corpus(tokens, piece_tokens)
 
 
 def _rows(corpus: Corpus, stream: TokenStream, group: str, index: int, first: int, row: int) -> list[dict[str, Any]]:

@@ -1,0 +1,187 @@
+"""The verb `puna explain`: a document's whole path, from the page it was to the training steps that read it.
+
+What happened is gathered by `puna.data.explain` and `puna.train.reads`; here it is only joined for one run and printed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from puna.commands import latest
+from puna.commands.options import HERE, Dir, Json, show, size, table
+
+if TYPE_CHECKING:
+    from puna.core.stage import Artifact
+
+SHOWN_STEPS = 8  # training steps named before the rest is counted
+INDENT = 12  # of what stands behind a heading
+
+
+def explain(
+    key: Annotated[str, typer.Argument(metavar="URL|ID", help="Address or id of a page that was collected.")],
+    run: Annotated[str | None, typer.Argument(help="A run (default: the last).")] = None,
+    directory: Dir = HERE,
+    training: Annotated[bool, typer.Option("--training/--no-training", help="Also find the steps that read it.")] = True,
+    as_json: Json = False,
+) -> None:
+    """A document's whole path: source, signals and limits, duplicates, decision, token shard, training steps."""
+    stories = gather(key, latest.run_dir(directory, run), training=training)
+    show(stories, "\n\n".join("\n".join(_lines(story)) for story in stories), as_json)
+
+
+def gather(key: str, run_dir: Path, *, training: bool) -> list[dict[str, Any]]:
+    """What every curation of a run knows of a document, with `curation`, `tokens` and `training` added (see `puna.data.explain`).
+
+    Raises InputError for a document that no curation of the run has; the message proposes similar addresses.
+    """
+    from puna.core import explain as core
+    from puna.core.errors import InputError
+    from puna.data import explain as data
+
+    made = core.pointed(run_dir)
+    curated = [a for a in made.values() if a.record.get("stage") == "data.curate"]
+    if not curated:
+        raise InputError("this run has curated nothing yet", where=str(run_dir), fix="puna up")
+    curations = [(artifact, data.curation_of(artifact)) for artifact in curated]
+    stories = []
+    for artifact, curation in curations:
+        for story in data.explain(curation, key):
+            stories.append(story | {"curation": artifact.name} | _after(artifact, story, list(made.values()), training))
+    if not stories:
+        near = [address for _, curation in curations for address in data.similar(curation.facts, key)]
+        raise InputError(f"no page of this run has the id or address '{key}'", where=str(run_dir),
+                         fix=f"did you mean {'  or  '.join(near)}?" if near else "give an id, or an address as it was collected")  # fmt: skip
+    return stories
+
+
+def _after(documents: Artifact, story: dict[str, Any], made: list[Artifact], training: bool) -> dict[str, Any]:
+    """Where a kept document lies in the token shards made of it, and the steps that read it."""
+    from puna.data.explain import token_places
+
+    tokens: list[dict[str, Any]] = []
+    read: list[dict[str, Any]] = []
+    for shards in _made_of(documents, made, "tokens") if story["decision"]["kept"] else []:
+        places = token_places(shards.path, story["id"])
+        tokens += [{"stage": shards.name, **place} for place in places]
+        if training and places:
+            read += [_readings(stage, shards, story["id"]) for stage in _made_of(shards, made, "model")]
+    return {"tokens": tokens, "training": [stage for stage in read if stage]}
+
+
+def _made_of(source: Artifact, made: list[Artifact], kind: str) -> list[Artifact]:
+    """The artifacts of one kind that have `source` among their inputs."""
+    return [a for a in made if a.kind == kind and any(row["digest"] == source.digest for row in a.record.get("inputs", []))]
+
+
+def _readings(stage: Artifact, tokens: Artifact, document: str) -> dict[str, Any]:
+    """Every row of a training stage that read a document; nothing for a stage that does not train on documents."""
+    from puna.train.reads import STAGES, steps_that_read
+
+    if stage.record.get("stage") not in STAGES:
+        return {}
+    rows = steps_that_read(stage, tokens.path, document)
+    steps = sorted({row["step"] for row in rows})
+    return {"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows}
+
+
+def _lines(story: dict[str, Any]) -> list[str]:
+    """A story as text."""
+    told = [
+        ("page", _page(story["page"])),
+        ("extraction", _extraction(story["extraction"])),
+        ("language", _language(story["language"])),
+        ("duplicates", *_duplicates(story["duplicates"])),
+        ("lines", *_removed(story["lines"])),
+        ("signals", *_signals(story["signals"])),
+        ("scores", *[f"{name} {_number(value)}" for name, value in story["scores"].items()]),
+        ("personal", ", ".join(f"{kind} {count}" for kind, count in story["pii"].items()) or "nothing found"),
+        ("decision", _decision(story["decision"])),
+        *[("tokens", _tokens(place)) for place in story["tokens"]],
+        *[("training", _training(stage)) for stage in story["training"]],
+    ]
+    lines = [story["url"] or story["id"], f"{'id':<{INDENT}}{story['id']}"]
+    for heading, *rows in told:
+        lines += [f"{heading if number == 0 else '':<{INDENT}}{row}" for number, row in enumerate(rows)]
+    return lines
+
+
+def _page(page: dict[str, Any]) -> str:
+    kind = " ".join(part for part in (page.get("format"), page.get("charset")) if part)
+    facts = (page["source"], page["licence"] or "no licence known", page["date"] or "no date", kind, size(page["bytes"]))
+    return f"{', '.join(fact for fact in facts if fact)}; group {page['group']} ({page['shard']}, row {page['row']})"
+
+
+def _extraction(found: dict[str, Any]) -> str:
+    share = "" if found["link_share"] is None else f" with {100 * found['link_share']:.0f} % of what is seen"
+    return f"{found['characters']:,} characters, {found['links']} links{share}"
+
+
+def _language(found: dict[str, Any]) -> str:
+    state = "wanted" if found["wanted"] else "not wanted"
+    return f"{found['language']}, probability {found['probability']:.3f}; {state} (others are dropped from {found['certain_from']:g})"
+
+
+def _duplicates(found: dict[str, Any]) -> list[str]:
+    lines = []
+    if head := found["stands_for_it"]:
+        likeness = f", similarity {found['similarity']:.3f} (limit {found['threshold']:g})" if found["similarity"] else ""
+        lines.append(f"{found['kind'].replace('_', ' ')} of {head['id']}  {head['url']}{likeness}; cluster of {found['cluster']}")
+    for copy in found["others"]:
+        likeness = f", similarity {copy['similarity']:.3f}" if copy["similarity"] else ""
+        who = "also" if found["stands_for_it"] else "stands for"
+        lines.append(f"{who} {copy['id']}  {copy['url']} ({copy['kind'].replace('_', ' ')}{likeness})")
+    if not found["complete"]:
+        lines.append("only a part of the corpus was searched for more copies")
+    return lines or ["none"]
+
+
+def _removed(found: dict[str, Any]) -> list[str]:
+    if not found["removed"]:
+        return ["none removed"]
+    return [f"{found['removed']} frequent ones removed, such as", *(f"  {line}" for line in found["first"])]
+
+
+def _signals(rows: list[dict[str, Any]]) -> list[str]:
+    marks = [(row, "<- dropped for this" if row["decisive"] else "beyond" if row["beyond"] else "") for row in rows]
+    cells = [
+        [row["signal"], _number(row["value"]), _limit(row), mark or ("" if row["limit"] is None or row["applies"] else "too short to ask")]
+        for row, mark in marks
+    ]
+    return table(cells, ["signal", "value", "limit", ""]).split("\n")
+
+
+def _limit(row: dict[str, Any]) -> str:
+    if row["limit"] is None:
+        return "no limit"
+    return f"{row['limit']} or {', '.join(row['together'])} below theirs" if row["together"] else row["limit"]
+
+
+def _decision(found: dict[str, Any]) -> str:
+    if not found["kept"]:
+        return f"dropped: {found['reason']}"
+    return f"kept: row {found['row']} of documents/{found['shard']}, {found['characters']:,} characters"
+
+
+def _tokens(place: dict[str, Any]) -> str:
+    held = ", held out of training" if place["split"] == "held" else ""
+    return f"{place['stage']}: document {place['index']} of {place['shard']}, {place['tokens']:,} tokens{held}"
+
+
+def _training(stage: dict[str, Any]) -> str:
+    steps = stage["steps"]
+    if not steps:
+        return f"{stage['stage']}: never read"
+    named = ", ".join(map(str, steps[:SHOWN_STEPS]))
+    rest = f" and {len(steps) - SHOWN_STEPS:,} more to step {steps[-1]}" if len(steps) > SHOWN_STEPS else ""
+    return f"{stage['stage']}: {stage['tokens_read']:,} tokens read at step{'s' * (len(steps) > 1)} {named}{rest}"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
