@@ -5,6 +5,7 @@ What happened is gathered by `puna.data.explain` and `puna.train.reads`; here it
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from puna.core.stage import Artifact
 
 SHOWN_STEPS = 8  # training steps named before the rest is counted
+REST_CHARS = 100  # of a line of signals without a limit
 INDENT = 12  # of what stands behind a heading
 
 
@@ -90,15 +92,15 @@ def _readings(stage: Artifact, tokens: Artifact, document: str) -> dict[str, Any
 def _lines(story: dict[str, Any]) -> list[str]:
     """A story as text."""
     told = [
+        ("decision", _decision(story["decision"])),
         ("page", _page(story["page"])),
         ("extraction", _extraction(story["extraction"])),
         ("language", _language(story["language"])),
         ("duplicates", *_duplicates(story["duplicates"])),
         ("lines", *_removed(story["lines"])),
-        ("signals", *_signals(story["signals"])),
+        ("signals", *_signals(story)),
         ("scores", *[f"{name} {_number(value)}" for name, value in story["scores"].items()]),
         ("personal", ", ".join(f"{kind} {count}" for kind, count in story["pii"].items()) or "nothing found"),
-        ("decision", _decision(story["decision"])),
         *[("tokens", _tokens(place)) for place in story["tokens"]],
         *[("training", _training(stage)) for stage in story["training"]],
     ]
@@ -144,18 +146,24 @@ def _removed(found: dict[str, Any]) -> list[str]:
     return [f"{found['removed']} frequent ones removed, such as", *(f"  {line}" for line in found["first"])]
 
 
-def _signals(rows: list[dict[str, Any]]) -> list[str]:
-    marks = [(row, "<- dropped for this" if row["decisive"] else "beyond" if row["beyond"] else "") for row in rows]
-    cells = [
-        [row["signal"], _number(row["value"]), _limit(row), mark or ("" if row["limit"] is None or row["applies"] else "too short to ask")]
-        for row, mark in marks
-    ]
-    return table(cells, ["signal", "value", "limit", ""]).split("\n")
+def _signals(story: dict[str, Any]) -> list[str]:
+    """A row per limit, and the signals without one on a line of their own."""
+    cells = [[row["signal"], _number(row["value"]), _limit(row), _mark(row)] for row in story["signals"] if row["limit"]]
+    free = [f"{row['signal']} {_number(row['value'])}" for row in story["signals"] if not row["limit"]]
+    lines = table(cells, ["signal", "value", f"limit for {story['page']['group']}, {story['language']['language']}", ""]).split("\n")
+    rest = textwrap.wrap("no limit: " + ", ".join(free), width=REST_CHARS) if free else []
+    return [*lines, *rest]
+
+
+def _mark(row: dict[str, Any]) -> str:
+    if row["decisive"]:
+        return "<- dropped for this"
+    if row["beyond"]:
+        return "over it, alone not enough" if row["together"] else "beyond"
+    return "" if row["applies"] else "too short to ask"
 
 
 def _limit(row: dict[str, Any]) -> str:
-    if row["limit"] is None:
-        return "no limit"
     return f"{row['limit']} or {', '.join(row['together'])} below theirs" if row["together"] else row["limit"]
 
 
