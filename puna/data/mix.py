@@ -1,4 +1,4 @@
-"""The data mix (paper 3.1.2, 3.1.3): what share of training each group and source gets in each phase, and how often that reads it.
+"""The data mix (paper 3.1.2, 3.1.3): which share of training each group and source gets in each phase, and how often it is read.
 
 A weight by group alone hides what happens to its sources: a small good source up-sampled in annealing may be read twenty times
 before anybody looks. So a mix names groups (`general`) and, where a source has a weight of its own, sources (`general/wiki`) and
@@ -107,8 +107,8 @@ def row_quotas(weights: Mapping[str, float]) -> dict[str, int]:
 def phase_plan(weights: Mapping[str, float], holdings: Iterable[Holding], planned: float | None) -> dict[str, Any]:
     """What a phase of `planned` tokens (None: not known) reads of each source, as JSON values.
 
-    Returns {weights, shares, planned_tokens, available_tokens, documents, sources: [{group, source, key, documents, tokens, share,
-    planned_tokens, epochs}]}. Shares are those the row quotas really give; all sources under one key are read equally often.
+    Returns {weights, shares, planned_tokens, available_tokens, documents, sources: [{group, source, key, documents, tokens,
+    share, planned_tokens, epochs}]}. Shares are those the row quotas really give; sources under one key are read equally often.
     """
     held = list(holdings)
     shares = {key: quota / BLOCK for key, quota in row_quotas(weights).items()}
@@ -131,26 +131,21 @@ def phase_plan(weights: Mapping[str, float], holdings: Iterable[Holding], planne
     }
 
 
-def too_often(phases: Mapping[str, Mapping[str, Any]], limit: float) -> list[str]:
-    """One sentence for every source that one phase, or all phases together, read more than `limit` times."""
-    found, total = [], {}
+def too_often(phases: Mapping[Phase, Mapping[str, Any]], limit: float) -> list[str]:
+    """One sentence for every source that one phase, or only all phases together, read more than `limit` times."""
+    found: list[str] = []
+    total: dict[str, float] = {}
+    named: set[str] = set()
     for phase, plan in phases.items():
         for row in plan["sources"]:
-            epochs = row["epochs"] or 0.0
-            place = f"{row['source']} ({row['group']})"
-            before, tokens = total.get(place, (0.0, row["tokens"]))
-            total[place] = before + epochs, tokens
+            place, epochs = f"{row['source']} ({row['group']})", row["epochs"] or 0.0
+            total[place] = total.get(place, 0.0) + epochs
             if epochs > limit:
-                found.append(
-                    f"{phase}: {place} would be read {epochs:.1f} times (limit {limit:g}): "
-                    f"{row['planned_tokens']:,} tokens planned, {row['tokens']:,} there"
-                )
-    named = " ".join(found)
-    return found + [
-        f"all phases: {place} would be read {epochs:.1f} times (limit {limit:g}): {tokens:,} tokens there"
-        for place, (epochs, tokens) in total.items()
-        if epochs > limit and place not in named
-    ]
+                named.add(place)
+                found.append(f"{phase}: {place} would be read {epochs:.1f} times (limit {limit:g}): "
+                             f"{row['planned_tokens']:,} tokens planned, {row['tokens']:,} there")  # fmt: skip
+    together = {place: epochs for place, epochs in total.items() if epochs > limit and place not in named}
+    return found + [f"all phases: {place} would be read {n:.1f} times (limit {limit:g})" for place, n in together.items()]
 
 
 def _source_row(h: Holding, key: str | None, share: float, planned: float | None) -> dict[str, Any]:

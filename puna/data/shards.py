@@ -13,47 +13,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from puna.core.errors import InputError
-from puna.core.settings import Settings as StageSettings
 from puna.core.stage import StageContext
-from puna.data.mix import MAX_EPOCHS, PHASES, VERSION, Holding, Phase, phase_plan, too_often, weights_by_source
+from puna.data.mix_manifest import Contents, GroupCount, MixSettings, write_manifest
 
 KIND = "tokens"
 REVISION = 2
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 BATCH_CHARS = 4 << 20  # text encoded at a time
-PAPER_MIX = {"general": 0.50, "maths": 0.25, "code": 0.17, "multilingual": 0.08}  # paper section 3.1.2
+SPLITS = ("train", "held")
 
 
-class Settings(StageSettings):
-    """How the corpus becomes tokens.
-
-    Attributes:
-        mix: weight of each group in pre-training, as shares of tokens; absent groups are left out and the rest scaled up.
-        anneal_mix: the same for the annealing phase; by default maths and code up-sampled (paper section 3.1.3).
-        long_mix: the same for the long-context phase; None goes on with `mix`.
-        source_weights: by phase and source (or `group/source`), how much more often than by its size a source is read within its
-            group: {anneal: {wiki: 3, forum: 0}}. Sources not named count 1.
-        planned_tokens: tokens each phase will train on, from which the epochs of every source follow.
-        max_epochs: a source that would be read more often is named in a note.
-        held: share of documents held out of training, by hash of their id.
-    """
-
-    mix: dict[str, float] = PAPER_MIX
-    anneal_mix: dict[str, float] = {"general": 0.30, "maths": 0.40, "code": 0.20, "multilingual": 0.10}
-    long_mix: dict[str, float] | None = None
-    source_weights: dict[Phase, dict[str, float]] = {}
-    planned_tokens: dict[Phase, float] = {}
-    max_epochs: float = Field(MAX_EPOCHS, gt=0)
-    held: float = 0.02
+class Settings(MixSettings):
+    """How the corpus becomes tokens: the mix of each phase and the share held out, see `puna.data.mix_manifest`."""
 
 
 @dataclass
@@ -189,19 +168,6 @@ def _file(path: Path, suffix: str) -> Path:
     return path.with_name(f"{path.name}.{suffix}")
 
 
-@dataclass
-class GroupCount:
-    """What one group of the mix holds."""
-
-    train: int = 0
-    held: int = 0
-    documents: int = 0
-    held_documents: int = 0
-    characters: int = 0
-    sources: dict[str, int] = field(default_factory=dict)
-    by_source: dict[str, tuple[int, int]] = field(default_factory=dict)  # (documents, tokens) for training
-
-
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Encode the kept documents into `train-<group>` and `held-<group>` shards and write `mix.json`.
 
@@ -219,80 +185,40 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             where=f"{corpus.path}: {_dropped(corpus.summary())}",
             fix="loosen the limits of `data.curate`, or give more pages",
         )
-    sources: dict[str, dict[str, Any]] = {}
-    counts, digests = _encode(corpus.path, tokenizer, held, ctx, sources)
+    contents = _encode(corpus.path, tokenizer, held, ctx)
+    copy_tokenizer(tokenizer_dir, ctx.out)
+    return write_manifest(settings, ctx, contents, tokenizer)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Put the tokenizer's files beside the shards, so that the artifact can be read alone."""
     for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).exists():
-            shutil.copyfile(tokenizer_dir / name, ctx.out / name)
-    table = [{"source": name, **sources[name]} for name in sorted(sources)]
-    manifest = {
-        "version": VERSION,
-        **_mixes(settings, counts, ctx),
-        "groups": {group: _group_summary(counts[group]) for group in sorted(counts)},
-        "sources": table,
-        "shards": digests,
-        "tokenizer": tokenizer.digest,
-        "vocab_size": tokenizer.vocab_size,
-    }
-    (ctx.out / "mix.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    for row in table:
-        ctx.add_source(row["source"], row["licence"], rows=row["documents"])
-    return {
-        "tokens": sum(count.train for count in counts.values()),
-        "held_tokens": sum(count.held for count in counts.values()),
-        "documents": sum(map(len, held.values())),
-        "characters_per_token": round(
-            sum(c.characters for c in counts.values()) / sum(c.train + c.held for c in counts.values()), 4
-        ),
-        **{key: manifest[key] for key in ("groups", "mix", "anneal_mix")},
-    }
+        if (source / name).exists():
+            shutil.copyfile(source / name, out / name)
 
 
-def _mixes(settings: Settings, counts: dict[str, GroupCount], ctx: StageContext) -> dict[str, Any]:
-    """Weights by group of the two mixes every reader knows, and the plan of each phase by source."""
-    present = [group for group in sorted(counts) if counts[group].train]
-    mix = normalised_mix(settings.mix, present, "mix", ctx)
-    anneal = normalised_mix(settings.anneal_mix, present, "anneal_mix", ctx)
-    long = mix if settings.long_mix is None else normalised_mix(settings.long_mix, present, "long_mix", ctx)
-    holdings = [
-        Holding(group, source, *documents_and_tokens)
-        for group in present
-        for source, documents_and_tokens in sorted(counts[group].by_source.items())
-    ]
-    phases = {}
-    for phase, groups in zip(PHASES, (mix, long, anneal), strict=True):
-        weights = weights_by_source(groups, settings.source_weights.get(phase, {}), holdings, f"source_weights.{phase}")
-        phases[phase] = phase_plan(weights, holdings, settings.planned_tokens.get(phase))
-    for warning in too_often(phases, settings.max_epochs):
-        ctx.note(warning)
-    return {"mix": mix, "anneal_mix": anneal, "phases": phases}
+class GroupShards:
+    """The `train-<group>` and `held-<group>` shards of several groups, written side by side."""
 
+    def __init__(self, out: Path, groups: Iterable[str]):
+        names = sorted(groups)
+        self.builders = {(split, group): ShardBuilder(out / f"{split}-{group}") for group in names for split in SPLITS}
+        self.contents = Contents({group: GroupCount() for group in names})
 
-def normalised_mix(weights: dict[str, float], present: list[str], name: str, ctx: StageContext) -> dict[str, float]:
-    """Weights of the groups that have tokens, scaled to sum 1; what is left out is noted.
+    def add(
+        self, group: str, held: bool, ids: list[int] | np.ndarray, name: str, source: str, licence: str, characters: int
+    ) -> None:
+        """Append a document called `name`: ids with its begin and end tokens, of a text of `characters`."""
+        self.builders[SPLITS[held], group].add(ids, (name, source))
+        self.contents.add(group, source, licence, len(ids), characters, held)
 
-    Raises:
-        InputError: a weight is negative, or no group with a weight is there.
-    """
-    if any(weight < 0 for weight in weights.values()):
-        raise InputError(
-            f"weights of `{name}` must not be negative", where=str(weights), fix=f"{name}: {{general: 0.5, maths: 0.25}}"
-        )
-    used = {group: weight for group, weight in sorted(weights.items()) if weight > 0 and group in present}
-    if not used:
-        raise InputError(
-            f"no group of `{name}` has any document",
-            where=f"{name}: {weights}; the corpus has: {', '.join(present)}",
-            fix=f"{name}: {{{present[0] if present else 'general'}: 1}}",
-        )
-    absent = sorted(group for group, weight in weights.items() if weight > 0 and group not in present)
-    if absent:
-        ctx.note(f"{name}: no documents of {', '.join(absent)}; the other weights are scaled up")
-    unused = sorted(group for group in present if not weights.get(group))
-    if unused:
-        ctx.note(f"{name}: {', '.join(unused)} has documents and no weight, so it is not trained on")
-    total = sum(used.values())
-    return {group: weight / total for group, weight in used.items()}
+    def close(self, tokenizer_digest: str) -> Contents:
+        """Finish every shard and say what they hold."""
+        for (split, group), builder in self.builders.items():
+            sources = dict(sorted(self.contents.groups[group].sources.items()))
+            builder.close({"split": split, "group": group, "tokenizer": tokenizer_digest, "sources": sources})
+            self.contents.shards[builder.path.name] = builder.digest.hexdigest()
+        return self.contents
 
 
 def _dropped(summary: dict[str, Any]) -> str:
@@ -300,49 +226,35 @@ def _dropped(summary: dict[str, Any]) -> str:
 
 
 def _held_out(directory: Path, share: float) -> dict[str, dict[str, bool]]:
-    """For every group, which document ids are held out; a group of two documents or more holds out one at least."""
+    """For every group, which document ids are held out."""
     from puna.data.columns import documents
 
-    hashes: dict[str, dict[str, float]] = {}
+    names: dict[str, list[str]] = {}
     for row in documents(directory, ["id", "group"]):
-        digest = hashlib.blake2b(row["id"].encode(), digest_size=8).digest()
-        hashes.setdefault(row["group"], {})[row["id"]] = int.from_bytes(digest, "little") / 2**64
-    held = {}
-    for group, by_id in hashes.items():
-        bound = max(share, min(by_id.values()) * (1 + 1e-12)) if share > 0 and len(by_id) > 1 else share
-        held[group] = {name: value < bound for name, value in by_id.items()}
-    return held
+        names.setdefault(row["group"], []).append(row["id"])
+    return {group: choose_held(of_group, share) for group, of_group in names.items()}
 
 
-def _encode(
-    directory: Path, tokenizer: Any, held: dict[str, dict[str, bool]], ctx: StageContext, sources: dict[str, dict[str, Any]]
-) -> tuple[dict[str, GroupCount], dict[str, str]]:
-    """Write the shards of every group; `sources` takes documents and tokens by source. Returns counts, and digest by shard."""
+def choose_held(names: Iterable[str], share: float) -> dict[str, bool]:
+    """Which of a group's documents are held out, by hash of their id; of two or more, at least one."""
+    hashes = {name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") / 2**64 for name in names}
+    bound = max(share, min(hashes.values()) * (1 + 1e-12)) if share > 0 and len(hashes) > 1 else share
+    return {name: value < bound for name, value in hashes.items()}
+
+
+def _encode(directory: Path, tokenizer: Any, held: dict[str, dict[str, bool]], ctx: StageContext) -> Contents:
+    """Write the shards of every group."""
     from puna.data.columns import documents
 
-    builders = {
-        (split, group): ShardBuilder(ctx.out / f"{split}-{group}") for group in sorted(held) for split in ("train", "held")
-    }
-    counts = {group: GroupCount() for group in sorted(held)}
+    shards = GroupShards(ctx.out, held)
     total, done = sum(map(len, held.values())), 0
     for batch in _batches(documents(directory, ["id", "group", "source", "licence", "text"])):
         for row, ids in zip(batch, tokenizer.encode_batch([row["text"] for row in batch]), strict=True):
-            out = held[row["group"]][row["id"]]
-            whole = [tokenizer.bos_id, *ids, tokenizer.eos_id]
-            builders["held" if out else "train", row["group"]].add(whole, (row["id"], row["source"]))
-            _count(counts[row["group"]], sources, row, len(whole), out)
+            whole, out = [tokenizer.bos_id, *ids, tokenizer.eos_id], held[row["group"]][row["id"]]
+            shards.add(row["group"], out, whole, row["id"], row["source"], row["licence"], len(row["text"]))
         done += len(batch)
         ctx.progress(done, total)
-    for (split, group), builder in builders.items():
-        builder.close(
-            {
-                "split": split,
-                "group": group,
-                "tokenizer": tokenizer.digest,
-                "sources": dict(sorted(counts[group].sources.items())),
-            }
-        )
-    return counts, {builder.path.name: builder.digest.hexdigest() for builder in builders.values()}
+    return shards.close(tokenizer.digest)
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
@@ -356,32 +268,3 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _count(count: GroupCount, sources: dict[str, dict[str, Any]], row: dict[str, Any], tokens: int, out: bool) -> None:
-    source = sources.setdefault(row["source"], {"licence": row["licence"], "documents": 0, "tokens": 0})
-    source["documents"] += 1
-    source["tokens"] += tokens
-    count.sources[row["source"]] = count.sources.get(row["source"], 0) + 1
-    count.characters += len(row["text"])
-    if out:
-        count.held += tokens
-        count.held_documents += 1
-    else:
-        count.train += tokens
-        count.documents += 1
-        documents, there = count.by_source.get(row["source"], (0, 0))
-        count.by_source[row["source"]] = (documents + 1, there + tokens)
-
-
-def _group_summary(count: GroupCount) -> dict[str, Any]:
-    """Counts of one group as JSON values."""
-    tokens = count.train + count.held
-    return {
-        "train_tokens": count.train,
-        "held_tokens": count.held,
-        "train_documents": count.documents,
-        "held_documents": count.held_documents,
-        "characters_per_token": round(count.characters / max(tokens, 1), 4),
-        "sources": dict(sorted(count.sources.items())),
-    }

@@ -36,8 +36,8 @@ def steps_that_read(trained: Artifact, tokens: Path, document: str) -> list[dict
         tokens: the `tokens` artifact it trained on.
         document: id of the document.
     Returns: the fields of `puna.train.stream.Reading` (steps from 0), with `group` and `index` of the document in its shard and,
-        where documents are cut (`piece_tokens`), `piece`, its number in the document, to which `start` then refers. Of long context, the rows that are not
-        needle rows. Empty for a document that is held out, or is never reached.
+        where documents are cut (`piece_tokens`), the number of its `piece`, to which `start` then refers. Of long context, the
+        rows that are not needle rows. Empty for a document that is held out, or is never reached.
     Raises:
         InputError: for a stage of another kind, or a document that is in no shard.
     """

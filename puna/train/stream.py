@@ -119,7 +119,7 @@ class TokenStream:
 
     Args:
         shards: token shard of each group.
-        mix: weight by group, by source (`group/source`) or rest of a group (`group/*`) where the schedule's batching names no mix.
+        mix: weight by group, source (`group/source`) or rest of a group (`group/*`) where the schedule's batching names no mix.
         schedule: its batching says rows and row length at each step.
         seed: of document orders and of the row mix.
         micro_rows: rows of a micro-batch; None runs a rank's rows at once.

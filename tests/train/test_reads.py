@@ -79,7 +79,7 @@ def test_long_context_answers_for_its_ordinary_rows(tmp_path, tokens, batches):
 
 def test_what_cannot_be_answered_is_an_input_error(tmp_path, tokens):
     other = Artifact("x", "tokens", tmp_path, "", {"stage": "data.shards"})
-    with pytest.raises(InputError, match="'data.shards' does not say"):
+    with pytest.raises(InputError, match="'data\\.shards' does not say"):
         steps_that_read(other, tokens, "train-general-1")
     with pytest.raises(InputError, match="'no stage' does not say"):
         steps_that_read(local_artifact(tmp_path, "model"), tokens, "train-general-1")

@@ -152,6 +152,5 @@ def test_find_jumps_over_blocks_and_counts_epochs():
     assert sum(r.tokens for r in readings) == pytest.approx(2000 * 32 * 0.25 * 30 / 60, rel=0.01) and readings[-1].step > 1900
     assert sorted({r.epoch for r in readings}) == list(range(readings[-1].epoch + 1))
     for r in (readings[0], readings[len(readings) // 2], readings[-1]):
-        assert data(r.step)[0].ids_BT[r.row, r.column : r.column + r.tokens].tolist() == list(
-            range(14 + r.start, 14 + r.start + r.tokens)
-        )
+        first = 14 + r.start
+        assert data(r.step)[0].ids_BT[r.row, r.column : r.column + r.tokens].tolist() == list(range(first, first + r.tokens))
