@@ -30,63 +30,75 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """A document's whole path: source, signals and limits, duplicates, decision, token shard, training steps."""
-    stories = gather(key, latest.run_dir(directory, run), training=training)
-    show(stories, "\n\n".join("\n".join(_lines(story)) for story in stories), as_json)
+    run_dir = latest.run_dir(directory, run)
+    stories = gather(key, run_dir)
+    for number, story in enumerate(stories):
+        if not as_json:
+            typer.echo("\n" * bool(number) + "\n".join(_lines(story)))
+        story["training"] = readings(story, run_dir) if training else []
+        if not as_json and story["training"]:
+            typer.echo("\n".join(f"{'training':<{INDENT}}{_training(stage)}" for stage in story["training"]))
+    if as_json:
+        show(stories, "", as_json)
 
 
-def gather(key: str, run_dir: Path, *, training: bool) -> list[dict[str, Any]]:
-    """What every curation of a run knows of a document, with `curation`, `tokens` and `training` added (see `puna.data.explain`).
+def gather(key: str, run_dir: Path) -> list[dict[str, Any]]:
+    """What every curation of a run knows of a document, with `curation` and `tokens` added (see `puna.data.explain`).
 
     Raises InputError for a document that no curation of the run has; the message proposes similar addresses.
     """
-    from puna.core import explain as core
     from puna.core.errors import InputError
+    from puna.core.explain import pointed
     from puna.data import explain as data
 
-    made = core.pointed(run_dir)
+    made = pointed(run_dir)
     curated = [a for a in made.values() if a.record.get("stage") == "data.curate"]
     if not curated:
         raise InputError("this run has curated nothing yet", where=str(run_dir), fix="puna up")
-    curations = [(artifact, data.curation_of(artifact)) for artifact in curated]
-    stories = []
-    for artifact, curation in curations:
-        for story in data.explain(curation, key):
-            stories.append(story | {"curation": artifact.name} | _after(artifact, story, list(made.values()), training))
+    curations = {artifact.name: data.curation_of(artifact) for artifact in curated}
+    stories = [
+        story | {"curation": artifact.name, "tokens": _token_places(story, artifact, list(made.values()))}
+        for artifact in curated
+        for story in data.explain(curations[artifact.name], key)
+    ]
     if not stories:
-        near = [address for _, curation in curations for address in data.similar(curation.facts, key)]
-        raise InputError(f"no page of this run has the id or address '{key}'", where=str(run_dir),
-                         fix=f"did you mean {'  or  '.join(near)}?" if near else "give an id, or an address as it was collected")  # fmt: skip
+        near = [address for curation in curations.values() for address in data.similar(curation.facts, key)]
+        fix = f"did you mean {'  or  '.join(near)}?" if near else "give an id, or an address as it was collected"
+        raise InputError(f"no page of this run has the id or address '{key}'", where=str(run_dir), fix=fix)
     return stories
 
 
-def _after(documents: Artifact, story: dict[str, Any], made: list[Artifact], training: bool) -> dict[str, Any]:
-    """Where a kept document lies in the token shards made of it, and the steps that read it."""
+def _token_places(story: dict[str, Any], documents: Artifact, made: list[Artifact]) -> list[dict[str, Any]]:
+    """Where a document lies in the token shards made of it; nothing for a dropped one."""
     from puna.data.explain import token_places
 
-    tokens: list[dict[str, Any]] = []
-    read: list[dict[str, Any]] = []
-    for shards in _made_of(documents, made, "tokens") if story["decision"]["kept"] else []:
-        places = token_places(shards.path, story["id"])
-        tokens += [{"stage": shards.name, **place} for place in places]
-        if training and places:
-            read += [_readings(stage, shards, story["id"]) for stage in _made_of(shards, made, "model")]
-    return {"tokens": tokens, "training": [stage for stage in read if stage]}
+    shards = _made_of(documents, made, "tokens") if story["decision"]["kept"] else []
+    return [{"stage": tokens.name, **place} for tokens in shards for place in token_places(tokens.path, story["id"])]
+
+
+def readings(story: dict[str, Any], run_dir: Path) -> list[dict[str, Any]]:
+    """What each training stage of a run read of a document: `stage`, `tokens_read`, `steps`, and the `rows`.
+
+    Apart from `gather`, because it has to load the training code, which takes longer than all the rest.
+    """
+    if not any(place["split"] == "train" for place in story["tokens"]):
+        return []
+    from puna.core.explain import pointed
+    from puna.train.reads import STAGES, steps_that_read
+
+    made, found = pointed(run_dir), []
+    for name in dict.fromkeys(place["stage"] for place in story["tokens"]):
+        trained = [a for a in _made_of(made[name], list(made.values()), "model") if a.record.get("stage") in STAGES]
+        for stage in trained:
+            rows = steps_that_read(stage, made[name].path, story["id"])
+            steps = sorted({row["step"] for row in rows})
+            found.append({"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows})
+    return found
 
 
 def _made_of(source: Artifact, made: list[Artifact], kind: str) -> list[Artifact]:
     """The artifacts of one kind that have `source` among their inputs."""
     return [a for a in made if a.kind == kind and any(row["digest"] == source.digest for row in a.record.get("inputs", []))]
-
-
-def _readings(stage: Artifact, tokens: Artifact, document: str) -> dict[str, Any]:
-    """Every row of a training stage that read a document; nothing for a stage that does not train on documents."""
-    from puna.train.reads import STAGES, steps_that_read
-
-    if stage.record.get("stage") not in STAGES:
-        return {}
-    rows = steps_that_read(stage, tokens.path, document)
-    steps = sorted({row["step"] for row in rows})
-    return {"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows}
 
 
 def _lines(story: dict[str, Any]) -> list[str]:
@@ -102,7 +114,6 @@ def _lines(story: dict[str, Any]) -> list[str]:
         ("scores", *[f"{name} {_number(value)}" for name, value in story["scores"].items()]),
         ("personal", ", ".join(f"{kind} {count}" for kind, count in story["pii"].items()) or "nothing found"),
         *[("tokens", _tokens(place)) for place in story["tokens"]],
-        *[("training", _training(stage)) for stage in story["training"]],
     ]
     lines = [story["url"] or story["id"], f"{'id':<{INDENT}}{story['id']}"]
     for heading, *rows in told:
@@ -123,7 +134,8 @@ def _extraction(found: dict[str, Any]) -> str:
 
 def _language(found: dict[str, Any]) -> str:
     state = "wanted" if found["wanted"] else "not wanted"
-    return f"{found['language']}, probability {found['probability']:.3f}; {state} (others are dropped from {found['certain_from']:g})"
+    others = f"(others are dropped from {found['certain_from']:g})"
+    return f"{found['language']}, probability {found['probability']:.3f}; {state} {others}"
 
 
 def _duplicates(found: dict[str, Any]) -> list[str]:
@@ -150,7 +162,8 @@ def _signals(story: dict[str, Any]) -> list[str]:
     """A row per limit, and the signals without one on a line of their own."""
     cells = [[row["signal"], _number(row["value"]), _limit(row), _mark(row)] for row in story["signals"] if row["limit"]]
     free = [f"{row['signal']} {_number(row['value'])}" for row in story["signals"] if not row["limit"]]
-    lines = table(cells, ["signal", "value", f"limit for {story['page']['group']}, {story['language']['language']}", ""]).split("\n")
+    limits = f"limit for {story['page']['group']}, {story['language']['language']}"
+    lines = table(cells, ["signal", "value", limits, ""]).split("\n")
     rest = textwrap.wrap("no limit: " + ", ".join(free), width=REST_CHARS) if free else []
     return [*lines, *rest]
 
@@ -184,7 +197,7 @@ def _training(stage: dict[str, Any]) -> str:
         return f"{stage['stage']}: never read"
     named = ", ".join(map(str, steps[:SHOWN_STEPS]))
     rest = f" and {len(steps) - SHOWN_STEPS:,} more to step {steps[-1]}" if len(steps) > SHOWN_STEPS else ""
-    return f"{stage['stage']}: {stage['tokens_read']:,} tokens read at step{'s' * (len(steps) > 1)} {named}{rest}"
+    return f"{stage['stage']}: {stage['tokens_read']:,} tokens read at step{'s' * (len(steps) > 1)} {named}{rest} (from 0)"
 
 
 def _number(value: Any) -> str:

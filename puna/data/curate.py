@@ -128,7 +128,8 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json`, `histograms.json`, `domains.json` and, where faults were planted, `planted.json`.
+    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json`, `histograms.json`, `domains.json`; `planted.json` where
+    faults were planted.
 
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.

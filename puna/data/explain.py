@@ -110,9 +110,7 @@ def _page(curation: Curation, story: dict[str, Any]) -> dict[str, Any]:
     return {**known, "group": story["facts"]["group"], "bytes": len(content or b""), "shard": story["shard"], "row": story["row"]}
 
 
-def _signals(
-    settings: Settings, fact: Mapping[str, Any], measured: Mapping[str, Any], reason: str
-) -> Iterator[dict[str, Any]]:
+def _signals(settings: Settings, fact: Mapping[str, Any], measured: Mapping[str, Any], reason: str) -> Iterator[dict[str, Any]]:
     """Spam, then quality signals in the order of the rules; then those that no rule looks at."""
     limits = limits_for(settings.limits(fact["group"]), fact["group"], fact["lang"])
     held: list[Threshold] = [t for t in settings.other_thresholds() if t.signal in fact and t.rule != "language"]
@@ -163,7 +161,8 @@ def _copies(curation: Curation, head: str) -> tuple[list[dict[str, Any]], bool]:
     """The documents for which one stands, and whether the whole corpus was searched for them."""
     import pyarrow.compute as pc
 
-    layout, found = read_layout(curation.facts), []
+    layout = read_layout(curation.facts)
+    found: list[dict[str, Any]] = []
     for number, name in enumerate(layout.names):
         if layout.starts[number] >= SCANNED:
             return found, False
@@ -210,7 +209,7 @@ def _kept_chars(curation: Curation, story: dict[str, Any]) -> int | None:
 
 
 def token_places(tokens: Path, document: str) -> list[dict[str, Any]]:
-    """Where a document lies in a `tokens` artifact: `split` (train or held), `group`, `shard`, `index` in it, and its `tokens`."""
+    """Where a document lies in a `tokens` artifact: `split` (train or held), `group`, `shard`, `index` in it, its `tokens`."""
     return [
         {
             "split": split, "group": group, "shard": f"{split}-{group}", "index": index,
@@ -238,6 +237,6 @@ def similar(facts: Path, key: str) -> list[str]:
 def _agreement(one: str, other: str) -> float:
     """Share of the longer text that both have in common at their beginnings and ends."""
     longest, shortest = max(len(one), len(other)), min(len(one), len(other))
-    start = len(commonprefix((one, other)))
-    end = len(commonprefix((one[::-1], other[::-1])))
+    start = len(commonprefix((one, other)))  # noqa: RUF071 (characters are meant)
+    end = len(commonprefix((one[::-1], other[::-1])))  # noqa: RUF071
     return min(start + end, shortest) / max(longest, 1)

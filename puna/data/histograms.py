@@ -1,8 +1,8 @@
-"""`histograms.json`: how each signal is distributed over what was kept and dropped, with the limits and what lies nearest to them.
+"""`histograms.json`: how each signal is distributed over what was kept and dropped, its limits, and what lies nearest to them.
 
 A limit can only be judged by what stands on its two sides, so beside the bins the two documents next to each limit are kept
-on either side. Bins are fixed beforehand and counted while a shard is decided on, when all its signals are in memory: whole corpora
-add up from small tables, and the report reads one file whatever the size of the data.
+on either side. Bins are fixed beforehand and counted while a shard is decided on, when all its signals are in memory: a whole
+corpus adds up from small tables, and the report reads one file whatever the size of the data.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _thresholds(
     limits: Mapping[str, Limits],
     others: Sequence[Threshold],
 ) -> Iterator[dict[str, Any]]:
-    """Every limit that holds in this shard: rule, signal, side, value, group, languages, and the documents it is for (`among`)."""
+    """Every limit that holds in this shard: rule, signal, side, value, group, langs, and the documents it is for (`among`)."""
     for group in sorted(set(groups.tolist())):
         mine = groups == group
         merged: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -152,7 +152,8 @@ def _near(
             "kept": row["among"] & (reasons == "") & ~failing & ~np.isnan(column),
             "failed": row["among"] & (reasons == row["rule"]) & failing,
         }
-        found[key] = {fate: _closest(shard, np.flatnonzero(there), column, row["value"], ids, urls) for fate, there in sides.items()}
+        places = {fate: np.flatnonzero(there) for fate, there in sides.items()}
+        found[key] = {fate: _closest(shard, rows, column, row["value"], ids, urls) for fate, rows in places.items()}
     return found
 
 
@@ -160,10 +161,11 @@ def _closest(
     shard: str, places: np.ndarray, values: np.ndarray, limit: float, ids: pa.ChunkedArray, urls: pa.ChunkedArray
 ) -> list[list[Any]]:
     distances = np.abs(values[places] - limit)
-    best = places[np.argsort(distances, kind="stable")[:NEAREST]].tolist()
+    order = np.argsort(distances, kind="stable")[:NEAREST]
+    best = places[order].tolist()
     return [
-        [round(abs(float(values[row]) - limit), DIGITS), round(float(values[row]), DIGITS), ids[row].as_py(), urls[row].as_py(), shard]
-        for row in best
+        [distance, round(float(values[row]), DIGITS), ids[row].as_py(), urls[row].as_py(), shard]
+        for row, distance in zip(best, distances[order].round(DIGITS).tolist(), strict=True)
     ]
 
 

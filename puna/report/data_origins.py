@@ -1,4 +1,4 @@
-"""The report on where documents come from and what curating them took: sources, languages, domains, copies, personal data, time."""
+"""The report on where documents come from and what curating them took: sources, languages, domains, copies, redaction, time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def clusters(section: Section, duplicates: Artifact, facts: Artifact | None) -> 
     sizes = sorted({int(size) for entry in found.values() for size in entry["by_size"]})
     if len(sizes) > 1:
         counts = {kind.replace("_", " "): [entry["by_size"].get(str(s), 0) for s in sizes] for kind, entry in found.items()}
-        section.figure(*charts.grouped_bars([str(s) for s in sizes], counts, "clusters"), "Clusters by number of documents in them.")
+        section.figure(*charts.grouped_bars([str(s) for s in sizes], counts, "clusters"), "Clusters by their documents.")
     if facts is not None:
         section.folded(f"the {SHOWN_CLUSTERS} largest of each kind", [_largest(duplicates, facts)])
     section.data[duplicates.name] = found

@@ -27,7 +27,7 @@ def data_section(artifacts: Sequence[Artifact]) -> Section | None:
 def _curation(section: Section, artifact: Artifact, artifacts: Sequence[Artifact]) -> None:
     funnel = read_json(artifact, "funnel.json")
     steps = funnel.get("steps", [])
-    section.data[artifact.name] = {"steps": steps, **{key: funnel.get(key, {}) for key in ("dropped", "redacted", "lines_removed")}}
+    section.data[artifact.name] = {key: funnel.get(key, {}) for key in ("steps", "dropped", "redacted", "lines_removed")}
     if steps:
         first, last = steps[0], steps[-1]
         section.text(

@@ -17,11 +17,12 @@ SIDES = {"least": "at least", "most": "at most", "below": "below"}
 
 def signal_histograms(section: Section, artifact: Artifact) -> None:
     """One folded histogram for every signal that has a limit, those that dropped most first."""
-    signals = {name: found for name, found in read_json(artifact, "histograms.json").get("signals", {}).items() if found["thresholds"]}
+    everything = read_json(artifact, "histograms.json").get("signals", {})
+    signals = {name: found for name, found in everything.items() if found["thresholds"]}
     if not signals:
         return
     section.heading("Signals and their limits")
-    section.text("Bins count documents by what became of them. Under each histogram stand the two documents next to each limit on either side.")
+    section.text("Documents by value and by what became of them; below each, the two next to every limit on either side.")
     dropped = {name: _total(found, "failed") for name, found in signals.items()}
     for place, name in enumerate(sorted(signals, key=lambda name: (-dropped[name], name))):
         found = signals[name]
@@ -65,11 +66,17 @@ def _limits(thresholds: Sequence[Mapping[str, Any]]) -> str:
 
 def _examples(found: Mapping[str, Any]) -> str:
     rows = sorted(found["examples"], key=lambda row: (row["limit"], row["rule"], row["fate"] != "kept"))
-    cells = "".join(
-        f"<tr><td class='{'good' if row['fate'] == 'kept' else 'bad'}'>{'kept' if row['fate'] == 'kept' else 'dropped'}</td>"
-        f"<td class='n'>{row['value']:,.4g}</td><td>{html.escape(SIDES[row['side']])} {row['limit']:,g}</td>"
-        f"<td class='text'>{html.escape(row['url'] or row['id'])}<br><span class='dim'>{html.escape(row['opening'])}</span></td></tr>"
-        for row in rows
+    head = "".join(
+        f"<th scope='col'{' class=n' * (name == 'value')}>{name}</th>" for name in ("fate", "value", "limit", "document")
     )
-    head = "<tr><th scope='col'></th><th class='n' scope='col'>value</th><th scope='col'>limit</th><th scope='col'>document</th></tr>"
-    return f"<div class='wide'><table><thead>{head}</thead><tbody>{cells}</tbody></table></div>" if cells else ""
+    body = "".join(f"<tr>{_example(row)}</tr>" for row in rows)
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>" if rows else ""
+
+
+def _example(row: Mapping[str, Any]) -> str:
+    fate, colour = ("kept", "good") if row["fate"] == "kept" else ("dropped", "bad")
+    document = f"{html.escape(row['url'] or row['id'])}<br><span class='dim'>{html.escape(row['opening'])}</span>"
+    return (
+        f"<td class='{colour}'>{fate}</td><td class='n'>{row['value']:,.4g}</td>"
+        f"<td>{SIDES[row['side']]} {row['limit']:,g}</td><td class='text'>{document}</td>"
+    )
