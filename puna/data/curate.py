@@ -4,7 +4,7 @@ Four parts, each an artifact of its own, so that a changed limit repeats only wh
 
     NAME.facts        text, language, hashes and signals of every page: nine tenths of the work, no threshold
     NAME.duplicates   what only the whole can decide: addresses, spam, languages, equal and near-equal texts, frequent lines
-    NAME.signals      signals where lines went, personal data
+    NAME.signals      signals where lines went, personal data, unusual words, scores of classifiers
     NAME              this file: the limits, one pass that writes documents, the funnel, planted faults
 
 Each part leaves one file per shard, written by rename, so a killed run goes on where it was, and every engine gives the same
@@ -23,18 +23,16 @@ from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
-from puna.data.columns import GROUPS, read_layout
-from puna.data.decide import FOLDERS, decide_shard
-from puna.data.domains import write_domains
+from puna.data.columns import read_layout
+from puna.data.decide import FOLDERS, Thresholds, decide_shard
 from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
-from puna.data.histograms import write_histograms
+from puna.data.kl import KlLimits
 from puna.data.language import LLAMA_LANGUAGES
 from puna.data.minhash import MinHashSettings
 from puna.data.planted import score_planted
 from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
-from puna.data.thresholds import Threshold, other_thresholds, spam_thresholds
 from puna.data.workforce import Workforce
 
 KIND = "documents"
@@ -62,7 +60,11 @@ class Settings(StageSettings):
     Attributes:
         languages: ISO 639 codes; pages in another language are dropped.
         language_p: below this probability a language is too uncertain to drop a page for.
-        limits: quality limits by group of the mix.
+        general, maths, code, multilingual: quality limits by group of the mix.
+        words: how unusual the words of a document may be in the corpus. Measured always, decided on only where `max_deviations`
+            is set: the rule is for crawls of one kind (of the embedded corpus, mostly generated, it would take the real pages).
+        scores: least probability by `CLASSIFIER.CLASS`, for classifiers named under `from`.
+        redact: whether personal data is replaced by placeholders.
         engine, workers: where and on how many processes (see `puna.data.engine`).
     """
 
@@ -75,6 +77,8 @@ class Settings(StageSettings):
     maths: Limits = MATHS
     code: Limits = CODE
     multilingual: Limits = PROSE
+    words: KlLimits = KlLimits(max_deviations=None)
+    scores: dict[str, float] = {}
     redact: bool = True
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
@@ -86,19 +90,17 @@ class Settings(StageSettings):
         default = cls.model_fields[str(info.field_name)].default
         return default.model_dump() | value if isinstance(value, dict) else value
 
-    def limits(self, group: str) -> Limits:
-        """Quality limits of a group."""
-        return {"maths": self.maths, "code": self.code, "multilingual": self.multilingual}.get(group, self.general)
-
-    def other_thresholds(self) -> list[Threshold]:
-        """Limits that hold for every group: spam, certainty of the language, similarity of near-duplicates."""
-        return [*spam_thresholds(self.spam), *other_thresholds(self.language_p, self.minhash.threshold)]
+    def thresholds(self) -> Thresholds:
+        """What the last part decides by."""
+        limits = {"general": self.general, "maths": self.maths, "code": self.code, "multilingual": self.multilingual}
+        return Thresholds(limits=limits, words=self.words, scores=self.scores, redact=self.redact)
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The four parts; `data.curate` itself is the last."""
     how = {"engine": settings.engine.model_dump(mode="json"), "workers": settings.workers}
-    pages = [str(source) for source in sources if getattr(source, "kind", "pages") == "pages"]
+    judges = [str(source) for source in sources if getattr(source, "kind", "") == "classifier"]
+    pages = [str(source) for source in sources if str(source) not in judges]
     facts, duplicates, signals = f"{name}.facts", f"{name}.duplicates", f"{name}.signals"
     minhash = settings.minhash
     return {
@@ -122,14 +124,18 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
             "line_limit": settings.lines.limit,
             **how,
         },
-        signals: {"uses": "data.measure", "from": [facts, duplicates], **how},
+        signals: {
+            "uses": "data.measure",
+            "from": [facts, duplicates, *judges],
+            "min_language_words": settings.words.min_language_words,
+            **how,
+        },
         name: {"uses": "data.curate", "from": [*pages, facts, duplicates, signals], **settings.model_dump(mode="json")},
     }
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json`, `histograms.json`, `domains.json`; `planted.json` where
-    faults were planted.
+    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json` and, where faults were planted, `planted.json`.
 
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.
@@ -138,14 +144,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     work = Workforce(settings.engine, settings.workers, ctx, phases=1)
     for folder in (*FOLDERS, "counts"):
         (ctx.scratch / folder).mkdir(exist_ok=True)
-    limits = {group: settings.limits(group) for group in GROUPS}
-    decide = partial(decide_shard, facts=facts, duplicates=duplicates, signals=signals, limits=limits, hide=settings.redact)
-    decide = partial(decide, others=settings.other_thresholds())
-    counts = work.map(partial(decide, out=ctx.scratch), read_layout(facts).names)
+    decide = partial(decide_shard, facts=facts, duplicates=duplicates, signals=signals, out=ctx.scratch)
+    counts = work.map(partial(decide, thresholds=settings.thresholds()), read_layout(facts).names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
-    write_histograms(ctx.out, [count["histograms"] for count in counts])
-    write_domains(ctx.out, [count["domains"] for count in counts])
     _record_sources(ctx, counts)
     if not summary["documents"]:
         dropped = ", ".join(f"{reason} {number}" for reason, number in summary["dropped"].items())

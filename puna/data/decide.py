@@ -8,23 +8,21 @@ looked at. Texts are touched here for the only time: frequent lines and personal
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from puna.core.settings import Settings
 from puna.core.store import write_json
 from puna.data.columns import DOCUMENT_COLUMNS, numpy_column, read_table, schema, write_table
-from puna.data.domains import shard_domains
 from puna.data.facts import SPAM_COLUMNS
-from puna.data.histograms import shard_histograms
 from puna.data.lines import text_without_lines
-from puna.data.measure import PII_COLUMNS
-from puna.data.pii import redact
-from puna.data.rules import quality_reasons, reason_codes, reason_column
+from puna.data.kl import KlLimits
+from puna.data.measure import KL_COLUMNS, PII_COLUMNS, SCORE
+from puna.data.pii import redact_batch
+from puna.data.rules import mark, quality_reasons, reason_codes, reason_column, score_reasons, word_reasons
 from puna.data.signals import COLUMNS, Limits
-from puna.data.thresholds import Threshold
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,23 +31,32 @@ OPENING_CHARS = 200  # of a dropped document's text that is kept to be looked at
 EXAMPLES = 5  # dropped documents shown per reason
 BY = ("source", "licence", "lang", "group", "reason")  # what documents are counted by
 FOLDERS = ("documents", "annotations", "dropped")
+MEASURED = ("lines_removed", *PII_COLUMNS, *KL_COLUMNS, *COLUMNS)
+
+
+class Thresholds(Settings):
+    """What a document must satisfy to be kept, by group of the mix, by its words, by classifiers; and whether personal data is
+    replaced by placeholders.
+    """
+
+    limits: dict[str, Limits]
+    words: KlLimits
+    scores: dict[str, float]
+    redact: bool
 
 
 def decide_shard(
-    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, limits: Mapping[str, Limits], hide: bool,
-    others: Sequence[Threshold] = (),
-) -> dict[str, Any]:  # fmt: skip
+    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, thresholds: Thresholds
+) -> dict[str, Any]:
     """Decide on every document of one shard and write its files; the count of it is written last.
 
     Args:
         facts, duplicates, signals: directories of the artifacts.
-        limits: quality limits of every group.
-        hide: whether personal data is replaced by placeholders.
-        others: limits applied before, drawn into the histograms.
+        thresholds: what a kept document must satisfy.
 
     Returns:
         `rows` (documents, characters before and after, by source, licence, language, group and reason), `lines_removed` and
-        `pii` of the kept documents, `examples` of the dropped ones by reason, `histograms` and `domains` (see those modules).
+        `pii` of the kept documents, `examples` of the dropped ones by reason.
     """
     path = out / "counts" / f"{Path(name).stem}.json"
     if path.exists():
@@ -59,9 +66,8 @@ def decide_shard(
         read_table(duplicates / "duplicates" / name),
         read_table(signals / "signals" / name),
     )
-    codes = reason_codes(dup)
-    codes = np.where(codes == 0, quality_reasons(sig, fact, limits), codes)
-    keep = codes == 0
+    codes = _codes(fact, dup, sig, thresholds)
+    keep, hide = codes == 0, thresholds.redact
     texts, _ = text_without_lines(facts, duplicates, name)
     kept = _kept_texts(texts, sig, keep, hide)
     notes = _annotations(fact, dup, sig, codes)
@@ -74,11 +80,17 @@ def decide_shard(
         "lines_removed": int(numpy_column(sig, "lines_removed")[keep].sum()),
         "pii": {kind.removeprefix("pii_"): int(numpy_column(sig, kind)[keep].sum()) if hide else 0 for kind in PII_COLUMNS},
         "examples": _examples(dropped),
-        "histograms": shard_histograms(name, notes, fact, limits, others),
-        "domains": shard_domains(fact["url"], keep),
     }
     write_json(path, found)
     return found
+
+
+def _codes(fact: pa.Table, dup: pa.Table, sig: pa.Table, thresholds: Thresholds) -> np.ndarray:
+    codes = reason_codes(dup)
+    codes = np.where(codes == 0, quality_reasons(sig, fact, thresholds.limits), codes)
+    mark(codes, word_reasons(sig, thresholds.words), "quality:unusual_words")
+    mark(codes, score_reasons(sig, thresholds.scores), "quality:score")
+    return codes
 
 
 def _annotations(fact: pa.Table, dup: pa.Table, sig: pa.Table, codes: np.ndarray) -> pa.Table:
@@ -87,7 +99,8 @@ def _annotations(fact: pa.Table, dup: pa.Table, sig: pa.Table, codes: np.ndarray
     columns = {"id": fact["id"], "keep": pa.array(codes == 0), "reason": reason_column(codes)}
     columns |= {name: fact[name] for name in ("lang", "lang_p", *SPAM_COLUMNS)}
     columns |= {name: dup[name] for name in ("duplicate_of", "similarity")}
-    return pa.table(columns | {name: sig[name] for name in ("lines_removed", *PII_COLUMNS, *COLUMNS)})
+    scores = [name for name in sig.column_names if name.startswith(f"{SCORE}.")]
+    return pa.table(columns | {name: sig[name] for name in (*MEASURED, *scores)})
 
 
 def _kept_texts(texts: pa.Array, sig: pa.Table, keep: np.ndarray, hide: bool) -> pa.Array:
@@ -100,8 +113,7 @@ def _kept_texts(texts: pa.Array, sig: pa.Table, keep: np.ndarray, hide: bool) ->
     if not hide or not personal.any():
         return kept
     mask = pa.array(personal)
-    hidden = [redact(text)[0] for text in kept.filter(mask).to_pylist()]
-    return pc.replace_with_mask(kept, mask, pa.array(hidden, pa.string()))
+    return pc.replace_with_mask(kept, mask, redact_batch(kept.filter(mask))[0])
 
 
 def _documents(fact: pa.Table, kept: pa.Array) -> pa.Table:
@@ -115,8 +127,8 @@ def _dropped(notes: pa.Table, fact: pa.Table, texts: pa.Array, gone: np.ndarray)
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    openings = pc.utf8_slice_codeunits(texts.filter(pa.array(gone)), 0, 2 * OPENING_CHARS).to_pylist()
-    shown = pa.array([redact(text)[0][:OPENING_CHARS] for text in openings], pa.string())
+    openings = pc.utf8_slice_codeunits(texts.filter(pa.array(gone)).cast(pa.string()), 0, 2 * OPENING_CHARS)
+    shown = pc.utf8_slice_codeunits(redact_batch(openings)[0], 0, OPENING_CHARS)
     table = notes.filter(gone)
     for name in ("url", "source", "group"):
         table = table.append_column(name, fact[name].filter(gone))

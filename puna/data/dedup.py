@@ -24,7 +24,6 @@ from puna.data.words import strings_of, utf8_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BUCKET_DOCUMENTS = 30_000_000  # paper section 3.1.1
 TRACKING = re.compile(r"^(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id|ref_src|phpsessid|jsessionid|sessionid|sid)$", re.I)
 ACCENTS = re.compile("[\u0300-\u036f]")
 PUNCTUATION = re.compile(r"[^\w\s\u0900-\u0dff\u0e00-\u0e7f]|_")
@@ -51,29 +50,6 @@ def text_key(text: str) -> int:
     return xxhash.xxh3_64_intdigest(SPACES.sub(" ", text).strip().casefold().encode("utf-8", "replace"))
 
 
-def older_versions(keys: list[str] | list[int], dates: list[str], among: np.ndarray) -> np.ndarray:
-    """Which documents share a key with a newer one (with an earlier one, where dates are equal).
-
-    Args:
-        keys: of every document.
-        dates: ISO dates; an empty date is the oldest.
-        among: bool [documents], those that take part.
-
-    Returns:
-        bool [documents].
-    """
-    best: dict[str | int, int] = {}
-    drop = np.zeros(len(keys), dtype=bool)
-    for index in np.flatnonzero(among).tolist():
-        held = best.setdefault(keys[index], index)
-        if held == index:
-            continue
-        loser, winner = (held, index) if dates[index] > dates[held] else (index, held)
-        best[keys[index]] = winner
-        drop[loser] = True
-    return drop
-
-
 def line_keys(text: str, lang: str, *, fold_digits: bool, min_letters: int) -> np.ndarray:
     """Hashes of the normalised lines of a text, 0 for lines too short to count. Returns uint64 [lines]."""
     lines = text.split("\n")
@@ -93,23 +69,6 @@ def _line_key(line: str, lang: str, fold_digits: bool, min_letters: int) -> int:
     if sum(map(str.isalpha, plain)) < min_letters:
         return 0
     return xxhash.xxh3_64_intdigest(f"{lang}|{plain}".encode("utf-8", "replace"))
-
-
-def frequent_lines(keys: np.ndarray, limit: int) -> np.ndarray:
-    """Line hashes that come more than `limit` times among `keys` (one entry per document and line). Returns uint64, sorted."""
-    values, counts = np.unique(keys[keys != 0], return_counts=True)
-    return values[counts > limit]
-
-
-def without_lines(text: str, keys: np.ndarray, frequent: np.ndarray) -> tuple[str, int]:
-    """The text without its frequent lines, and how many were removed."""
-    if not len(frequent):
-        return text, 0
-    gone = np.isin(keys, frequent)
-    if not gone.any():
-        return text, 0
-    kept = [line for line, drop in zip(text.split("\n"), gone.tolist(), strict=True) if not drop]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n"), int(gone.sum())
 
 
 def text_keys(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:

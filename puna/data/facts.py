@@ -30,12 +30,12 @@ from puna.data.columns import (
 from puna.data.dedup import line_keys_batch, text_keys, url_key
 from puna.data.engine import EngineSettings, save_array
 from puna.data.extract import extract_batch
-from puna.data.language import UNKNOWN, identify
+from puna.data.language import UNKNOWN, identify_batch
 from puna.data.lookup import index_partitions, index_rows, sorted_index
 from puna.data.minhash import MinHashSettings, signatures
-from puna.data.signals import COLUMNS, measure_batch, words_of
-from puna.data.spam import spam_signals
-from puna.data.words import scan
+from puna.data.signals import COLUMNS, measure_batch
+from puna.data.spam import spam_batch
+from puna.data.words import Words, scan
 from puna.data.workforce import Workforce
 
 if TYPE_CHECKING:
@@ -107,12 +107,12 @@ def facts_of_shard(shard: Path, *, out: Path, settings: Settings) -> None:
     if path.exists():
         return
     pages = read_table(shard)
-    found = extract_batch(pages["content"], pages["format"], pages["charset"], pages["group"])
+    found = extract_batch(*(pages[name].to_pylist() for name in ("content", "format", "charset", "group")))
     texts = found["text"].combine_chunks()
     columns = {name: pages[name] for name in PAGE_FACTS} | _language_columns(texts, pages["group"])
     words = scan(texts)
     columns |= _keys(texts, pages, words.ends)
-    columns |= _spam_columns(texts, columns["lang"], found)
+    columns |= _spam_columns(words, columns["lang"], found)
     columns |= typed_columns(measure_batch(texts, words, columns["lang"]), COLUMNS)
     _write_hashes(out / "hashes", shard.stem, texts, columns, words, settings)
     write_table(out / "text" / shard.name, pa.table({"id": pages["id"], "text": texts}))
@@ -143,14 +143,12 @@ def _write_hashes(folder: Path, stem: str, texts: Any, columns: dict[str, Any], 
 def _language_columns(texts: pa.Array, groups: pa.ChunkedArray) -> dict[str, pa.Array]:
     import pyarrow as pa
 
-    strings = texts.to_pylist()
-    judged = [identify(text) for text in strings]
-    langs = [lang for lang, _ in judged]
-    named = [group or guess_group(text, lang) for group, text, lang in zip(groups.to_pylist(), strings, langs, strict=True)]
+    langs, shares = identify_batch(texts)
+    given = zip(groups.to_pylist(), texts.to_pylist(), langs, strict=True)
     return {
-        "group": pa.array(named, pa.string()),
+        "group": pa.array([group or guess_group(text, lang) for group, text, lang in given], pa.string()),
         "lang": pa.array(langs, pa.string()),
-        "lang_p": pa.array([p for _, p in judged], pa.float64()),
+        "lang_p": pa.array(shares, pa.float32()),
     }
 
 
@@ -177,15 +175,10 @@ def date_keys(dates: pa.Array | pa.ChunkedArray) -> pa.Array:
     return filled.combine_chunks() if isinstance(filled, pa.ChunkedArray) else filled
 
 
-def _spam_columns(texts: pa.Array, langs: pa.Array, found: pa.Table) -> dict[str, pa.Array]:
-    given = zip(
-        texts.to_pylist(),
-        langs.to_pylist(),
-        *(found[name].to_pylist() for name in ("links", "link_chars", "seen_chars")),
-        strict=True,
-    )
-    signals = [spam_signals(words_of(text), lang, *counts) for text, lang, *counts in given]
-    return typed_columns({name: np.array([row[name] for row in signals]) for name in SPAM_COLUMNS}, SPAM_COLUMNS)
+def _spam_columns(words: Words, langs: pa.Array, found: pa.Table) -> dict[str, pa.Array]:
+    links, link_chars, seen_chars = (found[name].to_numpy() for name in ("links", "link_chars", "seen_chars"))
+    signals = spam_batch(words, langs) | {"links": links, "link_share": link_chars / np.maximum(seen_chars, 1)}
+    return typed_columns(signals, SPAM_COLUMNS)
 
 
 def guess_group(text: str, lang: str) -> str:

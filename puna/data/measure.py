@@ -1,7 +1,8 @@
 """Third part of curation, shard by shard: the signals of every document as it will be kept.
 
-Where frequent lines went, the signals are measured again; elsewhere those of the facts stand. Personal data is counted here, so
-that the decision needs no text. `signals/` has one row per document.
+Where frequent lines went, the signals are measured again; elsewhere those of the facts stand. Personal data is counted, the words
+are compared with the corpus', and classifiers given as inputs score the text, so that the decision needs no text. `signals/` has
+one row per document; what takes a text is null for documents that are dropped already.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.columns import numpy_column, read_layout, read_table, typed_columns, write_table
 from puna.data.engine import EngineSettings
+from puna.data.kl import KlLimits
 from puna.data.lines import text_without_lines
-from puna.data.pii import KINDS, redact
+from puna.data.pii import KINDS, redact_batch
 from puna.data.rules import reason_codes
 from puna.data.signals import COLUMNS, measure_batch
-from puna.data.words import scan
+from puna.data.usual_words import UsualWords, learn_usual_words
+from puna.data.words import Words, scan
 from puna.data.workforce import Workforce
 
 if TYPE_CHECKING:
@@ -32,42 +35,78 @@ REVISION = 1
 CORES = 2
 
 PII_COLUMNS = {f"pii_{kind}": "int64" for kind in KINDS}
+KL_COLUMNS = {"kl": "float", "kl_deviations": "float"}
+SCORE = "score"  # columns of classifiers are called score.CLASSIFIER.CLASS
 
 
 class Settings(StageSettings):
-    """How the work is done; `data.curate` fills this in."""
+    """What the corpus is compared by; `data.curate` fills this in.
 
+    Attributes:
+        min_language_words: a language with fewer words is compared with all languages together.
+    """
+
+    min_language_words: int = KlLimits().min_language_words
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
 
 
+class Corpus(StageSettings):
+    """Where the facts and the duplicates of a corpus lie."""
+
+    facts: Path
+    duplicates: Path
+
+    def left(self, name: str) -> np.ndarray:
+        """Which documents of a shard are not dropped so far. Returns bool [documents]."""
+        return reason_codes(read_table(self.duplicates / "duplicates" / name, ["reason"])) == 0
+
+    def words_left(self, name: str) -> tuple[Words, list[str], list[str]]:
+        """Words, languages and groups of the documents of a shard that are left, without frequent lines."""
+        left = self.left(name)
+        facts = read_table(self.facts / "facts" / name, ["lang", "group"]).filter(left)
+        texts, _ = text_without_lines(self.facts, self.duplicates, name)
+        return scan(texts.filter(left)), facts["lang"].to_pylist(), facts["group"].to_pylist()
+
+
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `signals/`."""
-    facts, duplicates = ctx.inputs.one("facts").path, ctx.inputs.one("duplicates").path
-    work = Workforce(settings.engine, settings.workers, ctx, phases=1)
+    """Write `signals/`. Inputs of kind `classifier` add a column per class."""
+    corpus = Corpus(facts=ctx.inputs.one("facts").path, duplicates=ctx.inputs.one("duplicates").path)
+    work = Workforce(settings.engine, settings.workers, ctx, phases=3)
+    names = read_layout(corpus.facts).names
+    usual = learn_usual_words(names, corpus.words_left, work, settings.min_language_words)
+    classifiers = [(artifact.name, artifact.path) for artifact in ctx.inputs.all("classifier")]
     (ctx.scratch / "signals").mkdir(exist_ok=True)
-    names = read_layout(facts).names
-    job = partial(signals_of_shard, facts=facts, duplicates=duplicates, out=ctx.scratch / "signals")
-    measured = work.map(job, names)
+    job = partial(signals_of_shard, corpus=corpus, usual=usual, classifiers=classifiers, out=ctx.scratch / "signals")
+    left = sum(work.map(job, names))
     work.keep("signals")
-    return {"documents": sum(measured)}
+    return {"documents": left, "classifiers": [name for name, _ in classifiers]}
 
 
-def signals_of_shard(name: str, *, facts: Path, duplicates: Path, out: Path) -> int:
-    """Write the signals of one shard; returns how many of its documents are no duplicates."""
+def signals_of_shard(
+    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[str, Path]], out: Path
+) -> int:
+    """Write the signals of one shard; returns how many of its documents are left."""
     import pyarrow as pa
 
-    left = reason_codes(read_table(duplicates / "duplicates" / name, ["reason"])) == 0
+    left = corpus.left(name)
     if not (out / name).exists():
-        table = read_table(facts / "facts" / name, ["id", "lang", *COLUMNS])
-        texts, removed = text_without_lines(facts, duplicates, name)
-        columns = {"id": table["id"], "lines_removed": pa.array(removed)}
-        columns |= _personal_data(texts, left) | _signals(table, texts, np.flatnonzero(removed))
+        table = read_table(corpus.facts / "facts" / name, ["id", "lang", *COLUMNS])
+        texts, removed = text_without_lines(corpus.facts, corpus.duplicates, name)
+        columns = {"id": table["id"], "lines_removed": pa.array(removed)} | _signals(table, texts, np.flatnonzero(removed))
+        kept = texts.filter(pa.array(left))
+        found = {f"pii_{kind}": counts for kind, counts in redact_batch(kept)[1].items()}
+        found |= usual.columns(name)
+        kinds = PII_COLUMNS | KL_COLUMNS
+        for classifier, path in classifiers:
+            scores = _scores(classifier, path, kept)
+            found, kinds = found | scores, kinds | dict.fromkeys(scores, "float")
+        columns |= typed_columns({key: _spread(values, left) for key, values in found.items()}, kinds)
         write_table(out / name, pa.table(columns))
     return int(left.sum())
 
 
-def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str, pa.Array]:
+def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str, Any]:
     """Signals of all documents, measured again for those at the given rows."""
     if not len(changed):
         return {name: table[name] for name in COLUMNS}
@@ -78,11 +117,16 @@ def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str,
     return typed_columns(columns, COLUMNS)
 
 
-def _personal_data(texts: pa.Array, left: np.ndarray) -> dict[str, pa.Array]:
-    """How much personal data of each kind the documents at `left` hold; null for the others."""
-    counts = np.full((len(KINDS), len(left)), np.nan)
-    rows = np.flatnonzero(left)
-    for row, text in zip(rows.tolist(), texts.take(rows).to_pylist(), strict=True):
-        found = redact(text)[1]
-        counts[:, row] = [found.get(kind, 0) for kind in KINDS]
-    return typed_columns(dict(zip(PII_COLUMNS, counts, strict=True)), PII_COLUMNS)
+def _scores(name: str, path: Path, texts: pa.Array) -> dict[str, np.ndarray]:
+    from puna.data.linear import load_linear
+
+    model = load_linear(path)
+    scores = model.score_batch(texts)
+    return {f"{SCORE}.{name}.{label}": scores[:, place] for place, label in enumerate(model.classes)}
+
+
+def _spread(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Values of the documents at `among` as a column of all, NaN for the others. Returns float64 [documents]."""
+    column = np.full(len(among), np.nan)
+    column[among] = values
+    return column

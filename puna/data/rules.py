@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from puna.core.errors import InputError
 from puna.data.columns import numpy_column
+from puna.data.kl import KlLimits
 from puna.data.language import UNKNOWN
 from puna.data.signals import COLUMNS, NGRAM_DUPLICATE, NGRAM_TOP, RULES, Limits, failed_rules
 from puna.data.spam import SpamLimits
@@ -25,6 +27,8 @@ QUALITY = (
     *(f"top_{n}gram" for n in NGRAM_TOP),
     *(f"duplicate_{n}gram" for n in NGRAM_DUPLICATE),
     "lorem_ipsum",
+    "unusual_words",
+    "score",
 )
 REASONS = (
     "",
@@ -98,3 +102,34 @@ def quality_reasons(signals: pa.Table, facts: pa.Table, limits: Mapping[str, Lim
     for rule in set(failed.tolist()) - {""}:
         codes[failed == rule] = CODE[f"quality:{rule}"]
     return codes
+
+
+def word_reasons(signals: pa.Table, limits: KlLimits) -> np.ndarray:
+    """Which documents use words unlike those of the corpus. Returns bool [documents]."""
+    if limits.max_deviations is None:
+        return np.zeros(len(signals), dtype=bool)
+    with np.errstate(invalid="ignore"):
+        unusual = numpy_column(signals, "kl_deviations") > limits.max_deviations
+    return unusual & (numpy_column(signals, "words") >= limits.min_words)
+
+
+def score_reasons(signals: pa.Table, least: Mapping[str, float]) -> np.ndarray:
+    """Which documents a classifier scores below a limit.
+
+    Args:
+        least: smallest probability by `CLASSIFIER.CLASS`.
+
+    Raises:
+        InputError: no such score was computed.
+    """
+    low = np.zeros(len(signals), dtype=bool)
+    for name, limit in least.items():
+        if f"score.{name}" not in signals.column_names:
+            known = [column.removeprefix("score.") for column in signals.column_names if column.startswith("score.")]
+            raise InputError(
+                f"no classifier gave a score '{name}'",
+                where=f"known: {', '.join(known) or 'none'}",
+                fix="name the classifier under `from`, and the score as CLASSIFIER.CLASS",
+            )
+        low |= numpy_column(signals, f"score.{name}") < limit
+    return low

@@ -64,7 +64,7 @@ def utf8_of(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.ndarr
     import pyarrow as pa
 
     if isinstance(texts, pa.ChunkedArray):
-        texts = texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays([c.cast(pa.large_string()) for c in texts.chunks])
+        texts = texts.chunk(0) if texts.num_chunks == 1 else texts.cast(pa.large_string()).combine_chunks()
     elif not isinstance(texts, pa.Array):
         texts = pa.array(texts, type=pa.large_string())
     if texts.null_count:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from puna.data.minhash import EMPTY, MinHashSettings, clusters, jaccard, shingles, signature
+from puna.data.minhash import EMPTY, MinHashSettings, jaccard, shingles, signature
 
 SETTINGS = MinHashSettings()
 PERMUTATIONS = SETTINGS.bands * SETTINGS.rows
@@ -48,30 +48,6 @@ def test_estimate_is_within_its_standard_error():
     assert np.mean(errors) < 1 / np.sqrt(PERMUTATIONS)
     unrelated = [np.mean(marks[index] == marks[index + 2]) for index in range(0, 200, 2)]
     assert np.mean(unrelated) < 0.01
-
-
-def test_recall_and_precision_of_pairs():
-    texts = corpus(1200, 2)
-    sets = [shingles(words, 5) for words in texts]
-    heads = clusters(np.stack([signature(values, PERMUTATIONS) for values in sets]), sets.__getitem__, SETTINGS)
-    similar = [index for index in range(0, len(texts), 2) if exact(texts[index], texts[index + 1]) >= 0.85]
-    found = [index for index in range(0, len(texts), 2) if heads[index] == heads[index + 1]]
-    assert len(similar) > 50
-    assert np.mean([heads[index] == heads[index + 1] for index in similar]) >= 0.95
-    assert all(exact(texts[index], texts[index + 1]) >= SETTINGS.threshold for index in found)
-    for cluster in set(heads.tolist()):
-        members = np.flatnonzero(heads == cluster)
-        assert members.tolist() in ([members[0]], [members[0] // 2 * 2, members[0] // 2 * 2 + 1])
-
-
-def test_clusters_join_copies_of_one_text_and_skip_empty_documents():
-    rng = random.Random(3)
-    base = [f"w{rng.randrange(200)}" for _ in range(300)]
-    texts = [base, edited(base, 2, rng), [f"x{i}" for i in range(100)], edited(base, 3, rng), [], []]
-    sets = [shingles(words, 5) for words in texts]
-    marks = np.stack([signature(values, PERMUTATIONS) for values in sets])
-    assert (marks[4] == EMPTY).all()
-    assert clusters(marks, sets.__getitem__, SETTINGS).tolist() == [0, 0, 2, 0, 4, 5]
 
 
 def test_signature_is_the_minimum_over_blocks():

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from puna.core.errors import InputError, RunError
 
 IN_FLIGHT = 4  # tasks submitted per worker
+OBJECT_STORE_BYTES = 128 << 20  # of a cluster started here; nothing but functions and shard names goes through it
 
 
 class Engine(Protocol):
@@ -74,7 +76,7 @@ def function_on(function: Callable[[Any], Any], shard: Any) -> Any:
 def _connected(engine: Engine, workers: int) -> Any:
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send usage statistics
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # what a task raises is raised here, once
         import ray
     except ModuleNotFoundError as error:
         raise InputError("the engine 'ray' needs the package ray", fix="pip install 'puna[ray]', or engine: processes") from error
@@ -91,6 +93,7 @@ def _connected(engine: Engine, workers: int) -> Any:
                 logging_level="ERROR",
                 _node_ip_address="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise InputError(
@@ -100,6 +103,3 @@ def _connected(engine: Engine, workers: int) -> Any:
         ) from error
     atexit.register(ray.shutdown)
     return ray
-
-
-OBJECT_STORE_BYTES = 128 << 20  # nothing but function and shard names goes through it

@@ -7,11 +7,11 @@ written by rename. A result that exists is not made again, so submitting twice i
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,6 +84,7 @@ def _script(folder: Path, tasks: int, at_a_time: int, engine: Engine) -> str:
     options += [f"--mem={engine.memory_mb}M"] if engine.memory_mb else []
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in (*options, *engine.sbatch))]
     command = [sys.executable, "-m", "puna.data.engines.slurm", str(folder)]
+    lines.append(f"export PYTHONPATH={shlex.quote(os.pathsep.join(filter(None, sys.path)))}")
     return "\n".join([*lines, f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID" {tasks}', ""])
 
 
@@ -98,15 +99,22 @@ def _submit(script: Path, folder: Path, shards: int, done: Callable[[int], None]
     with (folder / "logs" / "sbatch.txt").open("w") as log:
         job = subprocess.Popen([sbatch, "--wait", str(script)], stdout=log, stderr=subprocess.STDOUT)
         try:
-            while job.poll() is None:
+            while not _ended(job):
                 if done:
                     done(shards - len(_missing(folder, shards)))
-                time.sleep(LOOK_EVERY_S)
         finally:
             if job.poll() is None:
                 job.terminate()
     if done:
         done(shards - len(_missing(folder, shards)))
+
+
+def _ended(job: subprocess.Popen[bytes]) -> bool:
+    try:
+        job.wait(LOOK_EVERY_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _missing(folder: Path, shards: int) -> list[int]:

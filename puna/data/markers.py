@@ -1,0 +1,60 @@
+"""Markdown markers are removed, which the paper found to help a model trained on web text (section 3.1.1); code keeps its signs.
+
+Heading, emphasis, link, fence and inline-code markers go and what they mark stays. Signs between letters or digits stay (`2**3`,
+`snake_case`, `5*x*2`), so do formulas between TeX delimiters, and the inside of code, where the same signs mean something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+OPEN, CLOSE = "\x02", "\x03"  # what extraction puts around code and formulas
+PROTECTED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}?")
+FENCED = re.compile(r"^(```|~~~)[^\n`]*\n(.*?)(?:^\1[ \t]*$\n?|\Z)", re.M | re.S)
+INLINE_CODE = re.compile(r"(?<!`)`([^`\n]{1,200})`(?!`)")
+TEX = re.compile(r"(\\\([^\n]{1,500}?\\\)|\\\[.{1,500}?\\\]|\$\$.{1,500}?\$\$)", re.S)
+HEADING = re.compile(r"^#{1,6} +(?=\S)", re.M)
+EMPHASIS = re.compile(r"(?<![\w*_\\])(\*\*|\*)(?=\S)([^*\n]{1,200}?)(?<=\S)\1(?![\w*(])")
+# of several words: `__init__` is a name
+UNDERLINED = re.compile(r"(?<!\w)__(?=\S)([^_\n]{1,200}? [^_\n]{1,200}?)(?<=\S)__(?!\w)")
+LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\((?:https?:|/|#)[^)\s]{0,500}\)")
+
+
+def remove_markdown(text: str) -> str:
+    """The text without markdown markers; code between fences or backticks, and formulas, lose only what encloses them."""
+    if not any(sign in text for sign in ("`", "~~~", "*", "](", "__", "# ")):
+        return text
+    if "```" in text or "~~~" in text:
+        text = FENCED.sub(lambda found: f"{OPEN}{found[2]}{CLOSE}", text)
+    if "`" in text:
+        text = _outside(text, lambda part: INLINE_CODE.sub(rf"{OPEN}\1{CLOSE}", part))
+    if "\\(" in text or "\\[" in text or "$$" in text:
+        text = _outside(text, lambda part: TEX.sub(rf"{OPEN}\1{CLOSE}", part))
+    return remove_enclosed(text)
+
+
+def remove_enclosed(text: str) -> str:
+    """Like `remove_markdown`, for text in which code and formulas are enclosed in the control characters already."""
+    return _outside(text, _plain).replace(OPEN, "").replace(CLOSE, "")
+
+
+def _outside(text: str, change: Callable[[str], str]) -> str:
+    """Apply `change` to everything that is not enclosed."""
+    if OPEN not in text:
+        return change(text)
+    parts, position = [], 0
+    for found in PROTECTED.finditer(text):
+        parts += [change(text[position : found.start()]), found[0]]
+        position = found.end()
+    return "".join([*parts, change(text[position:])])
+
+
+def _plain(text: str) -> str:
+    if "](" in text:
+        text = LINK.sub(r"\1", text)
+    if "*" in text:
+        text = EMPHASIS.sub(r"\2", EMPHASIS.sub(r"\2", text))
+    if "__" in text:
+        text = UNDERLINED.sub(r"\1", text)
+    return HEADING.sub("", text) if "# " in text else text
