@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from puna.core.store import write_json
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from puna.data.columns import read_table
 
 HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/@]*@)?(?:www\.)?(?P<host>[^/?#:]+)"
 NO_HOST = "(no host)"
@@ -19,15 +17,14 @@ LISTED = 50  # hosts in each list
 PER_SHARD = 2000  # hosts that one shard reports, the largest; beyond them counts are too small to be listed
 
 
-def shard_domains(urls: pa.ChunkedArray, keep: np.ndarray) -> dict[str, list[int]]:
-    """Pages and kept pages by host of one shard.
-
-    Args:
-        keep: bool [pages].
-    """
+def shard_domains(name: str, out: Path) -> dict[str, list[int]]:
+    """Pages and kept pages by host of one shard, from the address of every document under `out`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    parts = [read_table(out / folder / name, ["url"])["url"] for folder in ("documents", "dropped")]
+    urls = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
+    keep = np.arange(len(urls)) < len(parts[0])
     hosts = pc.fill_null(pc.utf8_lower(pc.struct_field(pc.extract_regex(urls, HOST), "host")), NO_HOST)
     table = pa.table({"host": hosts, "pages": np.ones(len(keep), dtype=np.int64), "kept": keep.astype(np.int64)})
     sums = pa.TableGroupBy(table, ["host"], use_threads=False).aggregate([("pages", "sum"), ("kept", "sum")])

@@ -52,22 +52,21 @@ def edges_of(signal: str, *, whole: bool) -> np.ndarray:
 
 
 def shard_histograms(
-    name: str, notes: pa.Table, fact: pa.Table, limits: Mapping[str, Limits], others: Sequence[Threshold]
+    name: str, out: Path, limits: Mapping[str, Limits], others: Sequence[Threshold]
 ) -> dict[str, Any]:
-    """What one shard adds to the histograms, as JSON values; see `write_histograms`.
+    """What one decided shard adds to the histograms, as JSON values; see `write_histograms`.
 
     Args:
         name: of the shard.
-        notes: one row per document with its signals and `reason`.
-        fact: `group`, `lang` and `url` of the same documents.
+        out: directory whose `annotations/`, `documents/` and `dropped/` have it.
         limits: quality limits of every group.
         others: thresholds that hold for every group.
     """
-    reasons = np.array(strings_of(notes["reason"]), dtype=object)
-    groups = np.array(strings_of(fact["group"]), dtype=object)
+    notes = _decided(name, out)
+    reasons, groups, langs = (np.array(strings_of(notes[column]), dtype=object) for column in ("reason", "group", "lang"))
     values = {signal: numpy_column(notes, signal).astype(np.float64) for signal in _signals(notes)}
     whole = {signal for signal in values if str(notes.schema.field(signal).type).startswith(("int", "uint"))}
-    rows = list(_thresholds(groups, np.array(strings_of(fact["lang"]), dtype=object), values, limits, others))
+    rows = list(_thresholds(groups, langs, values, limits, others))
     rules: dict[str, set[str]] = {}
     for row in rows:
         rules.setdefault(row["signal"], set()).add(row["rule"])
@@ -78,8 +77,19 @@ def shard_histograms(
         },
         "whole": sorted(whole),
         "thresholds": [{key: value for key, value in row.items() if key != "among"} for row in rows],
-        "near": _near(name, rows, values, reasons, notes["id"], fact["url"]),
+        "near": _near(name, rows, values, reasons, notes["id"], notes["url"]),
     }
+
+
+def _decided(name: str, out: Path) -> pa.Table:
+    """Signals, reason, group and address of all documents of a shard, kept ones first."""
+    import pyarrow as pa
+
+    dropped = read_table(out / "dropped" / name).drop_columns(["opening", "source"])
+    kept = read_table(out / "annotations" / name)
+    for column, values in zip(("url", "group"), read_table(out / "documents" / name, ["url", "group"]).columns, strict=True):
+        kept = kept.append_column(column, values)
+    return pa.concat_tables([kept, dropped.select(kept.column_names)])
 
 
 def _signals(notes: pa.Table) -> list[str]:
