@@ -4,7 +4,7 @@ Four parts, each an artifact of its own, so that a changed limit repeats only wh
 
     NAME.facts        text, language, hashes and signals of every page: nine tenths of the work, no threshold
     NAME.duplicates   what only the whole can decide: addresses, spam, languages, equal and near-equal texts, frequent lines
-    NAME.signals      signals where lines went, personal data, unusual words, scores of classifiers
+    NAME.signals      signals where lines went, personal data, unusual words, scores of classifiers, shared evaluation data
     NAME              this file: the limits, one pass that writes documents, the funnel, planted faults
 
 Each part leaves one file per shard, written by rename, so a killed run goes on where it was, and every engine gives the same
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationInfo, field_validator
@@ -24,13 +25,16 @@ from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.columns import read_layout
-from puna.data.decide import FOLDERS, Thresholds, decide_shard
+from puna.data.decide import FOLDERS, Parts, Thresholds, decide, decide_shard
+from puna.data.decontaminate import DecontaminationSettings
 from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
 from puna.data.kl import KlLimits
 from puna.data.language import LLAMA_LANGUAGES
 from puna.data.minhash import MinHashSettings
 from puna.data.planted import score_planted
+from puna.data.quality import KeepSettings
+from puna.data.ranks import rank_documents
 from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
 from puna.data.workforce import Workforce
@@ -64,6 +68,8 @@ class Settings(StageSettings):
         words: how unusual the words of a document may be in the corpus. Measured always, decided on only where `max_deviations`
             is set: the rule is for crawls of one kind (of the embedded corpus, mostly generated, it would take the real pages).
         scores: least probability by `CLASSIFIER.CLASS`, for classifiers named under `from`.
+        keep: ranks within a language, and kinds of knowledge sampled down, by classifiers named under `from`.
+        decontaminate: evaluation files, and what happens to documents that hold parts of them.
         redact: whether personal data is replaced by placeholders.
         engine, workers: where and on how many processes (see `puna.data.engine`).
     """
@@ -79,6 +85,8 @@ class Settings(StageSettings):
     multilingual: Limits = PROSE
     words: KlLimits = KlLimits(max_deviations=None)
     scores: dict[str, float] = {}
+    keep: KeepSettings = KeepSettings()
+    decontaminate: DecontaminationSettings = DecontaminationSettings()
     redact: bool = True
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
@@ -93,7 +101,7 @@ class Settings(StageSettings):
     def thresholds(self) -> Thresholds:
         """What the last part decides by."""
         limits = {"general": self.general, "maths": self.maths, "code": self.code, "multilingual": self.multilingual}
-        return Thresholds(limits=limits, words=self.words, scores=self.scores, redact=self.redact)
+        return Thresholds(limits=limits, words=self.words, scores=self.scores, evaluation=self.decontaminate, redact=self.redact)
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -128,10 +136,17 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
             "uses": "data.measure",
             "from": [facts, duplicates, *judges],
             "min_language_words": settings.words.min_language_words,
+            "evaluation": _index_settings(settings.decontaminate),
             **how,
         },
         name: {"uses": "data.curate", "from": [*pages, facts, duplicates, signals], **settings.model_dump(mode="json")},
     }
+
+
+def _index_settings(given: DecontaminationSettings) -> dict[str, Any]:
+    """What the signals need to know of the evaluation files: no limit, so that a changed one repeats the decision only."""
+    nothing = DecontaminationSettings(files=given.files, ngrams=given.ngrams, max_shares=(0.0,) * len(given.ngrams))
+    return nothing.model_dump(mode="json") | {"common_items": given.common_items}
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -140,12 +155,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.
     """
-    facts, duplicates, signals = (ctx.inputs.one(kind).path for kind in ("facts", "duplicates", "signals"))
+    parts = Parts(**{kind: ctx.inputs.one(kind).path for kind in ("facts", "duplicates", "signals")})
     work = Workforce(settings.engine, settings.workers, ctx, phases=1)
     for folder in (*FOLDERS, "counts"):
         (ctx.scratch / folder).mkdir(exist_ok=True)
-    decide = partial(decide_shard, facts=facts, duplicates=duplicates, signals=signals, out=ctx.scratch)
-    counts = work.map(partial(decide, thresholds=settings.thresholds()), read_layout(facts).names)
+    names, thresholds = read_layout(parts.facts).names, settings.thresholds()
+    ranks = _rank(names, parts, settings, ctx)
+    counts = work.map(partial(decide_shard, parts=parts, out=ctx.scratch, ranks=ranks, thresholds=thresholds), names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
     _record_sources(ctx, counts)
@@ -155,6 +171,22 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             "curation left no document", where=f"dropped: {dropped}", fix="loosen the limits of `data.curate`, or give more pages"
         )
     return summary | _planted(ctx)
+
+
+def _rank(names: Sequence[str], parts: Parts, settings: Settings, ctx: StageContext) -> Path | None:
+    """Rank the documents that all other rules keep, where that is asked for; a folder with one file per shard."""
+    if settings.keep.rank_by is None and settings.keep.kinds is None:
+        return None
+    folder = ctx.scratch / "ranks"
+    folder.mkdir(exist_ok=True)
+    thresholds = settings.thresholds()
+
+    def decided(name: str) -> tuple[Any, Any, Any]:
+        shard = parts.read(name)
+        return shard.facts, shard.signals, decide(shard, thresholds)
+
+    rank_documents(names, decided, settings.keep, folder)
+    return folder
 
 
 def _planted(ctx: StageContext) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
-from puna.data.columns import Layout, numpy_column, read_layout, read_table, write_table
+from puna.data.columns import Layout, read_layout, read_table, write_table
 from puna.data.engine import EngineSettings, load_array
 from puna.data.facts import SPAM_COLUMNS, hash_path
 from puna.data.language import LLAMA_LANGUAGES
@@ -94,7 +94,10 @@ def _known(steps: Steps, reason: str) -> Steps:
 
 
 def reasons_so_far(job: Job, facts: Path, steps: Steps, settings: Settings) -> np.ndarray:
-    """The reason of every document of a shard from the steps that are known. Returns int8 [documents], codes of `puna.data.rules.REASONS`."""
+    """The reason of every document of a shard from the steps that are known.
+
+    Returns: int8 [documents], codes of `puna.data.rules.REASONS`.
+    """
     name, start, end, _ = job
     columns = ["text_key", "lang", "lang_p", *SPAM_COLUMNS]
     table = read_table(facts / "facts" / name, columns)

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from puna.core.errors import InputError
-from puna.data.columns import read_layout, read_table, shard_paths
+from puna.data.columns import read_layout, read_table
 from puna.data.dedup import url_key
 from puna.data.engine import load_array, partition_of
 

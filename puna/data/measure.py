@@ -7,7 +7,7 @@ one row per document; what takes a text is null for documents that are dropped a
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,16 @@ import numpy as np
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
+from puna.data.classify_scores import load_classifier, score_columns
 from puna.data.columns import numpy_column, read_layout, read_table, typed_columns, write_table
+from puna.data.decontaminate import (
+    DecontaminationSettings,
+    EvaluationIndex,
+    build_index,
+    evaluation_digests,
+    load_index,
+    overlap,
+)
 from puna.data.engine import EngineSettings
 from puna.data.kl import KlLimits
 from puna.data.lines import text_without_lines
@@ -36,7 +45,7 @@ CORES = 2
 
 PII_COLUMNS = {f"pii_{kind}": "int64" for kind in KINDS}
 KL_COLUMNS = {"kl": "float", "kl_deviations": "float"}
-SCORE = "score"  # columns of classifiers are called score.CLASSIFIER.CLASS
+EVALUATION = "evaluation.npz"
 
 
 class Settings(StageSettings):
@@ -44,11 +53,18 @@ class Settings(StageSettings):
 
     Attributes:
         min_language_words: a language with fewer words is compared with all languages together.
+        evaluation: files, n-grams and `common_items` of what documents must not share; its limits are not read here.
     """
 
     min_language_words: int = KlLimits().min_language_words
+    evaluation: DecontaminationSettings = DecontaminationSettings()
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
+
+
+def outside(settings: Settings) -> dict[str, Any]:
+    """Digests of the evaluation files."""
+    return dict(evaluation_digests(settings.evaluation))
 
 
 class Corpus(StageSettings):
@@ -75,16 +91,26 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     work = Workforce(settings.engine, settings.workers, ctx, phases=3)
     names = read_layout(corpus.facts).names
     usual = learn_usual_words(names, corpus.words_left, work, settings.min_language_words)
-    classifiers = [(artifact.name, artifact.path) for artifact in ctx.inputs.all("classifier")]
+    judges: dict[str, Any] = {"classifiers": [(artifact.name, artifact.path) for artifact in ctx.inputs.all("classifier")]}
+    judges["evaluation"] = _index_evaluation(settings.evaluation, ctx)
     (ctx.scratch / "signals").mkdir(exist_ok=True)
-    job = partial(signals_of_shard, corpus=corpus, usual=usual, classifiers=classifiers, out=ctx.scratch / "signals")
-    left = sum(work.map(job, names))
+    left = sum(work.map(partial(signals_of_shard, corpus=corpus, usual=usual, out=ctx.scratch / "signals", **judges), names))
     work.keep("signals")
-    return {"documents": left, "classifiers": [name for name, _ in classifiers]}
+    return {"documents": left, "classifiers": [name for name, _ in judges["classifiers"]]}
+
+
+def _index_evaluation(settings: DecontaminationSettings, ctx: StageContext) -> Path | None:
+    if not settings.files:
+        return None
+    index = build_index(settings)
+    index.save(ctx.out / EVALUATION)
+    if index.short[0]:
+        ctx.note(f"{index.short[0]} evaluation items are too short for an n-gram, for instance {', '.join(index.short[1][:3])}")
+    return ctx.out / EVALUATION
 
 
 def signals_of_shard(
-    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[str, Path]], out: Path
+    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[str, Path]], evaluation: Path | None, out: Path
 ) -> int:
     """Write the signals of one shard; returns how many of its documents are left."""
     import pyarrow as pa
@@ -94,16 +120,28 @@ def signals_of_shard(
         table = read_table(corpus.facts / "facts" / name, ["id", "lang", *COLUMNS])
         texts, removed = text_without_lines(corpus.facts, corpus.duplicates, name)
         columns = {"id": table["id"], "lines_removed": pa.array(removed)} | _signals(table, texts, np.flatnonzero(removed))
-        kept = texts.filter(pa.array(left))
-        found = {f"pii_{kind}": counts for kind, counts in redact_batch(kept)[1].items()}
-        found |= usual.columns(name)
-        kinds = PII_COLUMNS | KL_COLUMNS
-        for classifier, path in classifiers:
-            scores = _scores(classifier, path, kept)
-            found, kinds = found | scores, kinds | dict.fromkeys(scores, "float")
-        columns |= typed_columns({key: _spread(values, left) for key, values in found.items()}, kinds)
-        write_table(out / name, pa.table(columns))
+        found = _of_texts(texts.filter(pa.array(left)), classifiers, evaluation) | typed_columns(usual.columns(name), KL_COLUMNS)
+        places = pa.array(np.cumsum(left) - 1, mask=~left)  # null for the documents that are dropped already
+        write_table(out / name, pa.table(columns | {key: values.take(places) for key, values in found.items()}))
     return int(left.sum())
+
+
+def _of_texts(kept: pa.Array, classifiers: list[tuple[str, Path]], evaluation: Path | None) -> dict[str, pa.Array]:
+    """Personal data, scores, and what is shared with evaluation files, of the texts that are left."""
+    counts = redact_batch(kept)[1]
+    columns = typed_columns({f"pii_{kind}": counts[kind] for kind in KINDS}, PII_COLUMNS)
+    scores = score_columns(kept, [load_classifier(path, name) for name, path in classifiers])
+    columns |= typed_columns(scores, dict.fromkeys(scores, "float"))
+    if evaluation is not None:
+        index = evaluation_index(evaluation)
+        columns |= overlap(scan(kept), index).columns(index)
+    return columns
+
+
+@lru_cache(maxsize=1)
+def evaluation_index(path: Path) -> EvaluationIndex:
+    """The n-grams of the evaluation files, read once per process."""
+    return load_index(path)
 
 
 def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str, Any]:
@@ -115,18 +153,3 @@ def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str,
     for name, values in measure_batch(texts, scan(texts), table["lang"].take(changed)).items():
         columns[name][changed] = values
     return typed_columns(columns, COLUMNS)
-
-
-def _scores(name: str, path: Path, texts: pa.Array) -> dict[str, np.ndarray]:
-    from puna.data.linear import load_linear
-
-    model = load_linear(path)
-    scores = model.score_batch(texts)
-    return {f"{SCORE}.{name}.{label}": scores[:, place] for place, label in enumerate(model.classes)}
-
-
-def _spread(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Values of the documents at `among` as a column of all, NaN for the others. Returns float64 [documents]."""
-    column = np.full(len(among), np.nan)
-    column[among] = values
-    return column

@@ -1,6 +1,6 @@
 """The two verbs of `puna.data.engine` bound to a stage: its engine, its workers, its progress, its scratch.
 
-Half-done work lies in the stage's scratch, which outlives a kill; `keep` moves the folders of the result to their place at the end.
+Half-done work lies in the stage's scratch, which outlives a kill; `keep` moves the folders of the result to their place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Curation in parts: equal bytes from every engine and after a kill, what a changed setting repeats, and a document's whole path."""
+"""Curation in parts: equal bytes from every engine and after a kill, what a changed setting repeats, a document's path."""
 
 from __future__ import annotations
 
@@ -62,7 +62,15 @@ def test_a_stop_keeps_what_is_done(world, tmp_path):
 
 
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(world, tmp_path):
-    command = [sys.executable, "-c", "from puna.cli import main; main()", "run", "data.curate", "--input", f"pages={world / 'pages'}"]
+    command = [
+        sys.executable,
+        "-c",
+        "from puna.cli import main; main()",
+        "run",
+        "data.curate",
+        "--input",
+        f"pages={world / 'pages'}",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def start(out: Path) -> subprocess.Popen[bytes]:
@@ -138,7 +146,11 @@ def test_rows_of_all_parts_belong_together(world):
         for part, folder in (("docs.facts", "text"), ("docs.facts", "facts"), ("docs.duplicates",) * 2, ("docs.signals",) * 2):
             shard = world / part / folder.removeprefix("docs.") / path.name
             assert [row["id"] for row in read_shard_table(shard, ["id"])] == ids
-        written = [row["id"] for name in ("annotations", "dropped") for row in read_shard_table(world / "docs" / name / path.name, ["id"])]
+        written = [
+            row["id"]
+            for name in ("annotations", "dropped")
+            for row in read_shard_table(world / "docs" / name / path.name, ["id"])
+        ]
         assert sorted(written) == sorted(ids)
 
 
@@ -152,16 +164,20 @@ def test_dropped_documents_keep_signals_and_what_stands_for_them(world):
     truth = {row["id"]: row for row in read_shard_table(world / "pages" / "truth.parquet")}
     for row in copies:
         pair = {row["id"], row["duplicate_of"]}
-        members = {name for name in pair} | {json.loads(truth[name]["detail"]).get("of") for name in pair if truth[name]["fault"]}
+        members = pair | {json.loads(truth[name]["detail"]).get("of") for name in pair if truth[name]["fault"]}
         assert pair <= members and any(truth[name]["fault"] == row["reason"] for name in pair)
     clusters = read_shard_table(world / "docs.duplicates" / "clusters.parquet")
-    counted = {kind: sum(row["size"] - 1 for row in clusters if row["kind"] == kind) for kind in ("url_duplicate", "near_duplicate")}
+    counted = {
+        kind: sum(row["size"] - 1 for row in clusters if row["kind"] == kind) for kind in ("url_duplicate", "near_duplicate")
+    }
     assert counted == {kind: sum(row["reason"] == kind for row in copies) for kind in counted}
 
 
 def test_the_path_of_a_document(world):
     parts = [world / name for name in PARTS]
-    dropped = next(row for path in shard_paths(world / "docs" / "dropped") for row in read_shard_table(path) if row["duplicate_of"])
+    dropped = next(
+        row for path in shard_paths(world / "docs" / "dropped") for row in read_shard_table(path) if row["duplicate_of"]
+    )
     [story] = trace(*parts, dropped["id"])
     assert story["decision"]["reason"] == story["duplicates"]["reason"] == dropped["reason"]
     assert story["duplicates"]["duplicate_of"] == dropped["duplicate_of"] and story["output_row"] is None
@@ -183,7 +199,9 @@ def find_number(folder: Path, name: str) -> int:
 
 
 def test_a_score_that_is_not_there_is_one_message(world, tmp_path):
-    given = {name: local_artifact(world / name, kind) for name, kind in zip(PARTS[:3], ("facts", "duplicates", "signals"), strict=True)}
+    given = {
+        name: local_artifact(world / name, kind) for name, kind in zip(PARTS[:3], ("facts", "duplicates", "signals"), strict=True)
+    }
     ctx = local_context(tmp_path / "docs", inputs=[local_artifact(world / "pages", "pages"), *given.values()])
     with pytest.raises(InputError, match=r"no classifier gave a score 'quality\.good'"):
         curate.run(curate.Settings(scores={"quality.good": 0.5}, engine="serial"), ctx)
@@ -191,7 +209,11 @@ def test_a_score_that_is_not_there_is_one_message(world, tmp_path):
 
 def test_classifiers_go_to_the_signals():
     parts = curate.expand("docs", curate.Settings(), [Source("pages", "pages"), Source("judge", "classifier")])
-    assert parts["docs.facts"]["from"] == ["pages"] and "judge" in parts["docs.signals"]["from"] and "judge" not in parts["docs"]["from"]
+    assert (
+        parts["docs.facts"]["from"] == ["pages"]
+        and "judge" in parts["docs.signals"]["from"]
+        and "judge" not in parts["docs"]["from"]
+    )
 
 
 MEMORY = """

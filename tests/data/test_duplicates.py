@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,13 @@ def test_the_newest_version_stays(tmp_path_factory, rows, partitions):
     out = tmp_path_factory.mktemp("versions")
     half = len(rows) // 2
     parts = [np.flatnonzero(among[:half]), half + np.flatnonzero(among[half:])]
-    shuffle(lambda part: versions(keys[part].astype(np.uint64), dates[part], part), parts, newest_of_each, out=out, partitions=partitions)
+    shuffle(
+        lambda part: versions(keys[part].astype(np.uint64), dates[part], part),
+        parts,
+        newest_of_each,
+        out=out,
+        partitions=partitions,
+    )
     drops = [drops_between(out, start, end) for start, end in ((0, half), (half, len(rows)))]
     found = {int(document): int(of) for part in drops for document, of in part.tolist()}
     assert found == older_versions(keys.tolist(), dates.tolist(), among)
@@ -138,7 +145,11 @@ def test_recall_and_precision_of_pairs(tmp_path):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 25).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40))))
+@given(
+    st.integers(1, 25).flatmap(
+        lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40))
+    )
+)
 def test_components(graph):
     count, edges = graph
     expected = clusters([{0}] * count, set(edges), 1.0)
@@ -183,7 +194,7 @@ def test_frequent_lines_are_those_of_the_plain_count(tmp_path_factory, documents
         hit = frequent(keys, bucket[part[0]], files)
         assert hit.tolist() == [key in expected for key in keys.tolist()]
         numbers, offsets = lines_by_document(hit, ends)
-        shown = [numbers[start:end].tolist() for start, end in zip(offsets, offsets[1:], strict=False)]
+        shown = [numbers[start:end].tolist() for start, end in itertools.pairwise(offsets)]
         assert shown == [[place for place, key in enumerate(documents[index]) if key in expected] for index in part]
 
 

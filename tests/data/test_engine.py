@@ -76,7 +76,9 @@ def test_map_keeps_the_order(name, tmp_path):
 @pytest.mark.parametrize("name", ENGINES)
 def test_shuffle_brings_equal_keys_together(name, tmp_path):
     every = np.concatenate([rows_of(shard) for shard in range(5)])
-    files = shuffle(rows_of, range(5), sums, out=tmp_path / "out", partitions=4, engine=available(name), workers=2, scratch=tmp_path)
+    files = shuffle(
+        rows_of, range(5), sums, out=tmp_path / "out", partitions=4, engine=available(name), workers=2, scratch=tmp_path
+    )
     parts = [load_array(path) for path in files]
     assert all((partition_of(part["key"], 4) == number).all() for number, part in enumerate(parts))
     found = {int(key): int(value) for part in parts for key, value in part.tolist()}
@@ -186,8 +188,17 @@ def test_partitions_are_even_for_close_keys():
 
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.builds(lambda part: Path("/a") / part, st.just("b")),
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=3).filter(lambda key: key != "$"), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.builds(lambda part: Path("/a") / part, st.just("b")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=3).filter(lambda key: key != "$"), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -8,6 +8,7 @@ list of pending tasks.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,8 @@ def _connected(engine: Engine, workers: int) -> Any:
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send usage statistics
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # what a task raises is raised here, once
+        if engine.address is None:
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's own switch for "loopback only"
         import ray
     except ModuleNotFoundError as error:
         raise InputError("the engine 'ray' needs the package ray", fix="pip install 'puna[ray]', or engine: processes") from error
@@ -84,14 +87,13 @@ def _connected(engine: Engine, workers: int) -> Any:
         return ray
     try:
         if engine.address:
-            ray.init(address=engine.address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=engine.address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
                 num_cpus=workers,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
-                _node_ip_address="127.0.0.1",
+                logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
             )
