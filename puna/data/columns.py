@@ -79,8 +79,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns, use_threads=False).combine_chunks()
-    except (OSError, pa.ArrowInvalid) as error:
+        with pq.ParquetFile(path) as file:  # read_table would load the data set layer, and pandas with it: 0.3 s a process
+            table = file.read(columns=columns, use_threads=False).combine_chunks()
+        return table if columns is None else table.select(columns)
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise InputError(
             f"this shard cannot be read: {error}", where=str(path), fix="run the stage that wrote it again"
         ) from error

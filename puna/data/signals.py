@@ -265,7 +265,7 @@ def limits_for(limits: Limits, group: str, lang: str) -> Limits:
 
 def _first_failed(columns: Mapping[str, np.ndarray], limits: Limits) -> np.ndarray:
     reasons = np.full(len(columns["words"]), "", dtype=object)
-    for rule, signal, low, high, among in _applied(limits, columns["words"] >= limits.min_repetition_words):
+    for rule, signal, low, high, among in applied_rules(limits, columns["words"] >= limits.min_repetition_words):
         values = columns[signal]
         failed = np.zeros(len(reasons), dtype=bool)
         if low is not None:
@@ -277,7 +277,7 @@ def _first_failed(columns: Mapping[str, np.ndarray], limits: Limits) -> np.ndarr
     return reasons
 
 
-def _applied(limits: Limits, long: np.ndarray) -> Iterator[tuple[str, str, float | None, float | None, np.ndarray]]:
+def applied_rules(limits: Limits, long: np.ndarray) -> Iterator[tuple[str, str, float | None, float | None, np.ndarray]]:
     """Rule, signal, lowest, highest, and the documents the rule is for."""
     everyone = np.ones_like(long)
     for rule, signal, low, high in RULES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from puna.core.stage import Artifact, Inputs, StageContext
 from puna.data.shards import find_document
 from puna.model.checkpoint import read_config
 from puna.model.config import ModelConfig
-from puna.train.corpus import Corpus, Pieces, open_corpus
+from puna.train.corpus import Corpus, Pieces, cut_at_lines, line_end_tokens, open_corpus
 from puna.train.long_context import LongBatches
 from puna.train.schedule import Batching, Schedule
 from puna.train.stream import TokenStream
@@ -47,12 +48,29 @@ def steps_that_read(trained: Artifact, tokens: Path, document: str) -> list[dict
     places = find_document(tokens, document)
     if not places:
         raise InputError(f"there is no document '{document}' in these shards", where=str(tokens), fix="puna explain its URL")
-    corpus = open_corpus(tokens, trained.record["settings"].get("piece_tokens"))
+    trained_on = tuple(sorted({group for split, group, _ in places if split == "train"}))
+    corpus = _corpus(Path(tokens), trained.record["settings"].get("piece_tokens"), trained_on)
     found = []
     for first, row, stream in _streams(trained, corpus):
         for split, group, index in places:
             found += _rows(corpus, stream, group, index, first, row) if split == "train" else []
     return sorted(found, key=lambda reading: (reading["step"], reading["row"], reading["column"]))
+
+
+@lru_cache(maxsize=2)
+def _corpus(tokens: Path, piece_tokens: int | None, groups: tuple[str, ...]) -> Corpus:
+    """The corpus of a stage, of which only some groups are cut: the rows of a group do not depend on what others hold.
+
+    Stages of one run mostly train on the same pieces, and cutting them is most of the time.
+    """
+    corpus = open_corpus(tokens)
+    if piece_tokens is None:
+        return corpus
+    line_ends = line_end_tokens(corpus.tokenizer)
+    bos, eos = corpus.tokenizer.bos_id, corpus.tokenizer.eos_id
+    for group in groups:
+        corpus.train[group] = cut_at_lines(corpus.train[group], line_ends, piece_tokens, bos, eos)
+    return corpus
 
 
 def _rows(corpus: Corpus, stream: TokenStream, group: str, index: int, first: int, row: int) -> list[dict[str, Any]]:
