@@ -38,7 +38,8 @@ GOAL_WORKER_MB = 500.0
 PAGES, QUICK_PAGES = 4000, 150
 MIN_PAGE_BYTES, MAX_PAGE_BYTES = 2_000, 2_000_000
 DEBIAN = (
-    "python3.11-doc", "postgresql-doc-15", "python-django-doc", "python-scipy-doc", "python-sympy-doc", "debian-handbook", "git-doc",
+    "python3.11-doc", "postgresql-doc-15", "python-django-doc", "python-scipy-doc", "python-sympy-doc", "debian-handbook",
+    "git-doc",
     "maxima-doc", "octave-doc", "debian-history", "libreoffice-help-de", "libreoffice-help-fr", "libreoffice-help-es",
 )  # fmt: skip
 FOUND_HERE = ("/usr/share/doc", "/usr/share/javascript", "/usr/lib/node_modules", str(Path(sys.prefix) / "share"))
@@ -71,7 +72,9 @@ def ours(work: Path, source: Path) -> None:
         "name": "bench",
         "stages": {
             "pages": {"uses": "data.collect", "sources": [{"path": str(source)}], "document_chars": 10_000_000},
-            "documents": {"uses": "data.curate", "from": "pages", "workers": 1, "languages": ["en", "de", "fr", "es", "it", "pt"]},
+            "documents": {
+                "uses": "data.curate", "from": "pages", "workers": 1, "languages": ["en", "de", "fr", "es", "it", "pt"],
+            },
         },
     }
     (work / "bench.yaml").write_text(json.dumps(recipe))
@@ -118,7 +121,8 @@ def peer(work: Path, source: Path) -> None:
     folder, glob = str(source.parent), source.name
     first = [WarcReader(folder, glob_pattern=glob), Trafilatura(favour_precision=True, timeout=30)] if html else []
     first = first or [JsonlReader(folder, glob_pattern=glob)]
-    kept = [GopherRepetitionFilter(), GopherQualityFilter(), JsonlWriter(str(work / "filtered"), output_filename="${rank}.jsonl.gz")]
+    written = JsonlWriter(str(work / "filtered"), output_filename="${rank}.jsonl.gz")
+    kept = [GopherRepetitionFilter(), GopherQualityFilter(), written]
     Executor(pipeline=first + kept, tasks=1, workers=1, logging_dir=str(work / "logs-filter")).run()
     _peer_minhash(work, work / "filtered", "*.jsonl.gz")
 
@@ -220,7 +224,8 @@ def write_texts(run: Path, out: Path) -> int:
     """The texts that our extraction found, as JSONL for both sides; returns their number."""
     script = (
         "import sys, json, pathlib, pyarrow.parquet as pq\n"
-        "rows = [r for p in sorted(pathlib.Path(sys.argv[1]).glob('**/*.facts*/text/*.parquet')) for r in pq.read_table(p).to_pylist()]\n"
+        "files = sorted(pathlib.Path(sys.argv[1]).glob('**/*.facts*/text/*.parquet'))\n"
+        "rows = [r for p in files for r in pq.read_table(p).to_pylist()]\n"
         "rows = list({r['id']: r for r in rows if r['text'].strip()}.values())\n"
         "with open(sys.argv[2], 'w') as f: [f.write(json.dumps(r) + '\\n') for r in rows]\n"
         "print(len(rows))"
@@ -317,7 +322,8 @@ def _result(args: argparse.Namespace, found: dict, parts: dict, used: dict, page
         ratios[f"{case}_work"] = (peer_cpu - peer_start) / max(our - our_start, 1e-3)
     worker = max(cost.peak_mb for case in ("html", "text") for cost in found[case]["ours"])
     limits = {**{f"{name}_seconds": value for name, value in parts.items()}, "worker_mb": worker,
-              "share_of_limit": sum(parts.values()) / _cpu(found["html"]["ours"]), "pages": pages, "megabytes": megabytes}  # fmt: skip
+              "share_of_limit": sum(parts.values()) / _cpu(found["html"]["ours"]), "pages": pages,
+              "megabytes": megabytes}  # fmt: skip
     peer_version = subprocess.run(
         [args.peer_python, "-c", "import importlib.metadata as m; print(m.version('datatrove'), m.version('trafilatura'))"],
         capture_output=True, text=True, check=True).stdout.split()  # fmt: skip

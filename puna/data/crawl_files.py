@@ -70,10 +70,11 @@ def _reported(rows: Generator[Row, None, int | None], *, silent: bool) -> Genera
 def _warc_stretch(file: IO[bytes], start: int, name: str, max_bytes: int) -> Generator[Row, None, int | None]:
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    position, cut, number = start, None, 0
+    position, cut, some = start, None, False
     try:
         records = ArchiveIterator(file, parse_http=True, record_types=WarcRecordType.any_type, auto_decode="all")
-        for number, record in enumerate(records, 1):
+        for record in records:
+            some = True
             position = start + record.stream_pos
             expected = record.content_length
             body = record.reader.read(max_bytes + 1)
@@ -83,7 +84,7 @@ def _warc_stretch(file: IO[bytes], start: int, name: str, max_bytes: int) -> Gen
         if not (cut and position > start):  # the cut itself was reported already
             yield BadRow(name, f"offset {position}", f"broken record: {error}")
         return position
-    if not number:
+    if not some:
         yield BadRow(name, f"offset {start}", "no record of a WARC file")
         return start
     return None

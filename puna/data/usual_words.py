@@ -2,8 +2,8 @@
 `puna.data.kl`).
 
 Words are counted and added up, every document is compared with the sum, and what divergence is usual at what length is read off
-a sample of the documents: three small things that every worker can hold. Each group of the mix and language stands for itself, for
-the words of code are no outliers among code (the paper gives code and maths pipelines of their own for that reason).
+a sample of the documents: three small things that every worker can hold. Each group of the mix and language stands for itself,
+for the words of code are no outliers among code (the paper gives code and maths pipelines of their own for that reason).
 """
 
 from __future__ import annotations

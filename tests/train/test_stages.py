@@ -121,7 +121,7 @@ def test_anneal_writes_the_better_of_last_and_average(tmp_path, tokens, base):
 
 
 def test_anneal_with_needle_rows_spends_their_share_of_tokens(tmp_path, tokens, base):
-    """128 of 512 tokens a step in rows of 64: two rows a step; a third as many: two rows every third step, at the same steps again."""
+    """128 tokens a step in rows of 64 are two rows a step; a third as many, two rows in three steps, at the same steps again."""
     rows = NeedleRows(open_corpus(tokens), 1, pairs=2, queries=1, answer_weight=4.0)
     plain = [Batch(*(torch.zeros(1, 4, dtype=torch.long) for _ in range(4)))]
     thick, thin = (anneal.WithNeedles(lambda step: list(plain), rows, share, 64) for share in (128, 128 / 3))
