@@ -18,7 +18,8 @@ from pydantic import Field
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
-from puna.data.engine import map_shards
+from puna.data.engine import EngineSettings
+from puna.data.workforce import Workforce
 from puna.tokenizer.counts import (
     PARTS_FILE,
     CountedPart,
@@ -47,10 +48,12 @@ class Settings(StageSettings):
     Attributes:
         min_count: pieces that stand fewer times in a part (a group and a language) are left out; 1 keeps all.
         workers: processes.
+        engine: where shards are counted.
     """
 
     min_count: int = Field(default=1, ge=1)
     workers: int = execution(2)
+    engine: EngineSettings = execution(EngineSettings())
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -60,15 +63,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         ctx.inputs.one("documents")
     places = [ctx.scratch / f"{number:06d}" for number in range(len(shards))]
 
-    def done(before: int, count: int) -> None:
-        ctx.progress(before + count, 2 * len(shards))
-        ctx.checkpoint_or_stop(lambda: None)
-
-    map_shards(_count_shard, list(zip(shards, places, strict=True)), workers=settings.workers, done=partial(done, 0))
+    force = Workforce(settings.engine, settings.workers, ctx, phases=2)
+    force.map(_count_shard, list(zip(shards, places, strict=True)))
     found = sorted({part for place in places for part in described_parts(place)})
-    add = partial(_add_part, places=places, out=ctx.out, min_count=settings.min_count)
-    rows = map_shards(add, found, workers=settings.workers)
-    done(len(shards), len(shards))
+    rows = force.map(partial(_add_part, places=places, out=ctx.out, min_count=settings.min_count), found)
     write_descriptions(ctx.out, rows)
     sources: Sources = Counter()
     for row in rows:
