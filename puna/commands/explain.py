@@ -111,7 +111,8 @@ def _lines(story: dict[str, Any]) -> list[str]:
         ("duplicates", *_duplicates(story["duplicates"])),
         ("lines", *_removed(story["lines"])),
         ("signals", *_signals(story)),
-        ("scores", *[f"{name} {_number(value)}" for name, value in story["scores"].items()]),
+        ("scores", ", ".join(f"{name} {_number(value)}" for name, value in story["scores"].items()) or "none"),
+        ("shared", _shared(story["contamination"])),
         ("personal", ", ".join(f"{kind} {count}" for kind, count in story["pii"].items()) or "nothing found"),
         *[("tokens", _tokens(place)) for place in story["tokens"]],
     ]
@@ -178,6 +179,13 @@ def _mark(row: dict[str, Any]) -> str:
 
 def _limit(row: dict[str, Any]) -> str:
     return f"{row['limit']} or {', '.join(row['together'])} below theirs" if row["together"] else row["limit"]
+
+
+def _shared(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "no evaluation files to compare with"
+    shares = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in found["shares"].items())
+    return f"{shares}; {found['item'] or 'no evaluation item'}"
 
 
 def _decision(found: dict[str, Any]) -> str:
