@@ -81,18 +81,19 @@ def readings(story: dict[str, Any], run_dir: Path) -> list[dict[str, Any]]:
 
     Apart from `gather`, because it has to load the training code, which takes longer than all the rest.
     """
-    if not any(place["split"] == "train" for place in story["tokens"]):
-        return []
     from puna.core.explain import pointed
-    from puna.train.reads import STAGES, steps_that_read
 
     made, found = pointed(run_dir), []
-    for name in dict.fromkeys(place["stage"] for place in story["tokens"]):
-        trained = [a for a in _made_of(made[name], list(made.values()), "model") if a.record.get("stage") in STAGES]
-        for stage in trained:
-            rows = steps_that_read(stage, made[name].path, story["id"])
-            steps = sorted({row["step"] for row in rows})
-            found.append({"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows})
+    for name in dict.fromkeys(place["stage"] for place in story["tokens"] if place["split"] == "train"):
+        for stage in _made_of(made[name], list(made.values()), "model"):
+            from puna.train.reads import STAGES, steps_that_read
+
+            if stage.record.get("stage") in STAGES:
+                rows = steps_that_read(stage, made[name].path, story["id"])
+                steps = sorted({row["step"] for row in rows})
+                found.append(
+                    {"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows}
+                )
     return found
 
 
