@@ -1,8 +1,9 @@
 """Collects pages from every source into shards of raw pages, before any judgement (paper section 3.1.1).
 
 Two sources are embedded and need no network: the documentation Python renders of itself (`pydoc`) and the generated mini-
-world (`world`), whose planted faults have a known truth. Any path, folder or glob of WARC, WET, ARC, HTML, JSONL, Parquet,
-XML, text, code or zip files is a source as well. Rows that cannot be read are listed in `bad_rows.jsonl`.
+world (`world`), whose planted faults have a known truth. Any path, folder, glob or URL of WARC, WET, ARC, HTML, JSONL, Parquet,
+XML, text, code or zip files is a source as well. Rows that cannot be read are listed in `bad_rows.jsonl`; a page whose address is
+on a block list keeps its row, with the reason and without its content.
 """
 
 from __future__ import annotations
@@ -21,19 +22,42 @@ from pydantic import field_validator
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
 from puna.core.stage import StageContext
+from puna.data.blocklist import DEFAULT, BlockList, read_block_lists
 from puna.data.columns import PAGE_COLUMNS, write_shard_table
 from puna.data.pydoc_pages import LICENCE as PYDOC_LICENCE
 from puna.data.pydoc_pages import read_pydoc
 from puna.data.rows import BadRow, PageRow, Skipped
-from puna.data.sources import PydocSource, Row, Source, WorldSource, file_digests, long_form, read_files, source_name
+from puna.data.sources import (
+    FileSource,
+    PydocSource,
+    Row,
+    Source,
+    WorldSource,
+    file_digests,
+    long_form,
+    read_files,
+    source_name,
+)
 
 KIND = "pages"
-REVISION = 1
+REVISION = 2
 
 WORLD_LICENCE = "CC0-1.0"
 SHARD_BYTES = 128 << 20  # a shard is closed at this much content, whatever its number of pages
 TRUTH_COLUMNS = {"id": "string", "fault": "string", "detail": "string", "lang": "string"}
 PROGRESS_EVERY = 256  # pages
+
+
+class BlockSettings(StageSettings):
+    """Addresses that are not read.
+
+    Attributes:
+        lists: block-list files (see `puna.data.blocklist`).
+        default: use the built-in list too.
+    """
+
+    lists: tuple[str, ...] = ()
+    default: bool = True
 
 
 class Settings(StageSettings):
@@ -44,12 +68,14 @@ class Settings(StageSettings):
         pages_per_shard: pages in one Parquet shard.
         document_chars: plain texts and XML are split near this many characters.
         page_bytes: a larger page is a bad row; bounds what extraction has to parse.
+        block: block lists; they judge the address before anything looks at the content.
     """
 
     sources: tuple[Source, ...] = (PydocSource(), WorldSource())
     pages_per_shard: int = 512
     document_chars: int = 8_000
     page_bytes: int = 8 << 20
+    block: BlockSettings = BlockSettings()
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -66,6 +92,8 @@ def outside(settings: Settings) -> dict[str, Any]:
             found[f"{index}:pydoc"] = sys.version
         elif not isinstance(source, WorldSource):
             found[f"{index}:{source_name(source)}"] = file_digests(source)
+    for path in ([str(DEFAULT)] if settings.block.default else []) + list(settings.block.lists):
+        found[f"block:{Path(path).name}"] = file_digests(FileSource(path=path))
     return found
 
 
@@ -79,6 +107,7 @@ class SourceCount:
     bad: int = 0
     first_bad: str = ""
     skipped: Counter[str] = field(default_factory=Counter)
+    blocked: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> dict[str, Any]:
         """As JSON values."""
@@ -88,6 +117,7 @@ class SourceCount:
             "content_bytes": self.content_bytes,
             "bad_rows": self.bad,
             "skipped": dict(sorted(self.skipped.items())),
+            "blocked": dict(sorted(self.blocked.items())),
         }
 
 
@@ -99,13 +129,14 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """
     if not settings.sources:
         raise InputError("there is no source to read", where="sources", fix="sources: [pydoc, world]")
+    block = read_block_lists(settings.block.lists, default=settings.block.default)
     shards = ShardWriter(ctx.out / "shards", settings.pages_per_shard)
     counts: dict[str, SourceCount] = {}
     truth: list[dict[str, Any]] = []
     with (ctx.out / "bad_rows.jsonl").open("w", encoding="utf-8") as bad_rows:
         for source in settings.sources:
             name = _unique(_source_name(source), counts)
-            counts[name] = _collect(name, source, settings, ctx, shards, bad_rows, truth)
+            counts[name] = _collect(name, source, settings, ctx, shards, block, bad_rows, truth)
     shards.close()
     if truth:
         write_shard_table(ctx.out / "truth.parquet", truth, TRUTH_COLUMNS)
@@ -114,8 +145,12 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     bad = sum(count.bad for count in counts.values())
     if bad:
         ctx.note(f"{bad} rows could not be read; they are listed in bad_rows.jsonl")
+    blocked = sum(sum(count.blocked.values()) for count in counts.values())
+    if blocked:
+        ctx.note(f"{blocked} pages are on a block list; their rows are kept without content, with the reason")
     return {
         "pages": sum(count.pages for count in counts.values()),
+        "blocked": blocked,
         "shards": shards.number,
         "bad_rows": bad,
         "sources": {name: count.summary() for name, count in counts.items()},
@@ -171,6 +206,7 @@ def _collect(
     settings: Settings,
     ctx: StageContext,
     shards: ShardWriter,
+    block: BlockList,
     bad_rows: IO[str],
     truth: list[dict[str, Any]],
 ) -> SourceCount:
@@ -186,21 +222,26 @@ def _collect(
         if isinstance(row, Skipped):
             count.skipped[row.reason] += 1
             continue
+        url = _url(row.url, name)
+        blocked = block.reason(url)
+        if blocked:
+            count.blocked[blocked.partition(": ")[0]] += 1
         shards.add(
             {
                 "id": page_id or xxhash.xxh3_128_hexdigest(f"{name}|{row.url}|{count.pages}".encode("utf-8", "replace")),
-                "url": _url(row.url, name),
+                "url": url,
                 "date": row.date,
                 "source": name,
                 "licence": count.licence,
                 "group": default_group or row.group,
                 "format": row.format,
                 "charset": row.charset,
-                "content": row.content,
+                "content": b"" if blocked else row.content,
+                "blocked": blocked,
             }
         )
         count.pages += 1
-        count.content_bytes += len(row.content)
+        count.content_bytes += 0 if blocked else len(row.content)
         if count.pages % PROGRESS_EVERY == 0:
             ctx.progress(count.pages, source.world.pages if isinstance(source, WorldSource) else count.pages, source=name)
             ctx.checkpoint_or_stop(lambda: None)

@@ -31,6 +31,7 @@ PAGE_COLUMNS = {
     "format": "string",
     "charset": "string",
     "content": "binary",
+    "blocked": "string",
 }
 DOCUMENT_COLUMNS = {
     "id": "string",

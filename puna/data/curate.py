@@ -4,7 +4,7 @@ Four parts, each an artifact of its own, so that a changed limit repeats only wh
 
     NAME.facts        text, language, hashes and signals of every page: nine tenths of the work, no threshold
     NAME.duplicates   what only the whole can decide: addresses, spam, languages, equal and near-equal texts, frequent lines
-    NAME.signals      signals where lines went, personal data, unusual words, scores of classifiers, shared evaluation data
+    NAME.signals      signals where lines went, personal data, unusual words, scores of classifiers
     NAME              this file: the limits, one pass that writes documents, the funnel, planted faults
 
 Each part leaves one file per shard, written by rename, so a killed run goes on where it was, and every engine gives the same
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationInfo, field_validator
@@ -25,7 +24,7 @@ from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.columns import read_layout
-from puna.data.decide import FOLDERS, Parts, Thresholds, decide, decide_shard
+from puna.data.decide import FOLDERS, Thresholds, decide_shard, decided
 from puna.data.decontaminate import DecontaminationSettings
 from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
@@ -72,18 +71,20 @@ class Settings(StageSettings):
 
     Attributes:
         languages: ISO 639 codes; pages in another language are dropped.
+        language_model: a classifier in fastText's format that names languages instead of Puna's own; empty for none.
         language_p: below this probability a language is too uncertain to drop a page for.
         general, maths, code, multilingual: quality limits by group of the mix.
         words: how unusual the words of a document may be in the corpus. Measured always, decided on only where `max_deviations`
             is set: the rule is for crawls of one kind (of the embedded corpus, mostly generated, it would take the real pages).
         scores: least probability by `CLASSIFIER.CLASS`, for classifiers named under `from`.
-        keep: ranks within a language, and kinds of knowledge sampled down, by classifiers named under `from`.
-        decontaminate: evaluation files, and what happens to documents that hold parts of them.
+        decontaminate: evaluation files that no document may hold.
+        keep: ranks within a language, and kinds of knowledge brought down to a share, by classifiers named under `from`.
         redact: whether personal data is replaced by placeholders.
         engine, workers: where and on how many processes (see `puna.data.engine`).
     """
 
     languages: tuple[str, ...] = LLAMA_LANGUAGES
+    language_model: str = execution("")
     language_p: float = 0.65
     lines: LineSettings = LineSettings()
     minhash: MinHashSettings = MinHashSettings()
@@ -94,8 +95,8 @@ class Settings(StageSettings):
     multilingual: Limits = PROSE
     words: KlLimits = KlLimits(max_deviations=None)
     scores: dict[str, float] = {}
-    keep: KeepSettings = KeepSettings()
     decontaminate: DecontaminationSettings = DecontaminationSettings()
+    keep: KeepSettings = KeepSettings()
     redact: bool = True
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
@@ -110,7 +111,9 @@ class Settings(StageSettings):
     def thresholds(self) -> Thresholds:
         """What the last part decides by."""
         limits = {"general": self.general, "maths": self.maths, "code": self.code, "multilingual": self.multilingual}
-        return Thresholds(limits=limits, words=self.words, scores=self.scores, evaluation=self.decontaminate, redact=self.redact)
+        return Thresholds(
+            limits=limits, words=self.words, scores=self.scores, decontaminate=self.decontaminate, redact=self.redact
+        )
 
     def other_thresholds(self) -> list[Threshold]:
         """Limits that hold for every group, for people to see."""
@@ -135,6 +138,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
             "shingle_letters": minhash.shingle_letters,
             "line_min_letters": settings.lines.min_letters,
             "line_keep_digits": list(settings.lines.keep_digits),
+            "language_model": settings.language_model,
             **how,
         },
         duplicates: {
@@ -151,17 +155,11 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
             "uses": "data.measure",
             "from": [facts, duplicates, *judges],
             "min_language_words": settings.words.min_language_words,
-            "evaluation": _index_settings(settings.decontaminate),
+            "evaluation": settings.decontaminate.measured().model_dump(mode="json"),
             **how,
         },
         name: {"uses": "data.curate", "from": [*pages, facts, duplicates, signals], **settings.model_dump(mode="json")},
     }
-
-
-def _index_settings(given: DecontaminationSettings) -> dict[str, Any]:
-    """What the signals need to know of the evaluation files: no limit, so that a changed one repeats the decision only."""
-    nothing = DecontaminationSettings(files=given.files, ngrams=given.ngrams, max_shares=(0.0,) * len(given.ngrams))
-    return nothing.model_dump(mode="json") | {"common_items": given.common_items}
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -171,15 +169,20 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.
     """
-    parts = Parts(**{kind: ctx.inputs.one(kind).path for kind in ("facts", "duplicates", "signals")})
+    facts, duplicates, signals = (ctx.inputs.one(kind).path for kind in ("facts", "duplicates", "signals"))
     work = Workforce(settings.engine, settings.workers, ctx, phases=1)
     for folder in (*FOLDERS, "counts"):
         (ctx.scratch / folder).mkdir(exist_ok=True)
-    names, thresholds = read_layout(parts.facts).names, settings.thresholds()
-    ranks = _rank(names, parts, settings, ctx)
-    decide_one = partial(decide_shard, parts=parts, out=ctx.scratch, ranks=ranks, thresholds=thresholds)
-    job = partial(decided_and_counted, decide=decide_one, limits=thresholds.limits, others=settings.other_thresholds())
-    counts = work.map(partial(job, out=ctx.scratch), names)
+    names = read_layout(facts).names
+    known: dict[str, Any] = {"facts": facts, "duplicates": duplicates, "signals": signals, "thresholds": settings.thresholds()}
+    ranks = None
+    if settings.keep.rank_by or settings.keep.kinds:
+        ranks = ctx.scratch / "ranks"
+        ranks.mkdir(exist_ok=True)
+        rank_documents(names, partial(decided, **known), settings.keep, ranks)
+    decide = partial(decide_shard, out=ctx.scratch, ranks=ranks, **known)
+    job = partial(decided_and_counted, decide=decide, out=ctx.scratch)
+    counts = work.map(partial(job, limits=known["thresholds"].limits, others=settings.other_thresholds()), names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
     write_overview(ctx.out, counts)
@@ -190,22 +193,6 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             "curation left no document", where=f"dropped: {dropped}", fix="loosen the limits of `data.curate`, or give more pages"
         )
     return summary | _planted(ctx)
-
-
-def _rank(names: Sequence[str], parts: Parts, settings: Settings, ctx: StageContext) -> Path | None:
-    """Rank the documents that all other rules keep, where that is asked for; a folder with one file per shard."""
-    if settings.keep.rank_by is None and settings.keep.kinds is None:
-        return None
-    folder = ctx.scratch / "ranks"
-    folder.mkdir(exist_ok=True)
-    thresholds = settings.thresholds()
-
-    def decided(name: str) -> tuple[Any, Any, Any]:
-        shard = parts.read(name)
-        return shard.facts, shard.signals, decide(shard, thresholds)
-
-    rank_documents(names, decided, settings.keep, folder)
-    return folder
 
 
 def _planted(ctx: StageContext) -> dict[str, Any]:

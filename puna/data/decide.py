@@ -8,7 +8,6 @@ looked at. Texts are touched here for the only time: frequent lines and personal
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +15,17 @@ import numpy as np
 
 from puna.core.settings import Settings
 from puna.core.store import write_json
+from puna.data.classify_scores import SCORE
 from puna.data.columns import DOCUMENT_COLUMNS, numpy_column, read_table, schema, write_table
-from puna.data.decontaminate import DecontaminationSettings, overlap
-from puna.data.decontaminate import mask as without_shared_words
+from puna.data.decontaminate import DecontaminationSettings, load_index, mask, overlap, verdicts
 from puna.data.facts import SPAM_COLUMNS
 from puna.data.kl import KlLimits
 from puna.data.lines import text_without_lines
-from puna.data.measure import EVALUATION, PII_COLUMNS, evaluation_index
+from puna.data.measure import INDEX, KL_COLUMNS, PII_COLUMNS
 from puna.data.pii import redact_batch
 from puna.data.ranks import read_ranks
-from puna.data.rules import (
-    contaminated,
-    mark,
-    quality_reasons,
-    reason_codes,
-    reason_column,
-    score_reasons,
-    word_reasons,
-)
-from puna.data.signals import Limits
+from puna.data.rules import mark, quality_reasons, reason_codes, reason_column, score_reasons, word_reasons
+from puna.data.signals import COLUMNS, Limits
 from puna.data.words import scan
 
 if TYPE_CHECKING:
@@ -44,124 +35,128 @@ OPENING_CHARS = 200  # of a dropped document's text that is kept to be looked at
 EXAMPLES = 5  # dropped documents shown per reason
 BY = ("source", "licence", "lang", "group", "reason")  # what documents are counted by
 FOLDERS = ("documents", "annotations", "dropped")
+MEASURED = ("lines_removed", *PII_COLUMNS, *KL_COLUMNS, *COLUMNS)
 
 
 class Thresholds(Settings):
-    """What a document must satisfy to be kept: by group of the mix, by its words, by classifiers, by what it shares with
-    evaluation files; and whether personal data is replaced by placeholders.
+    """What a document must satisfy to be kept, by group of the mix, by its words, by classifiers and evaluation files; and
+    whether personal data is replaced by placeholders.
     """
 
     limits: dict[str, Limits]
     words: KlLimits
     scores: dict[str, float]
-    evaluation: DecontaminationSettings
+    decontaminate: DecontaminationSettings
     redact: bool
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Three annotations of one shard, row for row."""
-
-    facts: pa.Table
-    duplicates: pa.Table
-    signals: pa.Table
-
-
-class Parts(Settings):
-    """Directories of the artifacts that a decision is made from."""
-
-    facts: Path
-    duplicates: Path
-    signals: Path
-
-    def read(self, name: str) -> Shard:
-        """The annotations of a shard."""
-        return Shard(*(read_table(getattr(self, part) / part / name) for part in ("facts", "duplicates", "signals")))
+def decided(
+    name: str, *, facts: Path, duplicates: Path, signals: Path, thresholds: Thresholds
+) -> tuple[pa.Table, pa.Table, np.ndarray]:
+    """Facts and signals of one shard, and the codes of `puna.data.rules.REASONS` from all rules but ranks."""
+    fact, sig = read_table(facts / "facts" / name), read_table(signals / "signals" / name)
+    return fact, sig, _codes(fact, read_table(duplicates / "duplicates" / name, ["reason"]), sig, thresholds)
 
 
-def decide_shard(name: str, *, parts: Parts, out: Path, ranks: Path | None, thresholds: Thresholds) -> dict[str, Any]:
+def decide_shard(
+    name: str, *, facts: Path, duplicates: Path, signals: Path, out: Path, thresholds: Thresholds, ranks: Path | None = None
+) -> dict[str, Any]:
     """Decide on every document of one shard and write its files; the count of it is written last.
 
     Args:
-        ranks: folder of `puna.data.ranks.rank_documents`, None where nothing is ranked.
+        facts, duplicates, signals: directories of the artifacts.
         thresholds: what a kept document must satisfy.
+        ranks: folder that `puna.data.ranks.rank_documents` wrote, if ranks or kinds are limited.
 
     Returns:
         `rows` (documents, characters before and after, by source, licence, language, group and reason), `lines_removed` and
         `pii` of the kept documents, `examples` of the dropped ones by reason.
     """
-    import pyarrow as pa
-
     path = out / "counts" / f"{Path(name).stem}.json"
     if path.exists():
         return json.loads(path.read_text())
-    shard = parts.read(name)
-    codes, rank = decide(shard, thresholds), np.full(len(shard.facts), np.nan, dtype=np.float32)
-    if ranks is not None:
-        rank, below, surplus = read_ranks(ranks, name)
-        mark(codes, below, "rank")
-        mark(codes, surplus, "surplus")
-    keep = codes == 0
-    texts, _ = text_without_lines(parts.facts, parts.duplicates, name)
-    kept = _kept_texts(texts.filter(pa.array(keep)), shard.signals.filter(keep), parts.signals, thresholds)
-    notes = _annotations(shard, codes, rank)
-    dropped = _dropped(notes, shard.facts, texts, ~keep)
+    fact, dup, sig = (
+        read_table(facts / "facts" / name),
+        read_table(duplicates / "duplicates" / name),
+        read_table(signals / "signals" / name),
+    )
+    codes = _codes(fact, dup, sig, thresholds)
+    rank = _limit_by_rank(codes, ranks, name)
+    keep, hide = codes == 0, thresholds.redact
+    texts, _ = text_without_lines(facts, duplicates, name)
+    kept = _without_evaluation(texts.filter(keep), sig.filter(keep), thresholds.decontaminate, signals / INDEX)
+    kept = _without_personal_data(kept, sig.filter(keep)) if hide else kept
+    notes = _annotations(fact, dup, sig, codes, rank)
+    dropped = _dropped(notes, fact, texts, ~keep)
     write_table(out / "annotations" / name, notes.filter(keep))
     write_table(out / "dropped" / name, dropped)
-    write_table(out / "documents" / name, _documents(shard.facts.filter(keep), kept))
+    write_table(out / "documents" / name, _documents(fact.filter(keep), kept))
     found = {
-        "rows": _count(shard.facts, notes["reason"], keep, kept),
-        "lines_removed": int(numpy_column(shard.signals, "lines_removed")[keep].sum()),
-        "pii": _personal_data(shard.signals.filter(keep)) if thresholds.redact else {},
+        "rows": _count(fact, notes["reason"], keep, kept),
+        "lines_removed": int(numpy_column(sig, "lines_removed")[keep].sum()),
+        "pii": {kind.removeprefix("pii_"): int(numpy_column(sig, kind)[keep].sum()) if hide else 0 for kind in PII_COLUMNS},
         "examples": _examples(dropped),
     }
     write_json(path, found)
     return found
 
 
-def decide(shard: Shard, thresholds: Thresholds) -> np.ndarray:
-    """The reason of every document by all rules that look at one document. Returns int8 [documents], codes of `REASONS`."""
-    codes = reason_codes(shard.duplicates)
-    codes = np.where(codes == 0, quality_reasons(shard.signals, shard.facts, thresholds.limits), codes)
-    mark(codes, word_reasons(shard.signals, thresholds.words), "quality:unusual_words")
-    mark(codes, score_reasons(shard.signals, thresholds.scores), "quality:score")
-    if thresholds.evaluation.mode == "drop":
-        mark(codes, contaminated(shard.signals, thresholds.evaluation), "contaminated")
+def _codes(fact: pa.Table, dup: pa.Table, sig: pa.Table, thresholds: Thresholds) -> np.ndarray:
+    codes = reason_codes(dup)
+    if thresholds.decontaminate.files:
+        mark(codes, verdicts(sig, thresholds.decontaminate)[0], "contaminated")
+    codes = np.where(codes == 0, quality_reasons(sig, fact, thresholds.limits), codes)
+    mark(codes, word_reasons(sig, thresholds.words), "quality:unusual_words")
+    mark(codes, score_reasons(sig, thresholds.scores), "quality:score")
     return codes
 
 
-def _personal_data(sig: pa.Table) -> dict[str, int]:
-    return {name.removeprefix("pii_"): int(numpy_column(sig, name).sum()) for name in PII_COLUMNS}
+def _limit_by_rank(codes: np.ndarray, ranks: Path | None, name: str) -> np.ndarray | None:
+    """Mark what is below its language's kept share, or too much of its kind; returns the ranks, if there are any."""
+    if ranks is None:
+        return None
+    rank, below, surplus = read_ranks(ranks, name)
+    mark(codes, below, "rank")
+    mark(codes, surplus, "kind")
+    return rank
 
 
-def _annotations(shard: Shard, codes: np.ndarray, rank: np.ndarray) -> pa.Table:
+def _annotations(fact: pa.Table, dup: pa.Table, sig: pa.Table, codes: np.ndarray, rank: np.ndarray | None) -> pa.Table:
     import pyarrow as pa
 
-    fact, dup, sig = shard.facts, shard.duplicates, shard.signals
     columns = {"id": fact["id"], "keep": pa.array(codes == 0), "reason": reason_column(codes)}
     columns |= {name: fact[name] for name in ("lang", "lang_p", *SPAM_COLUMNS)}
     columns |= {name: dup[name] for name in ("duplicate_of", "similarity")}
-    columns |= {name: sig[name] for name in sig.column_names if name != "id"}
-    return pa.table(columns | {"quality_rank": pa.array(rank, from_pandas=True)})
+    more = [name for name in sig.column_names if name.startswith((f"{SCORE}.", "contaminated_"))]
+    columns |= {} if rank is None else {"quality_rank": pa.array(rank, from_pandas=True)}
+    return pa.table(columns | {name: sig[name] for name in (*MEASURED, *more)})
 
 
-def _kept_texts(kept: pa.Array, sig: pa.Table, signals: Path, thresholds: Thresholds) -> pa.Array:
-    """The texts of the kept documents as they are written: without what evaluation files hold, without personal data."""
+def _without_evaluation(kept: pa.Array, sig: pa.Table, settings: DecontaminationSettings, index: Path) -> pa.Array:
+    """The kept texts, with what is to be masked cut out."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kept = kept.cast(pa.string())
-    shared = contaminated(sig, thresholds.evaluation)
-    if shared.any():  # only in mode "mask" is such a document kept
-        some, index = kept.filter(pa.array(shared)), evaluation_index(signals / EVALUATION)
-        words = scan(some)
-        cut = without_shared_words(some, words, overlap(words, index), np.ones(len(some), dtype=bool))
-        kept = pc.replace_with_mask(kept, pa.array(shared), pa.array(cut, pa.string()))
+    if not settings.files or settings.mode == "drop":
+        return kept
+    cut = pa.array(verdicts(sig, settings)[1])
+    texts = kept.filter(cut)
+    words = scan(texts)
+    masked = mask(texts, words, overlap(words, load_index(index)), np.ones(len(texts), dtype=bool))
+    return pc.replace_with_mask(kept, cut, pa.array(masked, pa.string()))
+
+
+def _without_personal_data(kept: pa.Array, sig: pa.Table) -> pa.Array:
+    """The kept texts with placeholders where personal data was counted."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     personal = np.any([numpy_column(sig, name) > 0 for name in PII_COLUMNS], axis=0)
-    if thresholds.redact and personal.any():
-        where = pa.array(personal)
-        kept = pc.replace_with_mask(kept, where, redact_batch(kept.filter(where))[0])
-    return kept
+    if not personal.any():
+        return kept
+    hidden = pa.array(personal)
+    return pc.replace_with_mask(kept, hidden, redact_batch(kept.filter(hidden))[0])
 
 
 def _documents(fact: pa.Table, kept: pa.Array) -> pa.Table:

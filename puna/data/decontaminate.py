@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ import xxhash
 from pydantic import field_validator, model_validator
 
 from puna.core.errors import InputError
-from puna.core.settings import Settings
+from puna.core.settings import Settings, execution
 from puna.data.open_file import STREAM_ERRORS, inner_suffix, open_bytes
 from puna.data.words import Words, scan, utf8_of
 
@@ -28,33 +29,46 @@ if TYPE_CHECKING:
 
 LETTERS_A_WORD = 3  # an n-gram of a script without spaces has n times this many letters
 FILTER_SLOTS = 16  # of the filter before the sorted array, for each n-gram: one in sixteen of other n-grams passes it
+MOSTLY = 0.5  # a document with a larger share of evaluation data is dropped and never masked
 ITEM_SHARE, BY = "contaminated_item_share", "contaminated_by"  # names of columns
 NAMED_SHORT = 20  # items too short for an n-gram that are named, of all that are counted
 
 
-class DecontaminationSettings(Settings):
-    """What counts as evaluation data, and what happens to a document that holds some.
+class EvaluationSettings(Settings):
+    """What counts as evaluation data.
 
     Attributes:
         files: JSONL, JSON, Parquet (every string of a row counts) or text files (blank lines part items), compressed or not.
         ngrams: lengths in words; the first decides which item a document is charged with.
-        max_shares: for each length the largest share of a document's words in shared n-grams that is let through.
-        max_item_share: a document with more than this share of an item's n-grams holds the item, however long it is.
         common_items: an n-gram of more items than this is wording of the task and not counted.
-        mode: "drop" the document, or "mask": cut the shared words out of its text.
     """
 
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = execution(())  # their content counts, see `evaluation_digests`
     ngrams: tuple[int, ...] = (8, 13)
-    max_shares: tuple[float, ...] = (0.2, 0.0)
-    max_item_share: float = 0.8
     common_items: int = 10
-    mode: Literal["drop", "mask"] = "drop"
 
     @field_validator("files", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+class DecontaminationSettings(EvaluationSettings):
+    """What happens to a document that holds evaluation data.
+
+    Attributes:
+        max_shares: for each length the largest share of a document's words in shared n-grams that is let through.
+        max_item_share: a document with more than this share of an item's n-grams holds the item, however long it is.
+        mode: "drop" the document, or "mask": cut the shared words out of its text, unless they are more than half of it.
+    """
+
+    max_shares: tuple[float, ...] = (0.2, 0.0)
+    max_item_share: float = 0.8
+    mode: Literal["drop", "mask"] = "drop"
+
+    def measured(self) -> EvaluationSettings:
+        """The part that the measuring depends on."""
+        return EvaluationSettings(files=self.files, ngrams=self.ngrams, common_items=self.common_items)
 
     @model_validator(mode="after")
     def _paired(self) -> DecontaminationSettings:
@@ -106,26 +120,27 @@ class EvaluationIndex:
         partial.replace(path)
 
 
+@lru_cache(maxsize=2)
 def load_index(path: Path) -> EvaluationIndex:
-    """The index that `EvaluationIndex.save` wrote."""
+    """The index that `EvaluationIndex.save` wrote, kept for the life of the process."""
     with np.load(path, allow_pickle=False) as file:
         meta = json.loads(file["meta"].tobytes())
         grams = [_grams(file[f"keys_{n}"], file[f"owners_{n}"], file[f"owned_{n}"]) for n in range(len(meta["ngrams"]))]
     return EvaluationIndex(meta["items"], tuple(meta["ngrams"]), grams, (meta["short"][0], meta["short"][1]))
 
 
-def evaluation_digests(settings: DecontaminationSettings) -> dict[str, str]:
+def evaluation_digests(settings: EvaluationSettings) -> dict[str, str]:
     """xxh3-128 of every evaluation file: what a stage's result depends on besides its settings."""
     digests = {}
-    for path in map(Path, settings.files):
+    for number, path in enumerate(map(Path, settings.files)):
         try:
-            digests[path.name] = xxhash.xxh3_128_hexdigest(path.read_bytes())
+            digests[f"evaluation {number}: {path.name}"] = xxhash.xxh3_128_hexdigest(path.read_bytes())
         except OSError as error:
             raise _unreadable(path, error) from error
     return digests
 
 
-def build_index(settings: DecontaminationSettings) -> EvaluationIndex:
+def build_index(settings: EvaluationSettings) -> EvaluationIndex:
     """Read the evaluation files and hash their n-grams.
 
     Raises:
@@ -281,12 +296,12 @@ def overlap(words: Words, index: EvaluationIndex) -> Overlap:
     return Overlap(shares, item[first, np.arange(documents)], item_share[0], covered)
 
 
-def reasons(found: Overlap, index: EvaluationIndex, settings: DecontaminationSettings) -> list[str]:
-    """For each document "contaminated:FILE#item", or "" for a clean one."""
-    over = found.contaminated(settings)
-    return [
-        f"contaminated:{index.items[item]}" if bad else "" for bad, item in zip(over.tolist(), found.item.tolist(), strict=True)
-    ]
+def verdicts(table: pa.Table, settings: DecontaminationSettings) -> tuple[np.ndarray, np.ndarray]:
+    """From a table's columns (of `Overlap.columns`) which documents to drop and which to mask. Returns two bool [documents]."""
+    shares = np.stack([table[name].to_numpy() for name in share_columns(settings.ngrams)])
+    over = over_limits(shares, table[ITEM_SHARE].to_numpy(), settings)
+    drop = over & ((shares > MOSTLY).any(axis=0) | (settings.mode == "drop"))
+    return drop, over & ~drop
 
 
 def mask(texts: pa.Array | pa.ChunkedArray, words: Words, found: Overlap, among: np.ndarray) -> list[str | None]:

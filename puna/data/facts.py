@@ -30,6 +30,7 @@ from puna.data.columns import (
 from puna.data.dedup import line_keys_batch, text_keys, url_key
 from puna.data.engine import EngineSettings, save_array
 from puna.data.extract import extract_batch
+from puna.data.fasttext import model_digest
 from puna.data.language import UNKNOWN, identify_batch
 from puna.data.lookup import index_partitions, index_rows, sorted_index
 from puna.data.minhash import MinHashSettings, signatures
@@ -72,6 +73,7 @@ class Settings(StageSettings):
         shingle_words, shingle_letters: words of a shingle, and letters where the script has no spaces.
         line_min_letters: shorter lines never count as frequent ones.
         line_keep_digits: groups whose lines are compared with their digits and signs.
+        language_model: a classifier in fastText's format that names languages instead of Puna's own; empty for none.
     """
 
     permutations: int = 112
@@ -79,8 +81,14 @@ class Settings(StageSettings):
     shingle_letters: int = 12
     line_min_letters: int = 12
     line_keep_digits: tuple[str, ...] = ("maths", "code")
+    language_model: str = execution("")  # its content counts, see `outside`
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
+
+
+def outside(settings: Settings) -> dict[str, Any]:
+    """What the facts depend on besides settings and pages: the language model, if one is given."""
+    return {"language_model": model_digest(Path(settings.language_model))} if settings.language_model else {}
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def facts_of_shard(shard: Path, *, out: Path, settings: Settings) -> None:
     pages = read_table(shard)
     found = extract_batch(*(pages[name].to_pylist() for name in ("content", "format", "charset", "group")))
     texts = found["text"].combine_chunks()
-    columns = {name: pages[name] for name in PAGE_FACTS} | _language_columns(texts, pages["group"])
+    columns = {name: pages[name] for name in PAGE_FACTS} | _language_columns(texts, pages["group"], settings.language_model)
     words = scan(texts)
     columns |= _keys(texts, pages, words.ends)
     columns |= _spam_columns(words, columns["lang"], found)
@@ -140,10 +148,10 @@ def _write_hashes(folder: Path, stem: str, texts: Any, columns: dict[str, Any], 
         save_array(folder / f"{stem}.{kind}.npy", array)
 
 
-def _language_columns(texts: pa.Array, groups: pa.ChunkedArray) -> dict[str, pa.Array]:
+def _language_columns(texts: pa.Array, groups: pa.ChunkedArray, model: str) -> dict[str, pa.Array]:
     import pyarrow as pa
 
-    langs, shares = identify_batch(texts)
+    langs, shares = identify_batch(texts, Path(model) if model else None)
     given = zip(groups.to_pylist(), texts.to_pylist(), langs, strict=True)
     return {
         "group": pa.array([group or guess_group(text, lang) for group, text, lang in given], pa.string()),

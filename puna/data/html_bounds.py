@@ -232,7 +232,7 @@ def _rewrite(text, out, keys, codes):
         after, kept = _tag_end(text, name_end)
         body_end = after
         if not closing:
-            if kind == _RAW or kind == _REMOVED:
+            if kind in (_RAW, _REMOVED):
                 body_end = _element_end(text, after, start, name_end)
             elif kind == _DRAWING and drawings_end:
                 body_end = _element_end(text, after, start, name_end)
@@ -243,7 +243,7 @@ def _rewrite(text, out, keys, codes):
             elif kind == _ONCE:
                 kind = _LEFT_OUT if (seen >> index) & 1 else kind
                 seen |= 1 << index
-        removed = kind == _LEFT_OUT or kind == _DRAWING
+        removed = kind in (_LEFT_OUT, _DRAWING)
         removed = removed or (kind == _REMOVED and not closing and not _is_tex(text, name_end, kept))
         if not removed:
             size = _copy(text, position, kept, out, size)

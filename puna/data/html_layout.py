@@ -15,6 +15,7 @@ from puna.data.html_nodes import (
     BREAK,
     CELL,
     CODE,
+    CODE_BOX,
     DEFINITIONS,
     FORMULA,
     HEADING,
@@ -48,7 +49,7 @@ def layout_rows(kind, parent, text):
             if blocks[node] > 1 or (breaks[node] and text[node] > LONG_CELL):
                 layout[above] = layout[node] = 1
             continue
-        blocks[above] += blocks[node] + (what == BLOCK or what == PARAGRAPH) + 2 * (what in (LIST, TABLE, PRE, HEADING))
+        blocks[above] += blocks[node] + (what in (BLOCK, PARAGRAPH)) + 2 * (what in (LIST, TABLE, PRE, HEADING))
         breaks[above] += breaks[node] + (what == BREAK)
     for node in range(1, count):
         if kind[node] == CELL:
@@ -87,7 +88,7 @@ def _gap(kind, section, node):
     what = kind[node]
     if what in (PARAGRAPH, HEADING, LIST, PRE) or section[node] in (QUOTE, DEFINITIONS):
         return BLANK
-    if what == TABLE or what == RULE:
+    if what in (TABLE, RULE):
         return BLANK
     return LINE if what in (BLOCK, ITEM, ROW, CELL) else NOTHING
 
@@ -120,7 +121,7 @@ def _enter(source, kind, section, start, end, flags, layout, node, out, state):
         _separate(state, _gap(kind, section, node))
         if what == ROW:
             state[2] = state[8] = 0
-    if what in (PRE, CODE, FORMULA) or flags[node] & KEEPS_SPACE:
+    if what in (PRE, CODE, FORMULA) or flags[node] & (KEEPS_SPACE | CODE_BOX):
         state[4] += 1
     if what == PRE or flags[node] & KEEPS_SPACE:
         state[5] += 1
@@ -135,7 +136,7 @@ def _leave(kind, section, flags, kept, layout, node, out, state):
     if not kept[node]:
         return
     what = kind[node]
-    if what in (PRE, CODE, FORMULA) or flags[node] & KEEPS_SPACE:
+    if what in (PRE, CODE, FORMULA) or flags[node] & (KEEPS_SPACE | CODE_BOX):
         state[4] -= 1
         if state[4] == 0 and state[7]:
             size = state[0]

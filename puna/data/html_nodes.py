@@ -12,11 +12,10 @@ from numba import njit
 
 from puna.data.html_bounds import hash_range, look_up, name_hash, name_table
 
-# Tags by what they mean for text. Order within a kind is free, kinds are ranges of codes.
-INLINE, BLOCK, PARAGRAPH, HEADING, LIST, ITEM, TABLE, ROW, CELL, PRE, CODE, LINK, BREAK, RULE, IMAGE, SKIPPED, BOX, FORMULA = (
-    range(18)
-)
-TEXT = 18  # a text node
+# Other modules compile these numbers into their kernels; clear `__pycache__` after renumbering them.
+# Tags by what they mean for text; the kinds from BLOCK to PRE are blocks.
+INLINE, BLOCK, PARAGRAPH, HEADING, LIST, ITEM, TABLE, ROW, CELL, PRE = range(10)
+CODE, LINK, BREAK, RULE, IMAGE, SKIPPED, FORMULA, TEXT = range(10, 18)
 KINDS = {
     BLOCK: "address article blockquote body center details dd div dl dt figure figcaption fieldset header hgroup legend main "
     "section summary form nav footer aside menu dir caption",
@@ -33,8 +32,9 @@ KINDS = {
     BREAK: "br",
     RULE: "hr",
     IMAGE: "img",
-    SKIPPED: "script style template noscript iframe object embed svg canvas select textarea button audio video map head title meta "
-    "link datalist input progress meter noembed noframes frameset frame area base param source track wbr col colgroup rp dialog",
+    SKIPPED: "script style template noscript iframe object embed svg canvas select textarea button audio video map head title "
+    "meta link datalist input progress meter noembed noframes frameset frame area base param source track wbr col colgroup rp "
+    "dialog",
     FORMULA: "puna-formula",
 }
 VOID = "area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen"
@@ -45,34 +45,36 @@ NAV, FOOTER, ASIDE, FORM, BODY, ARTICLE, MAIN, HEADER, FIGURE, QUOTE, DEFINITION
 TITLE = 21  # h1; h2 to h6 follow
 
 # Flags of a node.
-NEGATIVE, POSITIVE, COMMENTS, HIDDEN, NUMBERS, MAIN_ROLE, FURNITURE_ROLE, KEEPS_SPACE, ARTICLE_BODY = (
-    1 << bit for bit in range(9)
-)
+NEGATIVE, POSITIVE, COMMENTS, HIDDEN, NUMBERS = (1 << bit for bit in range(5))
+MAIN_ROLE, FURNITURE_ROLE, ARTICLE_BODY, KEEPS_SPACE, CODE_BOX = (1 << bit for bit in range(5, 10))
 
-NEGATIVE_WORDS = """
-ad ads adbox adsense advert advertisement advertising adwrap affiliate banner breadcrumb breadcrumbs byline catlinks consent
-contentinfo cookie cookies copyright credits disclaimer donate editsection feedback flyout follow foot footer gdpr hatnote
-infolinks jumpto legal licence-bar linkbox links login logo masthead megamenu menu menubar metadata mobilemenu modal
-mw-jump nav navbar navbox navi navigation navlinks newsletter noprint outbrain overlay pager pagination paging paginator popular
-popup printfooter privacy promo promoted promotion recirculation recommend recommendation recommendations recommended related
-relatedposts relatedlinks rss search searchbox searchform share sharebar sharedaddy sharing shoutbox sidebar sidebars sidebarleft
-sidebarright sidenav signin signup sitemap sitesub skip social socialmedia sponsor sponsored subnav subscribe subscription
-taboola tagcloud tags teaser teasers toolbar tooltip topbar topnav toplinks trending widget widgets wpcf
-""".split()
-POSITIVE_WORDS = (
-    "article articlebody articletext blogpost body content entry hentry main maincontent post posting story text".split()
-)
-COMMENT_WORDS = "comment comments commentlist commentarea disqus respond replies commentform fbcomments livefyre".split()
-NUMBER_WORDS = "lineno linenos linenumber linenumbers linenodiv gutter linenum lnum".split()
-WORD_KEYS, WORD_CODES = name_table(
-    {word: NEGATIVE for word in NEGATIVE_WORDS}
-    | {word: POSITIVE for word in POSITIVE_WORDS}
-    | {word: COMMENTS for word in COMMENT_WORDS}
-    | {word: NUMBERS for word in NUMBER_WORDS}
-    | {"blob": KEEPS_SPACE}  # lines of code as GitHub marks them up
-)
-FURNITURE_ROLES = "navigation banner contentinfo search complementary menu menubar toolbar alert dialog".split()
-ROLE_KEYS, ROLE_CODES = name_table({role: FURNITURE_ROLE for role in FURNITURE_ROLES} | {"main": MAIN_ROLE})
+WORDS = {
+    NEGATIVE: "ad ads adbox adsense advert advertisement advertising adwrap affiliate banner breadcrumb breadcrumbs byline catlinks "
+    "consent contentinfo cookie cookies copyright credits disclaimer donate editsection feedback flyout follow foot footer gdpr "
+    "hatnote infolinks jumpto legal linkbox links login logo masthead megamenu menu menubar metadata mobilemenu modal nav navbar "
+    "navbox navi navigation navlinks newsletter noprint outbrain overlay pager pagination paging paginator popular popup "
+    "printfooter privacy promo promoted promotion recirculation recommend recommendation recommendations recommended related "
+    "relatedposts relatedlinks rss search searchbox searchform share sharebar sharedaddy sharing shoutbox sidebar sidebars "
+    "sidebarleft sidebarright sidenav signin signup sitemap skip social socialmedia sponsor sponsored subnav subscribe "
+    "subscription taboola tagcloud tags teaser teasers toolbar tooltip topbar topnav toplinks trending widget widgets",
+    POSITIVE: "article articlebody articletext blogpost body content entry hentry main maincontent post posting story text",
+    COMMENTS: "comment comments commentlist commentarea disqus respond replies commentform fbcomments livefyre",
+    NUMBERS: "lineno linenos linenumber linenumbers linenodiv gutter linenum lnum",
+    CODE_BOX: "code sourcecode codehilite prettyprint syntaxhighlighter",
+    KEEPS_SPACE: "blob",  # lines of code as GitHub marks them up
+}
+ROLES = {
+    FURNITURE_ROLE: "navigation banner contentinfo search complementary menu menubar toolbar alert dialog",
+    MAIN_ROLE: "main",
+}
+
+
+def _flag_table(flags: dict[int, str]) -> tuple[np.ndarray, np.ndarray]:
+    return name_table({word: flag for flag, words in flags.items() for word in words.split()})
+
+
+WORD_KEYS, WORD_CODES = _flag_table(WORDS)
+ROLE_KEYS, ROLE_CODES = _flag_table(ROLES)
 
 
 def _tags() -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +204,7 @@ def _attributes(source, position, node, start, end, flags):
             position = value_end + 1
         elif position == begin:
             position += 1
-        if name == CLASS or name == ID:
+        if name in (CLASS, ID):
             flags[node] |= _words(source, value, value_end)
         elif name == ROLE:
             code = look_up(ROLE_KEYS, ROLE_CODES, hash_range(source, value, value_end))

@@ -97,32 +97,3 @@ def distribution(counts: dict[str, np.ndarray], limits: KlLimits) -> Distributio
         everything += row
     own = [lang for lang in sorted(counts) if counts[lang].sum() >= limits.min_language_words]
     return Distribution((ALL, *own), np.stack([everything, *(counts[lang] for lang in own)]))
-
-
-def deviations(kl: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """How far each document's divergence lies above that of documents of about its length, in scaled median deviations.
-
-    Args:
-        kl: float32 [documents], NaN for documents not to be judged (they get NaN).
-        lengths: int [documents], words.
-
-    Returns:
-        float32 [documents].
-    """
-    out = np.full(len(kl), np.nan, dtype=np.float32)
-    judged = np.flatnonzero(~np.isnan(kl))
-    order = judged[np.lexsort((judged, lengths[judged]))]
-    for band in np.array_split(order, max(1, len(order) // LIKE_LENGTH)):
-        if len(band):
-            median = np.median(kl[band])
-            spread = max(MAD_TO_SIGMA * float(np.median(np.abs(kl[band] - median))), LEAST_SPREAD)
-            out[band] = (kl[band] - median) / spread
-    return out
-
-
-def outliers(kl: np.ndarray, lengths: np.ndarray, limits: KlLimits) -> np.ndarray:
-    """Which documents are outliers by `limits`. Returns bool [documents]."""
-    if limits.max_deviations is None:
-        return np.zeros(len(kl), dtype=bool)
-    judged = np.where(np.asarray(lengths) >= limits.min_words, kl, np.float32(np.nan))
-    return np.nan_to_num(deviations(judged, np.asarray(lengths)), nan=0.0) > limits.max_deviations

@@ -69,6 +69,9 @@ LATIN_RARE = """
 sw ca eu gl ga cy is mt af eo la ha so yo ig zu xh uz mg ht jv rw sn st br fy gd ku lg ln om qu gug ace bcl ext gcf kik nso
 pcm se an crh fo fuv gcr guw kab lb lij ltg oc tk tt vec vo wa nn
 """
+# spoken by few or written little; mixed text looks like one of these to the classifier
+TINY_CODES = "ace an bcl ext fuv gcf gcr guw kik lij ltg pcm vec vo wa sdh uzs"
+TINY = frozenset(TINY_CODES.split())
 LATIN = (*LATIN_COMMON.split(), *LATIN_RARE.split(), "sr")
 RARE_ELSEWHERE = "sa as ba tt tg ug ku grc hbo sdh arz ary uzs yue wuu"
 # a thousandth of the web or less: the classifier gives every language the same prior, and takes odd text for one of these

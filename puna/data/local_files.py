@@ -11,15 +11,16 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from puna.core.errors import InputError
-from puna.data.open_file import STREAM_ERRORS, open_bytes
+from puna.data.open_file import STREAM_ERRORS, Place, open_bytes, open_raw
 from puna.data.rows import BadRow, PageRow
 
 TEXT_FIELDS = ("text", "content", "document", "body", "raw_content", "page_content")
+HTML_FIELDS = ("html", "raw_html", "html_content")
 PAIR_FIELDS = (
     ("question", "answer"),
     ("prompt", "completion"),
@@ -31,49 +32,26 @@ PAIR_FIELDS = (
     ("input", "output"),
     ("title", "abstract"),
 )
-CODE_SUFFIXES = (
-    ".py",
-    ".c",
-    ".h",
-    ".cpp",
-    ".cc",
-    ".hpp",
-    ".java",
-    ".js",
-    ".ts",
-    ".go",
-    ".rs",
-    ".rb",
-    ".php",
-    ".sh",
-    ".sql",
-    ".scala",
-    ".kt",
-    ".swift",
-    ".cs",
-    ".lua",
-    ".pl",
-    ".r",
-    ".jl",
-    ".hs",
-    ".ml",
-    ".el",
-    ".lisp",
-    ".css",
-    ".toml",
-    ".yaml",
-    ".yml",
+CODE_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        "ada adb ads asm awk bash bat bib c cc cfg clj cljs cmake coffee cpp cs css cu cuh cxx d dart diff el elm erl ex exs f f90 f95 "
+        "for fs fsx glsl go gradle groovy h hh hpp hrl hs hxx idl ini ipynb java jl js jsx kt kts lean less lisp lua m mk ml mli mm "
+        "nim nix pas patch php pl pm proto ps1 py pyi pyx r rb rkt rs s sass scala scm scss sh sol sql sv swift tcl tex tf toml ts "
+        "tsx v vb vhd vhdl vim vue wat yaml yml zig zsh"
+    ).split()
 )
+TEXT_BLOCK = 8 << 20  # bytes of a plain text held at a time
 PARQUET_BATCH = 1024  # rows held at a time
 XML_BLOCK = re.compile(r"\s+")
 
 Rows = Iterator[PageRow | BadRow]
 
 
-def read_jsonl(path: Path, name: str) -> Rows:
+def read_jsonl(place: Place, name: str) -> Rows:
     """One page per row with text; a row that is no JSON object or has no text is a bad row."""
     line_number = 0
-    with open_bytes(path) as file:
+    with open_bytes(place) as file:
         try:
             for line_number, line in enumerate(file, 1):
                 if line.strip():
@@ -93,12 +71,15 @@ def _json_row(line: bytes, name: str, line_number: int) -> PageRow | BadRow:
 def _record(row: Any, name: str, position: str, anchor: str) -> PageRow | BadRow:
     if not isinstance(row, dict):
         return BadRow(name, position, f"expected an object and found {type(row).__name__}")
-    text = text_of_record(row)
+    html = next((row[key] for key in HTML_FIELDS if isinstance(row.get(key), str | bytes) and row[key].strip()), None)
+    text = html if html is not None else text_of_record(row)
     if not text or not text.strip():
         return BadRow(name, position, f"no text field among: {', '.join(list(row)[:8])}")
     url = row.get("url") if isinstance(row.get("url"), str) else None
     date = next((row[key] for key in ("date", "created", "timestamp") if isinstance(row.get(key), str)), "")
-    return PageRow(url or f"file:{name}#{anchor}", text.encode("utf-8", "replace"), "text", "utf-8", date)
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+    charset = "" if isinstance(text, bytes) else "utf-8"
+    return PageRow(url or f"file:{name}#{anchor}", content, "text" if html is None else "html", charset, date)
 
 
 def text_of_record(row: dict[str, Any]) -> str | None:
@@ -135,35 +116,48 @@ def _best_branch(node: dict[str, Any]) -> list[str]:
     return turns
 
 
-def read_parquet(path: Path, name: str) -> Rows:
+def read_parquet(place: Place, name: str) -> Rows:
     """One page per row of a Parquet file, by the same rules as JSONL."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     row_number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(PARQUET_BATCH, use_threads=False):
-                for row in batch.to_pylist():
-                    row_number += 1
-                    yield _record(row, name, f"row {row_number}", str(row_number))
-    except (OSError, pa.ArrowException) as error:
+        with open_raw(place) as raw, pq.ParquetFile(raw) as file:
+            for group in range(file.num_row_groups):
+                row_number = yield from _row_group(file, group, name, row_number)
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield BadRow(name, f"row {row_number + 1}", f"not readable as Parquet: {error}")
 
 
-def read_html(path: Path, name: str, max_bytes: int) -> Rows:
-    """The file as one HTML page."""
-    yield from _whole(path, name, "html", max_bytes)
+def _row_group(file: Any, group: int, name: str, before: int) -> Generator[PageRow | BadRow, None, int]:
+    """Rows of one row group; a broken one is one bad row, and the number of its rows is still counted."""
+    import pyarrow as pa
 
-
-def read_code(path: Path, name: str, max_bytes: int) -> Rows:
-    """The file as one document of the group `code`, as it is."""
-    yield from _whole(path, name, "text", max_bytes, group="code")
-
-
-def _whole(path: Path, name: str, kind: str, max_bytes: int, group: str = "") -> Rows:
+    number = before
     try:
-        with open_bytes(path) as file:
+        for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], use_threads=False):
+            for row in batch.to_pylist():
+                number += 1
+                yield _record(row, name, f"row {number}", str(number))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        yield BadRow(name, f"row {number + 1}", f"row group {group} is broken: {error}")
+    return before + file.metadata.row_group(group).num_rows
+
+
+def read_html(place: Place, name: str, max_bytes: int) -> Rows:
+    """The file as one HTML page."""
+    yield from _whole(place, name, "html", max_bytes)
+
+
+def read_code(place: Place, name: str, max_bytes: int) -> Rows:
+    """The file as one document of the group `code`, as it is."""
+    yield from _whole(place, name, "text", max_bytes, group="code")
+
+
+def _whole(place: Place, name: str, kind: str, max_bytes: int, group: str = "") -> Rows:
+    try:
+        with open_bytes(place) as file:
             content = file.read(max_bytes + 1)
     except STREAM_ERRORS as error:
         yield BadRow(name, "start", f"cannot be read: {error}")
@@ -176,19 +170,29 @@ def _whole(path: Path, name: str, kind: str, max_bytes: int, group: str = "") ->
         yield PageRow(f"file:{name}", content, kind, "", "", group)
 
 
-def read_text(path: Path, name: str, document_chars: int) -> Rows:
+def read_text(place: Place, name: str, document_chars: int) -> Rows:
     """A plain text file, split near `document_chars` characters at blank lines; what came before a broken end is kept."""
-    content, broken = b"", None
-    with open_bytes(path) as file:
-        try:
-            while block := file.read(1 << 20):
-                content += block
-        except STREAM_ERRORS as error:
-            broken = BadRow(name, f"byte {len(content)}", f"compressed stream broken: {error}")
-    yield from _split_rows(decode(content), name, document_chars)
+    number, held, position = 0, b"", 0
+    broken = None
+    with open_bytes(place) as file:
+        while True:
+            try:
+                block = file.read(TEXT_BLOCK)
+            except STREAM_ERRORS as error:
+                block, broken = b"", BadRow(name, f"byte {position}", f"compressed stream broken: {error}")
+            held += block
+            position += len(block)
+            cut = held.rfind(b"\n\n") + 2 if block else len(held)
+            if cut > 1:
+                for part in split_text(decode(held[:cut]), document_chars):
+                    number += 1
+                    yield PageRow(f"file:{name}#{number}", part.encode("utf-8", "replace"), "text", "utf-8")
+                held = held[cut:]
+            if not block:
+                break
     if broken:
         yield broken
-    elif not content.strip():
+    elif not number:
         yield BadRow(name, "start", "empty file")
 
 
@@ -232,12 +236,12 @@ def _pieces(paragraph: str, limit: int) -> Iterator[str]:
     yield paragraph
 
 
-def read_xml(path: Path, name: str, document_chars: int) -> Rows:
+def read_xml(place: Place, name: str, document_chars: int) -> Rows:
     """The text of an XML file, one line per element that holds text of its own; broken XML is a bad row with its position."""
     from xml.etree import ElementTree
 
     try:
-        with open_bytes(path) as file:
+        with open_bytes(place) as file:
             root = ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, *STREAM_ERRORS, ValueError) as error:
         yield BadRow(name, "start", f"not XML: {error}")
@@ -253,21 +257,21 @@ def read_xml(path: Path, name: str, document_chars: int) -> Rows:
     yield from _split_rows("\n\n".join(lines), name, document_chars)
 
 
-def unzip(path: Path, directory: Path) -> Iterator[tuple[Path, str]]:
+def unzip(place: Place, directory: Path) -> Iterator[tuple[Path, str]]:
     """Unpack the files of a zip archive one by one: (path of the member under `directory`, its name).
 
     Raises:
         InputError: the file is no zip archive, or a member is encrypted or broken.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_raw(place) as raw, zipfile.ZipFile(raw) as archive:
             for index, member in enumerate(sorted(m.filename for m in archive.infolist() if not m.is_dir())):
                 # our own name: a member's name may point outside the directory
                 target = directory / f"{index}{''.join(Path(member).suffixes[-2:])}"
                 target.write_bytes(archive.read(member))
-                yield target, f"{path.name}/{member}"
+                yield target, f"{PurePosixPath(str(place)).name}/{member}"
                 target.unlink()
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, OSError) as error:
         raise InputError(
-            f"this zip archive cannot be read: {error}", where=str(path), fix="unpack it and name the files"
+            f"this zip archive cannot be read: {error}", where=str(place), fix="unpack it and name the files"
         ) from error

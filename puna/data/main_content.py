@@ -56,6 +56,7 @@ LINKED = 0.5  # a block with this share of its text inside links is no prose
 CLIMB = 1.25  # the part is widened to what encloses it while that holds so much more prose
 LIST_LINKED, LIST_ITEM_BYTES = 0.6, 60  # a list of links, whose items say little besides
 BOX_LINKED, BOX_BYTES = 0.6, 200  # a box of links, with little text besides
+SIBLING_BYTES, SIBLING_LINKED, SIBLING_SHARE = 80, 0.25, 0.2  # what stands beside the best part and belongs to it (Readability)
 ENOUGH = 250  # bytes of content below which the choice is distrusted
 
 
@@ -137,7 +138,8 @@ def content_nodes(source, kind, section, parent, last, start, end, flags, sizes)
     scope = _scope(kind, section, last, flags, dropped, prose)
     root = _root(kind, parent, last, dropped, own, own_linked, commas, prose, long, scope)
     kept = _subtree(root, parent, last, dropped)
-    _clean(kind, section, parent, last, flags, dropped, own, own_linked, root, kept)
+    _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept)
+    _clean(kind, section, parent, last, flags, dropped, own, own_linked, scope, kept)
     total = text[0] - linked[0]
     if _amount(kept, kind, text, linked) < min(ENOUGH, 0.5 * total):
         kept = _subtree(scope, parent, last, dropped)
@@ -268,6 +270,8 @@ def _root(kind, parent, last, dropped, own, own_linked, commas, prose, long, sco
     for node in range(scope, last[scope]):
         if score[node] > best:
             best, found = score[node], node
+    while found > scope and kind[found] != BLOCK and kind[found] != CELL:
+        found = parent[found]  # a list or a table is part of something
     above = found
     while above > scope:
         above = parent[above]
@@ -282,6 +286,41 @@ def _subtree(root, parent, last, dropped):
     for node in range(root, last[root]):
         kept[node] = not dropped[node]
     return kept
+
+
+@njit(cache=True, nogil=True)
+def _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept):
+    """Keep what stands beside the root, and beside what encloses it inside the scope, where it is prose too."""
+    text, linked = np.zeros(len(kind)), np.zeros(len(kind))
+    for node in range(last[scope] - 1, scope, -1):
+        if not dropped[node]:
+            text[node] += own[node]
+            linked[node] += own_linked[node]
+            text[parent[node]] += text[node]
+            linked[parent[node]] += linked[node]
+    while root > scope:
+        above = parent[root]
+        node = above + 1
+        while node < last[above]:
+            free = text[node] - linked[node]
+            if node == root or dropped[node]:
+                joins = False
+            elif kind[node] == TEXT:
+                joins = own[above] - own_linked[above] >= SIBLING_BYTES
+            elif kind[node] == HEADING:
+                joins = True
+            elif scope > 0:
+                joins = linked[node] <= LINKED * text[node]
+            elif kind[node] == PARAGRAPH:
+                joins = free >= SIBLING_BYTES and linked[node] <= SIBLING_LINKED * text[node]
+            else:
+                joins = long[node] >= SIBLING_SHARE * long[root] and linked[node] <= SIBLING_LINKED * text[node]
+            if joins:
+                for inner in range(node, last[node]):
+                    kept[inner] = not dropped[inner]
+            node = last[node]
+        root = above
+        kept[root] = 1
 
 
 @njit(cache=True, nogil=True)
@@ -300,16 +339,15 @@ def _clean(kind, section, parent, last, flags, dropped, own, own_linked, root, k
     for node in range(root + 1, count):
         if not kept[node]:
             continue
-        if not kept[parent[node]]:
+        if not kept[parent[node]]:  # it went with what encloses it
             kept[node] = 0
             continue
         free = text[node] - linked[node]
         if kind[node] == LIST:
             if linked[node] > LIST_LINKED * text[node] and free < LIST_ITEM_BYTES * max(items[node], 1):
                 kept[node] = 0
-        elif kind[node] in (BLOCK, TABLE, PARAGRAPH):
-            if linked[node] > BOX_LINKED * text[node] and free < BOX_BYTES:
-                kept[node] = 0
+        elif kind[node] in (BLOCK, TABLE, PARAGRAPH) and linked[node] > BOX_LINKED * text[node] and free < BOX_BYTES:
+            kept[node] = 0
 
 
 @njit(cache=True, nogil=True)

@@ -7,7 +7,7 @@ one row per document; what takes a text is null for documents that are dropped a
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,7 @@ from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.classify_scores import load_classifier, score_columns
 from puna.data.columns import numpy_column, read_layout, read_table, typed_columns, write_table
-from puna.data.decontaminate import (
-    DecontaminationSettings,
-    EvaluationIndex,
-    build_index,
-    evaluation_digests,
-    load_index,
-    overlap,
-)
+from puna.data.decontaminate import EvaluationSettings, build_index, evaluation_digests, load_index, overlap
 from puna.data.engine import EngineSettings
 from puna.data.kl import KlLimits
 from puna.data.lines import text_without_lines
@@ -45,7 +38,7 @@ CORES = 2
 
 PII_COLUMNS = {f"pii_{kind}": "int64" for kind in KINDS}
 KL_COLUMNS = {"kl": "float", "kl_deviations": "float"}
-EVALUATION = "evaluation.npz"
+INDEX = Path("evaluation") / "index.npz"  # n-grams of the evaluation files, kept for masking
 
 
 class Settings(StageSettings):
@@ -53,17 +46,17 @@ class Settings(StageSettings):
 
     Attributes:
         min_language_words: a language with fewer words is compared with all languages together.
-        evaluation: files, n-grams and `common_items` of what documents must not share; its limits are not read here.
+        evaluation: the files whose n-grams are looked for.
     """
 
     min_language_words: int = KlLimits().min_language_words
-    evaluation: DecontaminationSettings = DecontaminationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
 
 
 def outside(settings: Settings) -> dict[str, Any]:
-    """Digests of the evaluation files."""
+    """What the signals depend on besides settings and inputs: the evaluation files."""
     return dict(evaluation_digests(settings.evaluation))
 
 
@@ -86,31 +79,39 @@ class Corpus(StageSettings):
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `signals/`. Inputs of kind `classifier` add a column per class."""
+    """Write `signals/`. Inputs of kind `classifier` add a column per class, evaluation files those of contamination."""
     corpus = Corpus(facts=ctx.inputs.one("facts").path, duplicates=ctx.inputs.one("duplicates").path)
     work = Workforce(settings.engine, settings.workers, ctx, phases=3)
     names = read_layout(corpus.facts).names
     usual = learn_usual_words(names, corpus.words_left, work, settings.min_language_words)
-    judges: dict[str, Any] = {"classifiers": [(artifact.name, artifact.path) for artifact in ctx.inputs.all("classifier")]}
-    judges["evaluation"] = _index_evaluation(settings.evaluation, ctx)
+    classifiers = [(artifact.path, artifact.name) for artifact in ctx.inputs.all("classifier")]
+    index = _evaluation_index(settings, ctx)
     (ctx.scratch / "signals").mkdir(exist_ok=True)
-    left = sum(work.map(partial(signals_of_shard, corpus=corpus, usual=usual, out=ctx.scratch / "signals", **judges), names))
-    work.keep("signals")
-    return {"documents": left, "classifiers": [name for name, _ in judges["classifiers"]]}
+    job = partial(signals_of_shard, corpus=corpus, usual=usual, classifiers=classifiers, index=index, out=ctx.scratch / "signals")
+    left = sum(work.map(job, names))
+    work.keep("signals", *([INDEX.parent.name] if index else []))
+    return {"documents": left, "classifiers": [name for _, name in classifiers]}
 
 
-def _index_evaluation(settings: DecontaminationSettings, ctx: StageContext) -> Path | None:
-    if not settings.files:
+def _evaluation_index(settings: Settings, ctx: StageContext) -> Path | None:
+    """Where the n-grams of the evaluation files lie, made unless they are there; None without files."""
+    if not settings.evaluation.files:
         return None
-    index = build_index(settings)
-    index.save(ctx.out / EVALUATION)
+    path = ctx.scratch / INDEX
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists():
+        build_index(settings.evaluation).save(path)
+    index = load_index(path)
     if index.short[0]:
-        ctx.note(f"{index.short[0]} evaluation items are too short for an n-gram, for instance {', '.join(index.short[1][:3])}")
-    return ctx.out / EVALUATION
+        shown = ", ".join(index.short[1][:3])
+        ctx.note(
+            f"evaluation items too short for {index.ngrams[0]} words in a row: {index.short[0]} of {len(index.items)} ({shown})"
+        )
+    return path
 
 
 def signals_of_shard(
-    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[str, Path]], evaluation: Path | None, out: Path
+    name: str, *, corpus: Corpus, usual: UsualWords, classifiers: list[tuple[Path, str]], index: Path | None, out: Path
 ) -> int:
     """Write the signals of one shard; returns how many of its documents are left."""
     import pyarrow as pa
@@ -120,28 +121,16 @@ def signals_of_shard(
         table = read_table(corpus.facts / "facts" / name, ["id", "lang", *COLUMNS])
         texts, removed = text_without_lines(corpus.facts, corpus.duplicates, name)
         columns = {"id": table["id"], "lines_removed": pa.array(removed)} | _signals(table, texts, np.flatnonzero(removed))
-        found = _of_texts(texts.filter(pa.array(left)), classifiers, evaluation) | typed_columns(usual.columns(name), KL_COLUMNS)
-        places = pa.array(np.cumsum(left) - 1, mask=~left)  # null for the documents that are dropped already
-        write_table(out / name, pa.table(columns | {key: values.take(places) for key, values in found.items()}))
+        kept = texts.filter(pa.array(left))
+        found = {f"pii_{kind}": counts for kind, counts in redact_batch(kept)[1].items()}
+        found |= usual.columns(name)
+        scores = score_columns(kept, [load_classifier(*place) for place in classifiers])
+        found, kinds = found | scores, PII_COLUMNS | KL_COLUMNS | dict.fromkeys(scores, "float")
+        columns |= _contamination(kept, index, left) | typed_columns(
+            {key: _spread(values, left) for key, values in found.items()}, kinds
+        )
+        write_table(out / name, pa.table(columns))
     return int(left.sum())
-
-
-def _of_texts(kept: pa.Array, classifiers: list[tuple[str, Path]], evaluation: Path | None) -> dict[str, pa.Array]:
-    """Personal data, scores, and what is shared with evaluation files, of the texts that are left."""
-    counts = redact_batch(kept)[1]
-    columns = typed_columns({f"pii_{kind}": counts[kind] for kind in KINDS}, PII_COLUMNS)
-    scores = score_columns(kept, [load_classifier(path, name) for name, path in classifiers])
-    columns |= typed_columns(scores, dict.fromkeys(scores, "float"))
-    if evaluation is not None:
-        index = evaluation_index(evaluation)
-        columns |= overlap(scan(kept), index).columns(index)
-    return columns
-
-
-@lru_cache(maxsize=1)
-def evaluation_index(path: Path) -> EvaluationIndex:
-    """The n-grams of the evaluation files, read once per process."""
-    return load_index(path)
 
 
 def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str, Any]:
@@ -153,3 +142,22 @@ def _signals(table: pa.Table, texts: pa.Array, changed: np.ndarray) -> dict[str,
     for name, values in measure_batch(texts, scan(texts), table["lang"].take(changed)).items():
         columns[name][changed] = values
     return typed_columns(columns, COLUMNS)
+
+
+def _contamination(kept: pa.Array, index: Path | None, left: np.ndarray) -> dict[str, pa.Array]:
+    """What the documents at `left` share with the evaluation files; null for the others, no columns without files."""
+    import pyarrow as pa
+
+    if index is None:
+        return {}
+    known = load_index(index)
+    columns = overlap(scan(kept), known).columns(known)
+    places = pa.array(np.where(left, np.cumsum(left) - 1, -1), mask=~left)
+    return {name: column.take(places) for name, column in columns.items()}
+
+
+def _spread(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Values of the documents at `among` as a column of all, NaN for the others. Returns float64 [documents]."""
+    column = np.full(len(among), np.nan)
+    column[among] = values
+    return column

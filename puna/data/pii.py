@@ -43,7 +43,8 @@ EMAIL_SPELLED = re.compile(
 )
 OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 IPV4 = re.compile(rf"(?<![\w.])(?:{OCTET}\.){{3}}{OCTET}(?![\w]|\.\d)")
-NO_ADDRESS = re.compile(r"^(?:0\.|127\.|255\.)|^\d\.\d\.\d\.\d$")  # unset, loopback and mask; single digits are a version number
+# unset, loopback, mask, and addresses of private networks, which name nobody; single digits are a version number
+NO_ADDRESS = re.compile(r"^(?:0|10|127|255|169\.254|192\.168|172\.(?:1[6-9]|2\d|3[01]))\.|^\d\.\d\.\d\.\d$")
 VERSION_BEFORE = re.compile(r"(?:version|release|ver|v|sections?|chapter|§)\W{0,3}$", re.I)
 DECIMAL = re.compile(r"^\+\d{1,3}\.\d{1,8}$")
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|:){2,8}(?:[0-9A-Fa-f]{1,4})?(?![\w:])", re.A)
@@ -52,6 +53,7 @@ CARD = re.compile(  # in one run, or in the groups that are printed on cards
     r"(?<![\w.,-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?!\w|[.,-]\d)"
 )
 CARD_FIRST = "23456"  # networks in use: 2 and 5 Mastercard, 3 Amex, JCB and Diners, 4 Visa, 6 Discover and UnionPay
+UNION_PAY = "62"  # the one network with cards of 17 to 19 digits
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
 # length of an account number by country (SWIFT IBAN registry)
 IBAN_LENGTH = {
@@ -115,7 +117,12 @@ PHONE_DIGITS = range(7, 16)  # ITU E.164: at most 15
 ARITHMETIC_BEFORE = re.compile(r"[=*×÷/+−]\s*$|\d\s*[-+]\s*$")
 ARITHMETIC_AFTER = re.compile(r"^\s*[=*×÷+<>−]")
 AFTER_DIGITS = re.compile(r"\d $")  # the rest of a longer number
-DATE_LIKE = re.compile(r"^(?:0?\d|[12]\d|3[01])[-/ .](?:0?\d|1[0-2])[-/ .](?:19|20)\d\d\b|^(?:19|20)\d\d[-/ .]\d\d?[-/ .]\d\d?\b")
+DATE_LIKE = re.compile(
+    r"^(?:0?\d|[12]\d|3[01])[-/ .](?:0?\d|1[0-2])[-/ .](?:19|20)\d\d\b|^(?:19|20)\d\d[-/ .]\d\d?[-/ .]\d\d?\b"
+    r"|^\d{3,4}-(?:0\d|1[0-2])-(?:[0-2]\d|3[01])\b"
+)
+POSTCODE = re.compile(r"^\d{5}-\d{4}$")  # of the United States, when the letters of a state stand before it
+STATE_BEFORE = re.compile(r"\b[A-Z]{2},?\s$")
 
 HAS_DIGIT = re.compile(r"\d")
 
@@ -220,7 +227,8 @@ def iban_valid(number: str) -> bool:
 
 def _is_card(number: str) -> bool:
     compact = re.sub(r"\D", "", number)
-    return compact[0] in CARD_FIRST and len(set(compact)) > 1 and luhn_valid(compact)
+    longest = 19 if compact.startswith(UNION_PAY) else 16
+    return compact[0] in CARD_FIRST and len(compact) <= longest and len(set(compact)) > 1 and luhn_valid(compact)
 
 
 def luhn_valid(digits: str) -> bool:
@@ -248,8 +256,11 @@ def _is_address_6(candidate: str) -> bool:
 
 
 def _is_phone(text: str, match: re.Match[str]) -> bool:
-    before, after = text[max(0, match.start() - 6) : match.start()], text[match.end() : match.end() + 4]
-    if not match[0].startswith("+") and AFTER_DIGITS.search(before):
+    number, before, after = match[0], text[max(0, match.start() - 6) : match.start()], text[match.end() : match.end() + 4]
+    if not number.startswith("+") and AFTER_DIGITS.search(before):
         return False
-    in_sum = ARITHMETIC_BEFORE.search(before) or ARITHMETIC_AFTER.search(after)
-    return _digits(match[0]) in PHONE_DIGITS and not in_sum and not DATE_LIKE.search(match[0]) and not DECIMAL.search(match[0])
+    if ARITHMETIC_BEFORE.search(before) or ARITHMETIC_AFTER.search(after):
+        return False
+    if DATE_LIKE.search(number) or DECIMAL.search(number) or (POSTCODE.search(number) and STATE_BEFORE.search(before)):
+        return False
+    return _digits(number) in PHONE_DIGITS

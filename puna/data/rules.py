@@ -12,7 +12,6 @@ import numpy as np
 
 from puna.core.errors import InputError
 from puna.data.columns import numpy_column
-from puna.data.decontaminate import ITEM_SHARE, DecontaminationSettings, over_limits, share_columns
 from puna.data.kl import KlLimits
 from puna.data.language import UNKNOWN
 from puna.data.signals import COLUMNS, NGRAM_DUPLICATE, NGRAM_TOP, RULES, Limits, failed_rules
@@ -39,10 +38,10 @@ REASONS = (
     "language",
     "exact_duplicate",
     "near_duplicate",
-    *(f"quality:{name}" for name in QUALITY),
     "contaminated",
+    *(f"quality:{name}" for name in QUALITY),
     "rank",
-    "surplus",
+    "kind",
 )
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 STEPS = tuple(dict.fromkeys(reason.partition(":")[0] for reason in REASONS if reason))  # in the order of the rules
@@ -137,11 +136,3 @@ def score_reasons(signals: pa.Table, least: Mapping[str, float]) -> np.ndarray:
             )
         low |= numpy_column(signals, f"score.{name}") < limit
     return low
-
-
-def contaminated(signals: pa.Table, settings: DecontaminationSettings) -> np.ndarray:
-    """Which documents share too much with evaluation files. Returns bool [documents]."""
-    if not settings.files:
-        return np.zeros(len(signals), dtype=bool)
-    shares = np.stack([numpy_column(signals, name) for name in share_columns(settings.ngrams)])
-    return over_limits(shares, numpy_column(signals, ITEM_SHARE), settings)

@@ -1,15 +1,16 @@
 """Sources: what a user may name under `sources`, and how each becomes a stream of pages and bad rows.
 
-A source is a word (`pydoc`, `world`), a path, or a map with options. Paths may be files, folders or globs; the format goes by
-the suffix. Nothing here judges a page.
+A source is a word (`pydoc`, `world`), a path or URL, or a map with options. Paths may be files, folders or globs; the format goes
+by the suffix. Nothing here judges a page.
 """
 
 from __future__ import annotations
 
+import codecs
 import glob
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import xxhash
@@ -17,9 +18,10 @@ from pydantic import Discriminator, Tag
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings
-from puna.data.crawl_files import read_arc, read_warc
+from puna.data.arc_files import read_arc
+from puna.data.crawl_files import read_warc
 from puna.data.local_files import CODE_SUFFIXES, read_code, read_html, read_jsonl, read_parquet, read_text, read_xml, unzip
-from puna.data.open_file import inner_suffix
+from puna.data.open_file import STREAM_ERRORS, Place, file_system, inner_suffix, is_url, open_bytes
 from puna.data.pydoc_pages import PydocSettings
 from puna.data.rows import BadRow, PageRow, Skipped
 
@@ -45,6 +47,8 @@ FORMATS = {
     ".en": "text",
     "": "text",
 }
+
+SNIFFED = 8192  # bytes that tell whether a file is text
 
 Row = PageRow | BadRow | Skipped
 Format = Literal["auto", "warc", "arc", "html", "jsonl", "parquet", "xml", "zip", "text", "code"]
@@ -73,7 +77,7 @@ class FileSource(Settings):
     """Files of the user's own.
 
     Attributes:
-        path: a file, a folder (read to any depth) or a glob.
+        path: a file, a folder (read to any depth) or a glob; a local path, or a URL that fsspec opens (`s3://`, `https://`, ...).
         licence: SPDX identifier of the content; it travels with every row.
         group: part of the data mix the rows belong to; "auto" lets curation decide by document.
         format: of the files; "auto" goes by the suffix.
@@ -123,43 +127,93 @@ def read_files(source: FileSource, document_chars: int, page_bytes: int) -> Iter
     Raises:
         InputError: nothing is there.
     """
-    for path, name in _files(source.path):
-        yield from _read_file(path, name, source.format, document_chars, page_bytes)
+    for place, name in _files(source.path):
+        try:
+            yield from _read_file(place, name, source.format, document_chars, page_bytes)
+        except STREAM_ERRORS as error:
+            yield BadRow(name, "start", f"cannot be read: {error}")
 
 
-def _files(pattern: str) -> list[tuple[Path, str]]:
+def _files(pattern: str) -> list[tuple[Place, str]]:
     """The files behind a path, folder or glob with the names they get in reports: relative to the folder, never absolute."""
-    root = Path(pattern).expanduser()
-    if root.is_file():
-        return [(root, root.name)]
-    if root.is_dir():
-        found = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path.relative_to(root)))
-        named = [(path, path.relative_to(root).as_posix()) for path in found]
-    else:
-        found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if Path(name).is_file())  # noqa: PTH207 (absolute patterns)
-        named = [(path, path.name) for path in found]
+    named = _remote_files(pattern) if is_url(pattern) else _local_files(pattern)
     if not named:
         raise InputError("no file is there", where=pattern, fix="check the path under `sources` (relative to where you run puna)")
     return named
 
 
+def _local_files(pattern: str) -> list[tuple[Place, str]]:
+    root = Path(pattern).expanduser()
+    if root.is_file():
+        return [(root, root.name)]
+    if root.is_dir():
+        return [(path, path.relative_to(root).as_posix()) for path in _below(root)]
+    named: list[tuple[Place, str]] = []
+    for found in sorted(Path(name) for name in glob.glob(str(root), recursive=True)):  # noqa: PTH207 (absolute patterns)
+        if found.is_file():
+            named.append((found, found.name))
+        elif "**" not in str(root):  # which names what is below the folders too
+            named += [(path, f"{found.name}/{path.relative_to(found).as_posix()}") for path in _below(found)]
+    return named
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+
+
+def _remote_files(url: str) -> list[tuple[Place, str]]:
+    """Files behind a URL; the names are relative to the folder, or to the part of the pattern before its first sign."""
+    system, path = file_system(url)
+    try:
+        if glob.has_magic(path) and not url.startswith(("http://", "https://")):
+            found, root = [name for name in system.glob(path) if system.isfile(name)], ""
+        elif url.startswith(("http://", "https://")) or system.isfile(path):
+            found, root = [path], ""
+        else:
+            found, root = system.find(path), path
+    except OSError as error:
+        raise InputError(f"this address cannot be read: {error}", where=url, fix="check the address") from error
+    named = [(name, name.removeprefix(root).lstrip("/") if root else PurePosixPath(name).name) for name in sorted(found)]
+    return [(system.unstrip_protocol(name), short) for name, short in named if not _hidden(PurePosixPath(short))]
+
+
 def file_digests(source: FileSource) -> dict[str, str]:
-    """xxh3-128 of every file a source names, by its name in reports; InputError when there is none."""
-    digests = {}
-    for path, name in _files(source.path):
-        hashed = xxhash.xxh3_128()
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                hashed.update(block)
-        digests[name] = hashed.hexdigest()
-    return digests
+    """What tells whether a source changed, by the files' names in reports; InputError when there is none.
+
+    xxh3-128 of the content of local files; of remote ones the key their file system gives (size and time or tag), so that nothing
+    is fetched twice.
+    """
+    return {name: _digest(place) for place, name in _files(source.path)}
 
 
-def _hidden(path: Path) -> bool:
+def _digest(place: Place) -> str:
+    hashed = xxhash.xxh3_128()
+    if is_url(place):
+        system, path = file_system(str(place))
+        hashed.update(str(system.ukey(path)).encode())
+        return hashed.hexdigest()
+    with Path(place).open("rb") as file:
+        while block := file.read(1 << 22):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def _hidden(path: PurePath) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _read_file(path: Path, name: str, format_: Format, document_chars: int, page_bytes: int) -> Iterator[Row]:
+def _is_binary(place: Place) -> bool:
+    """Whether a file of unknown suffix holds no UTF-8 text, judged by its beginning."""
+    with open_bytes(place) as file:
+        opening = file.read(SNIFFED)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(opening)
+    except UnicodeDecodeError:
+        return True
+    return b"\0" in opening
+
+
+def _read_file(path: Place, name: str, format_: Format, document_chars: int, page_bytes: int) -> Iterator[Row]:
     suffix = inner_suffix(path)
     kind = format_ if format_ != "auto" else FORMATS.get(suffix, "code" if suffix in CODE_SUFFIXES else "unknown")
     match kind:
@@ -183,5 +237,7 @@ def _read_file(path: Path, name: str, format_: Format, document_chars: int, page
             with tempfile.TemporaryDirectory() as directory:
                 for member, member_name in unzip(path, Path(directory)):
                     yield from _read_file(member, member_name, "auto", document_chars, page_bytes)
+        case _ if _is_binary(path):
+            yield Skipped("not text")
         case _:
-            yield BadRow(name, "start", f"no reader for the suffix '{suffix}' (name a `format`)")
+            yield from read_text(path, name, document_chars)

@@ -7,7 +7,6 @@ means nothing, a page of which a tenth consists of many different ones does. Lis
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,6 @@ import numpy as np
 
 from puna.core.settings import Settings
 from puna.data.languages import languages
-from puna.data.signals import STOP_WORDS, words_of
 from puna.data.spam_words import ADVERTS, DIRTY
 from puna.data.words import HAS_LETTER, Words, hash_words, scan, strings_of
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 MIN_STUFFING_WORDS = 40
 MIN_CONTENT_LETTERS = 4  # shorter words are no content words
-Phrases = dict[str, list[tuple[str, ...]]]  # by first word
 
 
 class SpamLimits(Settings):
@@ -125,77 +122,3 @@ def _stop_words() -> tuple[dict[str, int], np.ndarray, np.ndarray]:
     lists = [np.sort(hash_words(language.stop_words)) for language in languages().values()]
     starts = np.cumsum([0, *map(len, lists), 0], dtype=np.int64)
     return {code: row for row, code in enumerate(languages())}, starts, np.concatenate(lists)
-
-
-def spam_signals(words: list[str], lang: str, links: int, link_chars: int, seen_chars: int) -> dict[str, float | int]:
-    """Signals of one document.
-
-    Args:
-        words: lower-case words as `words_of` gives them.
-        lang: ISO 639 code; a language without a list (or an unknown one) is read with every list.
-        links, link_chars, seen_chars: of the whole page, from extraction.
-    """
-    advert_words, advert_terms = _covered(words, _phrases("advert", lang))
-    dirty_words, dirty_terms = _covered(words, _phrases("dirty", lang))
-    count = max(len(words), 1)
-    return {
-        "advert_share": advert_words / count,
-        "advert_terms": advert_terms,
-        "dirty_share": dirty_words / count,
-        "dirty_terms": dirty_terms,
-        "stuffing": _stuffing(words, lang),
-        "links": links,
-        "link_share": link_chars / max(seen_chars, 1),
-    }
-
-
-def spam_kind(signals: dict[str, float | int], limits: SpamLimits) -> str:
-    """Which kind of spam a document is ("advert", "adult", "link_farm", "stuffing"), or empty."""
-    if signals["advert_share"] >= limits.advert_share and signals["advert_terms"] >= limits.advert_terms:
-        return "advert"
-    if signals["dirty_share"] >= limits.dirty_share and signals["dirty_terms"] >= limits.dirty_terms:
-        return "adult"
-    farm = signals["links"] >= limits.farm_links and signals["link_share"] >= limits.farm_link_share
-    if farm and signals["advert_share"] >= limits.farm_advert_share:
-        return "link_farm"
-    return "stuffing" if signals["stuffing"] >= limits.stuffing_share else ""
-
-
-@lru_cache(maxsize=64)
-def _phrases(kind: str, lang: str) -> Phrases:
-    """The list of a language and the English one (adverts everywhere use its words), by first word; all lists for others."""
-    lists = ADVERTS if kind == "advert" else DIRTY
-    entries = ";".join([lists["en"], lists[lang]] if lang in lists else lists.values())
-    table: Phrases = {}
-    for entry in dict.fromkeys(entries.split(";")):
-        phrase = tuple(words_of(entry))
-        if phrase:
-            table.setdefault(phrase[0], []).append(phrase)
-    for phrases in table.values():
-        phrases.sort(key=lambda phrase: (-len(phrase), phrase))
-    return table
-
-
-def _covered(words: list[str], phrases: Phrases) -> tuple[int, int]:
-    """Words covered by phrases of the list, longest first, and the number of different phrases."""
-    covered = reached = 0
-    found: set[tuple[str, ...]] = set()
-    for position in [index for index, word in enumerate(words) if word in phrases]:
-        if position < reached:
-            continue
-        for phrase in phrases[words[position]]:
-            if len(phrase) == 1 or tuple(words[position : position + len(phrase)]) == phrase:
-                found.add(phrase)
-                covered += len(phrase)
-                reached = position + len(phrase)
-                break
-    return covered, len(found)
-
-
-def _stuffing(words: list[str], lang: str) -> float:
-    """Share of the most frequent content word; 0 for short documents and for scripts taken letter by letter."""
-    stop_words = STOP_WORDS.get(lang, set())
-    content = [word for word in words if len(word) >= 4 and word.isalpha() and word not in stop_words]
-    if len(words) < MIN_STUFFING_WORDS or len(content) * 4 < len(words):
-        return 0.0
-    return Counter(content).most_common(1)[0][1] / len(words)

@@ -16,16 +16,18 @@ def collected(out: Path, seed: int = 3, **settings: Any) -> tuple[dict[str, Any]
     return collect.run(collect.Settings(**settings), local_context(out, seed=seed)), out
 
 
-def curated(pages: Path, out: Path, **settings: Any) -> dict[str, Any]:
+def curated(pages: Path, out: Path, classifiers: tuple[Path, ...] = (), **settings: Any) -> dict[str, Any]:
     """Curate into `out`, with the first three parts beside it; returns the summary of the last."""
-    known: dict[str, Artifact] = {"pages": local_artifact(pages, "pages")}
+    known: dict[str, Artifact] = {"pages": local_artifact(pages, "pages", "pages")}
+    known |= {path.name: local_artifact(path, "classifier") for path in classifiers}
     summary: dict[str, Any] = {}
     given = curate.Settings(**settings)
-    for name, entry in curate.expand(out.name, given, [Source("pages", "pages")]).items():
+    sources = list(known.values())
+    for name, entry in curate.expand(out.name, given, [Source(a.name, a.kind) for a in sources]).items():
         entry = dict(entry)
-        module, sources = load_stage(entry.pop("uses")), entry.pop("from")
+        module, inputs = load_stage(entry.pop("uses")), entry.pop("from")
         place = out if name == out.name else out.with_name(name)
-        ctx = local_context(place, name=name, inputs=[known[source] for source in sources])
+        ctx = local_context(place, name=name, inputs=[known[source] for source in inputs])
         summary = module.run(module.Settings.model_validate(entry), ctx)
         known[name] = local_artifact(place, module.KIND, name)
     return summary

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from puna.core.errors import InputError
-from puna.data.decontaminate import DecontaminationSettings, build_index, evaluation_digests, load_index, mask, overlap, reasons
+from puna.data.decontaminate import DecontaminationSettings, build_index, evaluation_digests, load_index, mask, overlap, verdicts
 from puna.data.words import scan, words_of
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -26,6 +26,11 @@ def index_of(tmp_path: Path, rows: list, **settings):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chosen = DecontaminationSettings(files=str(path), **settings)
     return build_index(chosen), chosen
+
+
+def reasons(found, index, settings) -> list[str]:
+    over = found.contaminated(settings).tolist()
+    return [f"contaminated:{index.items[item]}" if bad else "" for bad, item in zip(over, found.item.tolist(), strict=True)]
 
 
 def slow_share(text: str, items: list[str], n: int) -> float:
@@ -102,6 +107,17 @@ def test_masking_cuts_the_shared_words_and_nothing_else(tmp_path):
     assert not overlap(scan(after), index).covered.any()
 
 
+def test_verdicts_come_from_the_columns_alone(tmp_path):
+    index, settings = index_of(tmp_path, [QUESTION], mode="mask")
+    prose = "The valley lies north of the town and its farms are old; " * 4
+    found = overlap(scan([QUESTION, prose + QUESTION, prose]), index)
+    table = pa.table(found.columns(index))
+    assert table["contaminated_by"].to_pylist() == ["eval.jsonl#1", "eval.jsonl#1", None]
+    assert [column.tolist() for column in verdicts(table, settings)] == [[True, False, False], [False, True, False]]
+    dropping = settings.model_copy(update={"mode": "drop"})
+    assert [column.tolist() for column in verdicts(table, dropping)] == [[True, True, False], [False] * 3]
+
+
 def test_every_kind_of_file_gives_the_same_items(tmp_path):
     rows = [{"id": i, "parts": [QUESTION.replace("forty", word), {"hint": "none"}]} for i, word in enumerate(("ten", "six"))]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -126,7 +142,7 @@ def test_an_index_is_read_back_equal_and_names_short_items(tmp_path):
     words = scan([QUESTION, "clean"])
     assert again.items == index.items and again.short == index.short and again.ngrams == index.ngrams
     assert reasons(overlap(words, again), again, settings) == reasons(overlap(words, index), index, settings)
-    assert list(evaluation_digests(settings)) == ["eval.jsonl"]
+    assert list(evaluation_digests(settings)) == ["evaluation 0: eval.jsonl"]
 
 
 def test_bad_files_and_settings_are_refused(tmp_path):

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from puna.data.kl import ALL, BUCKETS_LOG2, KlLimits, add_counts, count_words, deviations, distribution, outliers
+from puna.data.kl import ALL, BUCKETS_LOG2, KlLimits, add_counts, count_words, distribution
+from puna.data.usual_words import JUDGED, usual_by_length
 from puna.data.words import scan, words_of
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -41,18 +42,20 @@ def test_counts_add_up_over_batches_and_small_languages_share_the_common_distrib
     assert np.array_equal(few.divergence(words, LANGS), few.divergence(words, ["xx"] * 5), equal_nan=True)
 
 
+def judged(kl: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    rows = np.zeros(len(kl), dtype=JUDGED)
+    rows["kl"], rows["words"] = kl, lengths
+    return usual_by_length(rows).deviations(kl, lengths)
+
+
 def test_deviations_compare_with_documents_of_the_same_length():
     rng = np.random.default_rng(2)
     lengths = rng.integers(20, 2000, 1000)
     kl = (8 - np.log(lengths) + rng.normal(0, 0.2, 1000)).astype(np.float32)
     longest = int(np.argmax(lengths))
     kl[longest] += 3  # still below many short ones
-    kl[0] = np.nan
-    found = deviations(kl, lengths)
-    assert np.nanargmax(found) == longest and found[longest] > 6 and np.isnan(found[0]) and kl[longest] < np.nanmax(kl)
-    assert outliers(kl, lengths, KlLimits()).nonzero()[0].tolist() == [longest]
-    assert not outliers(kl, lengths, KlLimits(max_deviations=None)).any()
-    assert not outliers(kl, lengths, KlLimits(min_words=5000)).any()
+    found = judged(kl, lengths)
+    assert np.argmax(found) == longest and found[longest] > 6 and kl[longest] < kl.max()
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real sample files are not at ../shared/data")
@@ -66,4 +69,5 @@ def test_planted_gibberish_foreign_and_log_documents_are_the_outliers():
     words = scan([*texts, *gibberish, " ".join(german[:6]), log])
     langs = ["en"] * len(words.ends)
     kl = distribution(count_words(words, langs), KlLimits()).divergence(words, langs)
-    assert outliers(kl, words.counts, KlLimits()).nonzero()[0].tolist() == [len(texts), len(texts) + 1, len(texts) + 2]
+    found = judged(kl, words.counts) > KlLimits().max_deviations
+    assert found.nonzero()[0].tolist() == [len(texts), len(texts) + 1, len(texts) + 2]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.data.crawl_files import read_arc, read_warc
+from puna.data.arc_files import read_arc
+from puna.data.crawl_files import read_warc
 from puna.data.local_files import decode, read_jsonl, read_parquet, read_text, read_xml, split_text, text_of_record, unzip
 from puna.data.open_file import open_bytes
 from puna.data.rows import BadRow, PageRow, Skipped

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from puna.data.languages import Language
 from puna.data.signals import CODE, COLUMNS, MATHS, PROSE, Limits, failed_rules, measure_batch
-from puna.data.spam import SpamLimits, spam_kind, spam_signals
-from puna.data.words import scan, words_of
+from puna.data.words import scan
 
 GOOD = (
     "The river rises in the hills above the town and flows for ninety miles to the sea. In winter its banks are flooded, "
@@ -143,26 +142,3 @@ def test_scripts_without_spaces_are_not_judged_by_words():
     thai = "ปฏิญญาสากลว่าด้วยสิทธิมนุษยชน โดยที่การยอมรับนับถือเกียรติศักดิ์ประจำตัว และสิทธิเท่าเทียมกัน"
     signals = measured(thai * 3, "th")
     assert all(np.isnan(signals[name]) for name in ("mean_word_chars", "duplicate_5gram", "alpha_words", "few_word_lines"))
-
-
-def kind_of(text: str, lang: str, links: int = 0, link_share: float = 0.0) -> str:
-    return spam_kind(spam_signals(words_of(text), lang, links, int(1000 * link_share), 1000), SpamLimits())
-
-
-@pytest.mark.parametrize(("text", "lang", "expected"), [
-    ("Buy now! Limited offer, best price, click here. Cheap pills, casino bonus, act now, guaranteed jackpot!", "en", "advert"),
-    ("Jetzt kaufen! Nur heute: Rabatt und Gutschein, gratis Bonus im Casino, jetzt bestellen, Schnäppchen!", "de", "advert"),
-    ("¡Compra ahora! Oferta limitada, descuento, gratis, casino, viagra barato, haz clic aquí", "es", "advert"),
-    ("คลิกที่นี่ โปรโมชั่น ลดราคา แจกฟรี คาสิโน โบนัส ซื้อเลย รับประกัน ราคาถูก", "th", "advert"),
-    (GOOD, "en", ""),
-    (GOOD + " Click here to buy the ticket at a cheap price.", "en", ""),
-    ("Corna wants to buy a shirt. The store buys it for $20, charges 30% for profit, and it is on sale for 50% off.", "en", ""),
-    ("keyword " * 60 + GOOD, "en", "stuffing"),
-])  # fmt: skip
-def test_spam(text, lang, expected):
-    assert kind_of(text, lang) == expected
-
-
-def test_a_page_of_links_is_a_farm_only_with_adverts():
-    assert kind_of(GOOD + " casino jackpot bonus cheap viagra poker roulette discount", "en", 60, 0.8) == "link_farm"
-    assert kind_of(GOOD, "en", 60, 0.8) == ""

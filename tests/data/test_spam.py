@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from puna.data.languages import languages
-from puna.data.spam import spam_batch
+from puna.data.rules import REASONS, spam_reasons
+from puna.data.spam import SpamLimits, spam_batch
 from puna.data.spam_words import ADVERTS, DIRTY
 from puna.data.words import scan, words_of
+
+GOOD = (
+    "The river rises in the hills above the town and flows for ninety miles to the sea. In winter its banks are flooded, "
+    "and the farmers move their sheep to higher ground. Two mills still stand on the lower course; one of them was built in "
+    "1780 and grinds flour today. Visitors come for the walks along the water, the old bridges and the fish that is smoked "
+    "over oak. A train leaves the coast each hour, and the journey takes a little more than forty minutes when the line is "
+    "clear of snow."
+)
 
 
 def slow_cover(words: list[str], lists: dict[str, str], lang: str) -> tuple[int, int]:
@@ -57,3 +68,27 @@ def test_documents_of_a_batch_do_not_touch_one_another():
     found = spam_batch(scan(texts), ["en", "en", "en", "de", "fr"])
     assert found["advert_share"].tolist() == pytest.approx([1, 0, 0, 1 / 3, 0])
     assert found["dirty_share"].tolist() == [0, 0, 0, 0, 1] and found["dirty_terms"].tolist() == [0, 0, 0, 0, 1]
+
+
+def kind_of(text: str, lang: str, links: int = 0, link_share: float = 0.0) -> str:
+    signals = spam_batch(scan([text]), [lang]) | {"links": np.array([links]), "link_share": np.array([link_share])}
+    return REASONS[spam_reasons(pa.table(signals), SpamLimits())[0]].removeprefix("spam:")
+
+
+@pytest.mark.parametrize(("text", "lang", "expected"), [
+    ("Buy now! Limited offer, best price, click here. Cheap pills, casino bonus, act now, guaranteed jackpot!", "en", "advert"),
+    ("Jetzt kaufen! Nur heute: Rabatt und Gutschein, gratis Bonus im Casino, jetzt bestellen, Schnäppchen!", "de", "advert"),
+    ("¡Compra ahora! Oferta limitada, descuento, gratis, casino, viagra barato, haz clic aquí", "es", "advert"),
+    ("คลิกที่นี่ โปรโมชั่น ลดราคา แจกฟรี คาสิโน โบนัส ซื้อเลย รับประกัน ราคาถูก", "th", "advert"),
+    (GOOD, "en", ""),
+    (GOOD + " Click here to buy the ticket at a cheap price.", "en", ""),
+    ("Corna wants to buy a shirt. The store buys it for $20, charges 30% for profit, and it is on sale for 50% off.", "en", ""),
+    ("keyword " * 60 + GOOD, "en", "stuffing"),
+])  # fmt: skip
+def test_spam(text, lang, expected):
+    assert kind_of(text, lang) == expected
+
+
+def test_a_page_of_links_is_a_farm_only_with_adverts():
+    assert kind_of(GOOD + " casino jackpot bonus cheap viagra poker roulette discount", "en", 60, 0.8) == "link_farm"
+    assert kind_of(GOOD, "en", 60, 0.8) == ""
