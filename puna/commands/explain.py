@@ -81,18 +81,19 @@ def readings(story: dict[str, Any], run_dir: Path) -> list[dict[str, Any]]:
 
     Apart from `gather`, because it has to load the training code, which takes longer than all the rest.
     """
-    if not any(place["split"] == "train" for place in story["tokens"]):
-        return []
     from puna.core.explain import pointed
-    from puna.train.reads import STAGES, steps_that_read
 
     made, found = pointed(run_dir), []
-    for name in dict.fromkeys(place["stage"] for place in story["tokens"]):
-        trained = [a for a in _made_of(made[name], list(made.values()), "model") if a.record.get("stage") in STAGES]
-        for stage in trained:
-            rows = steps_that_read(stage, made[name].path, story["id"])
-            steps = sorted({row["step"] for row in rows})
-            found.append({"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows})
+    for name in dict.fromkeys(place["stage"] for place in story["tokens"] if place["split"] == "train"):
+        for stage in _made_of(made[name], list(made.values()), "model"):
+            from puna.train.reads import STAGES, steps_that_read
+
+            if stage.record.get("stage") in STAGES:
+                rows = steps_that_read(stage, made[name].path, story["id"])
+                steps = sorted({row["step"] for row in rows})
+                found.append(
+                    {"stage": stage.name, "tokens_read": sum(row["tokens"] for row in rows), "steps": steps, "rows": rows}
+                )
     return found
 
 
@@ -111,7 +112,8 @@ def _lines(story: dict[str, Any]) -> list[str]:
         ("duplicates", *_duplicates(story["duplicates"])),
         ("lines", *_removed(story["lines"])),
         ("signals", *_signals(story)),
-        ("scores", *[f"{name} {_number(value)}" for name, value in story["scores"].items()]),
+        ("scores", ", ".join(f"{name} {_number(value)}" for name, value in story["scores"].items()) or "none"),
+        ("shared", _shared(story["contamination"])),
         ("personal", ", ".join(f"{kind} {count}" for kind, count in story["pii"].items()) or "nothing found"),
         *[("tokens", _tokens(place)) for place in story["tokens"]],
     ]
@@ -178,6 +180,13 @@ def _mark(row: dict[str, Any]) -> str:
 
 def _limit(row: dict[str, Any]) -> str:
     return f"{row['limit']} or {', '.join(row['together'])} below theirs" if row["together"] else row["limit"]
+
+
+def _shared(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "no evaluation files to compare with"
+    shares = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in found["shares"].items())
+    return f"{shares}; {found['item'] or 'no evaluation item'}"
 
 
 def _decision(found: dict[str, Any]) -> str:

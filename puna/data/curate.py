@@ -31,11 +31,20 @@ from puna.data.funnel import write_funnel
 from puna.data.kl import KlLimits
 from puna.data.language import LLAMA_LANGUAGES
 from puna.data.minhash import MinHashSettings
+from puna.data.overview import decided_and_counted, write_overview
 from puna.data.planted import score_planted
 from puna.data.quality import KeepSettings
 from puna.data.ranks import rank_documents
 from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
+from puna.data.thresholds import (
+    Threshold,
+    other_thresholds,
+    score_thresholds,
+    shared_thresholds,
+    spam_thresholds,
+    word_thresholds,
+)
 from puna.data.workforce import Workforce
 
 KIND = "documents"
@@ -106,6 +115,12 @@ class Settings(StageSettings):
             limits=limits, words=self.words, scores=self.scores, decontaminate=self.decontaminate, redact=self.redact
         )
 
+    def other_thresholds(self) -> list[Threshold]:
+        """Limits that hold for every group, for people to see."""
+        likeness = other_thresholds(self.language_p, self.minhash.threshold)
+        learnt = [*word_thresholds(self.words), *score_thresholds(self.scores), *shared_thresholds(self.decontaminate)]
+        return [*spam_thresholds(self.spam), *likeness, *learnt]
+
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The four parts; `data.curate` itself is the last."""
@@ -148,7 +163,8 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, d
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json` and, where faults were planted, `planted.json`.
+    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json`, `histograms.json`, `domains.json`; `planted.json` where
+    faults were planted.
 
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.
@@ -164,9 +180,12 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         ranks = ctx.scratch / "ranks"
         ranks.mkdir(exist_ok=True)
         rank_documents(names, partial(decided, **known), settings.keep, ranks)
-    counts = work.map(partial(decide_shard, out=ctx.scratch, ranks=ranks, **known), names)
+    decide = partial(decide_shard, out=ctx.scratch, ranks=ranks, **known)
+    job = partial(decided_and_counted, decide=decide, out=ctx.scratch)
+    counts = work.map(partial(job, limits=known["thresholds"].limits, others=settings.other_thresholds()), names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
+    write_overview(ctx.out, counts)
     _record_sources(ctx, counts)
     if not summary["documents"]:
         dropped = ", ".join(f"{reason} {number}" for reason, number in summary["dropped"].items())

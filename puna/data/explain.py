@@ -14,18 +14,21 @@ from typing import Any
 
 from puna.core.errors import InputError
 from puna.core.stage import Artifact
+from puna.data.classify_scores import SCORE
 from puna.data.columns import read_layout, read_table
 from puna.data.curate import Settings
+from puna.data.decontaminate import BY
 from puna.data.dedup import url_key
 from puna.data.language import UNKNOWN
 from puna.data.lookup import find, trace
+from puna.data.measure import KL_COLUMNS
 from puna.data.pii import redact
 from puna.data.shards import find_document, open_shard
 from puna.data.signals import COLUMNS, limits_for
 from puna.data.thresholds import Threshold, quality_thresholds
 
 PARTS = ("pages", "facts", "duplicates", "signals")
-COPIES = ("url_duplicate", "exact_duplicate", "near_duplicate")
+CONTAMINATED = "contaminated_"  # begin of the columns of `puna.data.decontaminate`
 SCANNED = 5_000_000  # documents that are searched for the other copies
 COMPARED = 200_000  # documents whose addresses are compared with one that is not there
 SHOWN_COPIES = 20
@@ -66,7 +69,8 @@ def explain(curation: Curation, key: str) -> list[dict[str, Any]]:
     """Everything that happened to the documents with an id or address (compared as duplicates are, where nothing is equal).
 
     Returns: one map per document, JSON values: `id`, `url`, `page`, `extraction`, `language`, `duplicates`, `lines`, `signals`
-        (rows of signal, value, limit, rule, beyond, decisive), `scores`, `pii`, `decision`. Empty when nothing is found.
+        (rows of signal, value, limit, rule, beyond, decisive), `scores`, `contamination` (None where there is none to look for),
+        `pii`, `decision`. Empty when nothing is found.
     """
     if not find(curation.facts, key):
         return []
@@ -90,7 +94,8 @@ def _told(curation: Curation, story: dict[str, Any]) -> dict[str, Any]:
         "duplicates": _duplicates(curation, story),
         "lines": _lines(curation, story),
         "signals": list(_signals(settings, fact, measured, reason)),
-        "scores": {name: value for name, value in measured.items() if name not in _NAMED and not name.startswith("pii_")},
+        "scores": _scores(measured, story["decision"] or {}),
+        "contamination": _contamination(measured),
         "pii": {name.removeprefix("pii_"): n for name, n in measured.items() if name.startswith("pii_") and n},
         "decision": {
             "kept": not reason, "reason": reason, "shard": story["shard"], "row": story["output_row"],
@@ -99,7 +104,18 @@ def _told(curation: Curation, story: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_NAMED = {"id", "lines_removed", *COLUMNS}
+def _scores(measured: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, float | None]:
+    """How unusual the words are, probabilities by classifier and class, and the rank within the language, where there are any."""
+    found = {name: measured.get(name) for name in KL_COLUMNS}
+    found |= {name.removeprefix(f"{SCORE}."): value for name, value in measured.items() if name.startswith(f"{SCORE}.")}
+    return {name: value for name, value in (found | {"rank": decision.get("quality_rank")}).items() if value is not None}
+
+
+def _contamination(measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Shares of the document's words in n-grams of evaluation files, of an item's n-grams that it holds, and which item."""
+    names = [name for name in measured if name.startswith(CONTAMINATED)]
+    shares = {name.removeprefix(CONTAMINATED): measured[name] for name in names if name != BY}
+    return {"shares": shares, "item": measured[BY]} if any(value is not None for value in shares.values()) else None
 
 
 def _page(curation: Curation, story: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +128,7 @@ def _page(curation: Curation, story: dict[str, Any]) -> dict[str, Any]:
 
 def _signals(settings: Settings, fact: Mapping[str, Any], measured: Mapping[str, Any], reason: str) -> Iterator[dict[str, Any]]:
     """Spam, then quality signals in the order of the rules; then those that no rule looks at."""
-    limits = limits_for(settings.limits(fact["group"]), fact["group"], fact["lang"])
+    limits = limits_for(settings.thresholds().limits[fact["group"]], fact["group"], fact["lang"])
     held: list[Threshold] = [t for t in settings.other_thresholds() if t.signal in fact and t.rule != "language"]
     held += quality_thresholds(limits)
     for threshold in held:

@@ -51,9 +51,7 @@ def edges_of(signal: str, *, whole: bool) -> np.ndarray:
     return COUNTS if whole or signal == "stop_words" else SHARES
 
 
-def shard_histograms(
-    name: str, out: Path, limits: Mapping[str, Limits], others: Sequence[Threshold]
-) -> dict[str, Any]:
+def shard_histograms(name: str, out: Path, limits: Mapping[str, Limits], others: Sequence[Threshold]) -> dict[str, Any]:
     """What one decided shard adds to the histograms, as JSON values; see `write_histograms`.
 
     Args:

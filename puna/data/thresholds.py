@@ -7,10 +7,13 @@ histogram need the same limits as rows. They are read from the same settings, so
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from puna.data.decontaminate import ITEM_SHARE, DecontaminationSettings, share_columns
+from puna.data.kl import KlLimits
 from puna.data.signals import Limits, applied_rules
 from puna.data.spam import SpamLimits
 
@@ -92,3 +95,24 @@ def spam_thresholds(limits: SpamLimits) -> list[Threshold]:
 def other_thresholds(language_p: float, similarity: float) -> list[Threshold]:
     """Below `language_p` an unwanted language is no reason; near-duplicates reach `similarity` (exact Jaccard)."""
     return [Threshold("language", "lang_p", below=language_p), Threshold("near_duplicate", "similarity", below=similarity)]
+
+
+def word_thresholds(limits: KlLimits) -> list[Threshold]:
+    """How unlike the corpus the words of a document may be; nothing where the rule is off."""
+    if limits.max_deviations is None:
+        return []
+    return [Threshold("quality:unusual_words", "kl_deviations", most=limits.max_deviations, from_words=limits.min_words)]
+
+
+def score_thresholds(least: Mapping[str, float]) -> list[Threshold]:
+    """Least probabilities by `CLASSIFIER.CLASS`."""
+    return [Threshold("quality:score", f"score.{name}", least=value) for name, value in least.items()]
+
+
+def shared_thresholds(settings: DecontaminationSettings) -> list[Threshold]:
+    """What a document may share with evaluation files; nothing without files."""
+    if not settings.files:
+        return []
+    shares = zip(share_columns(settings.ngrams), settings.max_shares, strict=True)
+    found = [Threshold("contaminated", name, most=value) for name, value in shares]
+    return [*found, Threshold("contaminated", ITEM_SHARE, most=settings.max_item_share)]
