@@ -191,7 +191,8 @@ def _furniture(source, kind, section, parent, last, start, end, flags, text, lin
         elif mark & COMMENTS:
             dropped[node] = long[0] - long[node] >= COMMENTS_OUTSIDE or share < MIXED_SHARE
         elif mark & NEGATIVE and part != ARTICLE and part != MAIN:
-            dropped[node] = share < (MIXED_SHARE if mark & POSITIVE else FURNITURE_SHARE)
+            few_links = linked[node] <= SIBLING_LINKED * text[node]
+            dropped[node] = share < (MIXED_SHARE if mark & POSITIVE or few_links else FURNITURE_SHARE)
     return dropped
 
 
