@@ -139,7 +139,8 @@ class LongBatches:
         self.needles = needle_rows(corpus, ctx.stream_seed("needles", part), settings.needles)
         self.plain = None
         if rows > self.needle_rows:
-            batching = Batching(batch_tokens=(rows - self.needle_rows) * seq_len, seq_len=seq_len, mix=settings.mix)
+            tokens = (rows - self.needle_rows) * seq_len
+            batching = Batching(batch_tokens=tokens, seq_len=seq_len, mix=settings.mix or corpus.long_mix)
             schedule = Schedule(steps=steps, batching=batching)
             self.plain = corpus.stream(schedule, ctx.stream_seed("tokens", part), micro_rows=settings.micro_rows)
 
