@@ -267,6 +267,17 @@ def _reap() -> int:
             return largest
 
 
+def outcome(work: Path) -> tuple[int, dict[str, float]]:
+    """Documents that a run kept, and for ours the CPU seconds of each stage."""
+    records = [json.loads(path.read_text()) for path in work.glob("store/*/*/artifact.json")]
+    if records:
+        kept = next(record["summary"]["documents"] for record in records if record["stage"] == "data.curate")
+        return kept, {record["stage"]: record["cpu_s"] for record in records}
+    if (work / "outcome.json").exists():
+        return json.loads((work / "outcome.json").read_text())["kept"], {}
+    return sum(sum(1 for _ in gzip.open(path)) for path in (work / "kept").glob("*.gz")), {}
+
+
 def compare(args: argparse.Namespace, work: Path) -> dict[str, object]:
     """All comparisons; prints the table and returns the last line."""
     warc, one, texts = work / "pages.warc.gz", work / "one.warc.gz", work / "texts.jsonl"
@@ -284,14 +295,19 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, object]:
     cases = {"html": ("ours", "peer", warc, one), "text": ("ours", "peer", texts, one_text),
              "minhash": ("ours_minhash", "peer_minhash", texts, one_text)}  # fmt: skip
     found: dict[str, dict[str, list[Cost]]] = {}
+    kept: dict[str, int] = {}
+    stages: dict[str, float] = {}
     for case, (our_side, peer_side, source, tiny) in cases.items():
         found[case] = {"ours": [], "peer": [], "ours_start": [], "peer_start": []}
         for _ in range(args.runs):
             for who, python, side in (("ours", sys.executable, our_side), ("peer", args.peer_python, peer_side)):
                 found[case][who].append(measured(python, side, source, work / "run"))
+                kept[f"{case}_{who}"], seconds = outcome(work / "run")
+                stages = seconds if who == "ours" and case == "html" else stages
                 found[case][f"{who}_start"].append(measured(python, side, tiny, work / "start"))
         _print(case, found[case], pages if case == "html" else documents, megabytes if case == "html" else None)
-    return _result(args, found, parts, used, pages, megabytes)
+    print(f"kept: {kept}\nour seconds by stage: {stages}\nseconds of the floor: {parts}")
+    return _result(args, found, parts, used, pages, megabytes) | {"kept": kept, "stages": stages}
 
 
 def _html_bytes(warc: Path) -> int:
