@@ -91,7 +91,8 @@ def _of_script(node: Any) -> tuple[str, bool]:
     if "mml" in kind:
         from resiliparse.parse.html import HTMLTree
 
-        math = HTMLTree.parse(text).body.query_selector("math")
+        body = HTMLTree.parse(text).body
+        math = body.query_selector("math") if body is not None else None
         return _of_math(math) if math is not None else ("", False)
     return _bare(text.replace("% <![CDATA[", "").replace("%]]>", "")), "display" in kind
 

@@ -49,9 +49,9 @@ NEGATIVE, POSITIVE, COMMENTS, HIDDEN, NUMBERS = (1 << bit for bit in range(5))
 MAIN_ROLE, FURNITURE_ROLE, ARTICLE_BODY, KEEPS_SPACE, CODE_BOX = (1 << bit for bit in range(5, 10))
 
 WORDS = {
-    NEGATIVE: "ad ads adbox adsense advert advertisement advertising adwrap affiliate banner breadcrumb breadcrumbs byline catlinks "
-    "consent contentinfo cookie cookies copyright credits disclaimer donate editsection feedback flyout follow foot footer gdpr "
-    "hatnote infolinks jumpto legal linkbox links login logo masthead megamenu menu menubar metadata mobilemenu modal nav navbar "
+    NEGATIVE: "ad ads adbox adsense advert advertisement advertising adwrap affiliate banner breadcrumb breadcrumbs byline "
+    "catlinks consent contentinfo cookie cookies copyright credits disclaimer donate editsection feedback flyout follow foot footer "
+    "gdpr hatnote infolinks jumpto legal linkbox links login logo masthead megamenu menu menubar metadata mobilemenu modal nav navbar "
     "navbox navi navigation navlinks newsletter noprint outbrain overlay pager pagination paging paginator popular popup "
     "printfooter privacy promo promoted promotion recirculation recommend recommendation recommendations recommended related "
     "relatedposts relatedlinks rss search searchbox searchform share sharebar sharedaddy sharing shoutbox sidebar sidebars "

@@ -32,15 +32,13 @@ PAIR_FIELDS = (
     ("input", "output"),
     ("title", "abstract"),
 )
-CODE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "ada adb ads asm awk bash bat bib c cc cfg clj cljs cmake coffee cpp cs css cu cuh cxx d dart diff el elm erl ex exs f f90 f95 "
-        "for fs fsx glsl go gradle groovy h hh hpp hrl hs hxx idl ini ipynb java jl js jsx kt kts lean less lisp lua m mk ml mli mm "
-        "nim nix pas patch php pl pm proto ps1 py pyi pyx r rb rkt rs s sass scala scm scss sh sol sql sv swift tcl tex tf toml ts "
-        "tsx v vb vhd vhdl vim vue wat yaml yml zig zsh"
-    ).split()
-)
+CODE_NAMES = """
+ada adb ads asm awk bash bat bib c cc cfg clj cljs cmake coffee cpp cs css cu cuh cxx d dart diff el elm erl ex exs f f90
+f95 for fs fsx glsl go gradle groovy h hh hpp hrl hs hxx idl ini java jl js jsx kt kts lean less lisp lua m mk ml mli
+mm nim nix pas patch php pl pm proto ps1 py pyi pyx r rb rkt rs s sass scala scm scss sh sol sql sv swift tcl tex tf toml ts
+tsx v vb vhd vhdl vim vue yaml yml zig zsh
+"""
+CODE_SUFFIXES = frozenset(f".{name}" for name in CODE_NAMES.split())
 TEXT_BLOCK = 8 << 20  # bytes of a plain text held at a time
 PARQUET_BATCH = 1024  # rows held at a time
 # what a broken, encrypted or newer zip archive raises

@@ -71,12 +71,19 @@ def test_the_built_in_list_is_small_and_says_why():
     rules = read_block_lists([])
     assert rules.reason("https://www.spokeo.com/John").startswith("people search: ")
     assert rules.reason("http://anything.xxx/").startswith("adult: ")
-    for harmless in ("http://www.essex.ac.uk/", "http://sexton.org/", "https://en.wikipedia.org/wiki/Sex", "http://adultlearning.edu/"):
+    for harmless in (
+        "http://www.essex.ac.uk/",
+        "http://sexton.org/",
+        "https://en.wikipedia.org/wiki/Sex",
+        "http://adultlearning.edu/",
+    ):
         assert rules.reason(harmless) == ""
 
 
 def test_blocked_pages_keep_their_row_without_content(tmp_path):
-    rows = [{"text": f"text {i}", "url": f"http://{host}/{i}"} for i, host in enumerate(["ok.org", "bad.example", "x.bad.example"])]
+    rows = [
+        {"text": f"text {i}", "url": f"http://{host}/{i}"} for i, host in enumerate(["ok.org", "bad.example", "x.bad.example"])
+    ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "list.txt").write_text("[mine]\nbad.example\n")
     settings = collect.Settings(sources=[str(tmp_path / "a.jsonl")], block={"lists": [str(tmp_path / "list.txt")]})

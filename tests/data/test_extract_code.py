@@ -71,7 +71,10 @@ def test_code_by_table_rows_and_by_lines_of_divs_keeps_its_indentation():
 
 
 def test_inline_code_keeps_signs_that_prose_loses():
-    assert between("<p>Use <code>**kw</code> and <kbd>*args</kbd>, **not** [this](http://a.b/c).</p>") == "Use **kw and *args, not this."
+    assert (
+        between("<p>Use <code>**kw</code> and <kbd>*args</kbd>, **not** [this](http://a.b/c).</p>")
+        == "Use **kw and *args, not this."
+    )
 
 
 @given(st.text(st.sampled_from("ab <>&*_`#[](){}\"'\n\t=äπ日"), max_size=80))
@@ -100,7 +103,9 @@ def test_a_table_inside_a_table_is_layout_outside_and_data_inside():
 
 
 def test_picture_texts_and_entities():
-    assert between("<p>See <img src=a.png alt='a &quot;red&quot; circle &amp; more'> here.</p>") == 'See a "red" circle & more here.'
+    assert (
+        between("<p>See <img src=a.png alt='a &quot;red&quot; circle &amp; more'> here.</p>") == 'See a "red" circle & more here.'
+    )
     assert between("<p>Seen <img src=a.png alt='IMG_0042.JPG'> here.</p>") == "Seen here."
     assert between("<p>&eacute;&#8364;&nbsp;&lt;b&gt; &amp;amp; a&shy;b</p>") == "é€ <b> &amp; ab"
 

@@ -20,15 +20,20 @@ from puna.data.sources import FileSource, file_digests, read_files
 LIMIT = 1 << 20
 
 
+def response(number: int) -> bytes:
+    page = f"<p>page {number} {random.Random(number).randbytes(200).hex()}</p>"
+    return f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{page}".encode()
+
+
 def warc_record(number: int) -> bytes:
-    body = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>page {number} {random.Random(number).randbytes(200).hex()}</p>".encode()
+    body = response(number)
     head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.b/{number}\r\nWARC-Date: 2024-01-02T03:04:05Z\r\n"
     head += f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body + b"\r\n\r\n"
 
 
 def arc_record(number: int, version: int = 1) -> bytes:
-    body = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>page {number} {random.Random(number).randbytes(200).hex()}</p>".encode()
+    body = response(number)
     middle = "" if version == 1 else "200 - - 0 file.arc "
     return f"http://a.b/{number} 1.2.3.4 20240102030405 text/html {middle}{len(body)}\n".encode() + body + b"\n"
 
