@@ -37,10 +37,11 @@ NESTED = (
     *('{"a":', "WARC/1.0\r\n", "\x1f\x8b\x08", "\\[", "**", "`", "```\n", "__a "),
 )
 PAGE = rb"""<!doctype html><html><head><meta charset=utf-8><title>T</title><style>p{}</style></head><body class="x">
-<nav><a href="/">A</a></nav><main><h1>Sums &amp; more</h1><p>Words <b>bold</b> and <i>others</i>, so many that this is content.</p>
+<nav><a href="/">A</a></nav><main><h1>Sums &amp; more</h1><p>Words <b>bold</b> and <i>others</i>, so many that it is content.</p>
 <ul><li>one<li>two</ul><pre><code>def f(x):
     return x</code></pre><table><tr><th>a<td>b<tr><td>1<td>2</table>
-<img src=a.png alt="a circle"><math><mfrac><mi>a</mi><mi>b</mi></mfrac><annotation encoding="application/x-tex">a/b</annotation></math>
+<img src=a.png alt="a circle">
+<math><mfrac><mi>a</mi><mi>b</mi></mfrac><annotation encoding="application/x-tex">a/b</annotation></math>
 <script type="math/tex">x^2</script><span class="katex"><math alttext="y"><mi>y</mi></math></span>
 <p>\(a_1\) **strong** [text](http://a.b) `code`</p></main><footer>&copy;</footer>"""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
