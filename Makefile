@@ -5,7 +5,9 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench setup setup-test clean
+BENCH  ?= .bench-env
+
+.PHONY: demo test lint bench bench-env setup setup-test clean
 
 demo: setup
 	$(BIN)/puna up recipes/cria.yaml
@@ -20,6 +22,10 @@ lint: setup-test
 
 bench: setup-test
 	for bench in bench/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$bench --quick || exit 1; done
+
+bench-env:
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "datatrove[io,processing,cli]" "trafilatura<1.12" readability-lxml lxml_html_clean
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
@@ -40,4 +46,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs store
+	rm -rf $(VENV) $(BENCH) runs store

@@ -8,7 +8,7 @@ from pathlib import Path
 
 RECALL = {"near_duplicate": 0.95, "pii": 0.95, "spam": 0.9, "wrong_language": 0.9}
 PRECISION = 0.95
-NEEDLE = 0.8  # found at four times the pre-training length
+NOT_FOUND, FOUND = 0.3, 0.8  # needle at four times the pre-training length; picking a listed value finds 0.3
 ITEMS = 1000
 MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
 MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
@@ -27,18 +27,20 @@ def problems(run: Path) -> list[str]:
         score = planted[fault]
         if score["recall"] < least or score["precision"] < PRECISION:
             found.append(f"curation of {fault}: recall {score['recall']:.3f}, precision {score['precision']:.3f}")
+    found += _needle(report["sections"]["Long context"]["needle"]["models"])
     found += _claims(report["claims"])
     return found
 
 
-def shortfalls(run: Path) -> list[str]:
-    """What the demo is meant to show and does not yet; printed, and kept in docs/log.md, until it is there."""
-    report = json.loads(next(run.glob("*-report/report.json")).read_text())
-    models = report["sections"]["Long context"]["needle"]["models"]
-    found = {name: model["by_length"]["512"] for name, model in models.items()}
-    best = max((rate["low"] for name, rate in found.items() if name.endswith("-long")), default=0.0)
-    rates = ", ".join(f"{name} {rate['accuracy']:.2f}" for name, rate in found.items())
-    return [] if best >= NEEDLE else [f"needle at 512 tokens, {NEEDLE} wanted: {rates}"]
+def _needle(models: dict) -> list[str]:
+    """Context extension must take the needle from failing to found at four times the pre-training length."""
+    found = []
+    for name in ("flagship", "student"):
+        before, after = (models[part]["by_length"]["512"] for part in (name, f"{name}-long"))
+        if after["n"] < ITEMS or before["high"] > NOT_FOUND or after["low"] < FOUND:
+            rates = f"{before['accuracy']:.2f} before, {after['accuracy']:.2f} after (n = {after['n']})"
+            found.append(f"needle of {name} at 512 tokens: {rates}")
+    return found
 
 
 def _claims(claims: list[dict]) -> list[str]:
@@ -55,5 +57,4 @@ def _claims(claims: list[dict]) -> list[str]:
 if __name__ == "__main__":
     wrong = problems(Path(sys.argv[1]))
     print("\n".join(wrong) or "the demo's outputs are there and right")
-    print("\n".join(f"not yet: {text}" for text in shortfalls(Path(sys.argv[1]))))
     sys.exit(bool(wrong))

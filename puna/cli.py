@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from puna.commands import models, runs, stores, texts
+from puna.commands import explain, models, runs, stores, texts
 from puna.core.errors import InputError, PunaError, RunError
 
 app = typer.Typer(
@@ -30,7 +30,8 @@ app = typer.Typer(
 
 _VERBS: dict[str, Callable[..., None]] = {
     "up": runs.up, "plan": runs.plan, "config": runs.config, "status": runs.status, "report": runs.report, "run": runs.run,
-    "why": stores.why, "diff": stores.diff, "verify": stores.verify, "gc": stores.gc, "doctor": stores.doctor,
+    "explain": explain.explain, "why": stores.why, "diff": stores.diff, "verify": stores.verify, "gc": stores.gc,
+    "doctor": stores.doctor,
     "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
 }  # fmt: skip
 for _name, _verb in _VERBS.items():

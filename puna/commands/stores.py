@@ -43,14 +43,18 @@ def diff(
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
-    """How two runs differ: stages, settings, numbers."""
+    """How two runs differ: stages, settings, numbers, and the documents that curation treats differently."""
+    from puna.commands import explain_fates
     from puna.core import explain
 
-    rows = explain.diff_runs(latest.run_dir(directory, left), latest.run_dir(directory, right))
+    pair = latest.run_dir(directory, left), latest.run_dir(directory, right)
+    rows = explain.diff_runs(*pair)
+    explain_fates.add_fates(rows, *pair)
     lines = []
     for row in rows:
         lines.append(f"{row['stage']}: {row['state']}")
         lines += [f"  {c['field']}: {c['before']!r} -> {c['now']!r}" for c in row["changes"]]
+        lines += explain_fates.lines(row["fates"]) if "fates" in row else []
     show(rows, "\n".join(lines), as_json)
 
 

@@ -1,4 +1,4 @@
-"""`puna tokenizer`: train one, and look at what it does with a text."""
+"""`puna tokenizer`: train one, look at what it does with a text, and exchange it with other tools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from puna.commands.options import Cores, Json, show
 from puna.commands.runs import run
 
 app = typer.Typer(
-    no_args_is_help=True, help="Train a tokenizer, or see what it does with a text.", pretty_exceptions_enable=False
+    no_args_is_help=True,
+    help="Train a tokenizer, see what it does with a text, exchange it with other tools.",
+    pretty_exceptions_enable=False,
 )
 Directory = Annotated[Path, typer.Argument(help="A tokenizer or model directory.")]
 
@@ -61,3 +63,35 @@ def decode(tokenizer: Directory, ids: Annotated[list[int], typer.Argument(help="
         )
     text = loaded.decode(ids)
     show({"text": text}, text, as_json)
+
+
+@app.command()
+def export(
+    tokenizer: Directory,
+    out: Annotated[Path, typer.Argument(help="Directory the files go to.")],
+    to: Annotated[str, typer.Option("--to", help="hf, tiktoken or gguf.")],
+    as_json: Json = False,
+) -> None:
+    """Write a tokenizer as other tools read it: Hugging Face files, a tiktoken file, or GGUF metadata."""
+    from puna.tokenizer.bpe import Tokenizer
+    from puna.tokenizer.export import export as write
+
+    files = [str(file) for file in write(Tokenizer.load(tokenizer), out, to)]
+    show({"files": files}, "\n".join(files), as_json)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="Meta's tokenizer.model, a tiktoken file, tokenizer.json, or a directory of one.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Directory the tokenizer goes to.")],
+    as_json: Json = False,
+) -> None:
+    """Take over another tool's tokenizer with the ids it has, or say why that cannot be."""
+    from puna.tokenizer.bpe import Tokenizer
+
+    loaded = Tokenizer.load(source)
+    loaded.save(out)
+    facts = {"directory": str(out), "vocab_size": loaded.vocab_size, "base_size": loaded.base_size, "digest": loaded.digest}
+    show(facts, f"{out}: {loaded.base_size:,} tokens and {loaded.vocab_size - loaded.base_size} special ones", as_json)

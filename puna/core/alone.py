@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +13,13 @@ from typing import Any
 
 from puna.core import store
 from puna.core.errors import InputError, Preempted
-from puna.core.graph import build_graph
+from puna.core.graph import Source, build_alone
 from puna.core.layout import identity_of
-from puna.core.modules import load_stage
 from puna.core.recipe import recipe_from_data
 from puna.core.stage import Artifact
-from puna.core.worker import job_for, make
+from puna.core.worker import Job, job_for, make
+
+PARTS = ".parts"  # folder beside the result: the stages it expands to, while they are needed
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,28 +37,54 @@ def run_alone(
 ) -> Artifact:
     """Run one stage file and commit its artifact at `out`.
 
+    A stage that expands to several runs whole; what its parts leave lies beside `out` until the last of them is done, so that a
+    killed or changed command goes on from the parts that still fit.
+
     Args:
         inputs: directories by name; one without a record is taken to be of the kind its name says.
         overrides: settings as `key.path=value`.
     Raises: InputError, also when `out` holds something else.
     """
     name = uses.rpartition(".")[2]
-    if hasattr(load_stage(uses), "expand"):
-        raise InputError(f"'{uses}' is a graph of stages and not one stage", fix="put it in a recipe and use puna up")
     data = {"name": "alone", "seed": seed, "stages": {name: {"uses": uses}}}
     recipe = recipe_from_data(data, "command line", [f"stages.{name}.{text}" for text in overrides])
-    node = build_graph(recipe)[name]
-    artifacts = [_given(label, path) for label, path in inputs.items()]
-    identity = replace(identity_of(out.parent, recipe, node, artifacts), path=out)
-    _refuse_other(out, identity)
-    job = job_for(node, identity, artifacts, seed=seed, cores=cores, command=command)
-    started = time.monotonic()
-    report({"event": "stage", "stage": name, "state": "running"})
+    known = {label: _given(label, path) for label, path in inputs.items()}
+    graph = build_alone(recipe, name, [Source(label, artifact.kind) for label, artifact in known.items()])
+    parts = store.beside(out, PARTS)
+    if (there := store.read(out)) is not None:
+        known = _as_recorded(there) | known  # digests of the parts that made what is there
+        graph = {name: graph[name]}
     with _stop_flag() as stopping:
-        result = make(job, report, stopping)
+        for node in graph.values():
+            artifacts = [known[source] for source in node.sources if source in known]
+            place = out if node.name == name else parts / node.name
+            identity = replace(identity_of(out.parent, recipe, node, artifacts), path=place)
+            (_refuse_other if place == out else _clear_other)(place, identity)
+            job = job_for(node, identity, artifacts, seed=seed, cores=cores, command=command)
+            known[node.name] = _make(job, report, stopping)
+    shutil.rmtree(parts, ignore_errors=True)
+    return known[name]
+
+
+def _as_recorded(made: Artifact) -> dict[str, Artifact]:
+    """The inputs of an artifact as its record names them."""
+    return {row["name"]: Artifact(row["name"], row["kind"], made.path, row["digest"]) for row in made.record["inputs"]}
+
+
+def _clear_other(place: Path, identity: store.Identity) -> None:
+    """Remove a part that other settings or inputs made."""
+    there = store.read(place)
+    if there is not None and there.record["fingerprint"] != identity.fingerprint:
+        shutil.rmtree(place)
+
+
+def _make(job: Job, report: Report, stopping: Callable[[], bool]) -> Artifact:
+    started = time.monotonic()
+    report({"event": "stage", "stage": job.name, "state": "running"})
+    result = make(job, report, stopping)
     facts = {"seconds": time.monotonic() - started, "summary": result["summary"]}
-    report({"event": "stage", "stage": name, "state": result["state"], **facts})
-    made = store.read(out)
+    report({"event": "stage", "stage": job.name, "state": result["state"], **facts})
+    made = store.read(Path(job.path))
     assert made is not None  # committed above
     return made
 

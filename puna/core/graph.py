@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,13 @@ def build_graph(recipe: Recipe) -> Graph:
     return {name: nodes[name] for name in _sorted({n: node.sources for n, node in nodes.items()}, recipe)}
 
 
+def build_alone(recipe: Recipe, name: str, given: Sequence[Source]) -> Graph:
+    """The graph of one stage whose inputs are not stages of the recipe: one node, or what the stage expands to."""
+    nodes: Graph = {}
+    _add(nodes, recipe.stages[name], tuple(given), recipe, owner=name)
+    return nodes
+
+
 def _add(nodes: Graph, entry: StageEntry, sources: tuple[str, ...], recipe: Recipe, owner: str, last: bool = False) -> None:
     """Add one entry, or the graph it expands to; `last` marks the entry that closes its own expansion."""
     if entry.name in nodes:
@@ -80,7 +87,7 @@ def _add(nodes: Graph, entry: StageEntry, sources: tuple[str, ...], recipe: Reci
     settings = validate_settings(module.Settings, entry.settings, recipe, owner if entry.name == owner else entry.name)
     expand = getattr(module, "expand", None)
     if expand is not None and not last:
-        known = [Source(s, nodes[s].kind) if s in nodes else Source(s, "") for s in sources]
+        known = [Source(s, nodes[s].kind) if s in nodes else Source(s, getattr(s, "kind", "")) for s in sources]
         _add_all(nodes, entry, expand(entry.name, settings, known), recipe, owner)
         return
     cores: Any = getattr(settings, "cores", None) or getattr(module, "CORES", 1)

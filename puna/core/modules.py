@@ -44,9 +44,10 @@ def load_stage(uses: str, where: str | None = None) -> ModuleType:
 def stage_files() -> list[str]:
     """Names of the stage files in the package, found by reading and not by importing."""
     found = []
-    for path in sorted(PACKAGE.glob("*/*.py")):
-        if re.search(r"^KIND\b.*=", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found.append(f"{path.parent.name}.{path.stem}")
+    for path in sorted(PACKAGE.glob("*/**/*.py")):
+        source = path.read_text(encoding="utf-8")
+        if re.search(r"^KIND\b.*=", source, re.MULTILINE) and re.search(r"^def run\(", source, re.MULTILINE):
+            found.append(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
     return found
 
 

@@ -23,7 +23,7 @@ import yaml
 
 from puna.core import store
 from puna.core.errors import InputError, Preempted, PunaError, RunError
-from puna.core.forkserver import ForkServer
+from puna.core.forkserver import ForkServer, preload_for
 from puna.core.graph import Graph, Node
 from puna.core.hardware import tree_rss_bytes
 from puna.core.journal import Journal, Listener
@@ -92,7 +92,7 @@ def up(
     lease = Lease(run_dir / "lease.json")
     lease.take_or_refuse(f"the run '{recipe.name}'")
     owned = server is None
-    server = server or ForkServer(run_dir / "logs" / "forkserver.txt")
+    server = server or ForkServer(run_dir / "logs" / "forkserver.txt", preload_for(node.uses for node in graph.values()))
     try:
         (run_dir / "logs").mkdir(exist_ok=True)
         (run_dir / LOCK_RECIPE).write_text(

@@ -70,10 +70,11 @@ def _reported(rows: Generator[Row, None, int | None], *, silent: bool) -> Genera
 def _warc_stretch(file: IO[bytes], start: int, name: str, max_bytes: int) -> Generator[Row, None, int | None]:
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    position, cut, number = start, None, 0
+    position, cut, some = start, None, False
     try:
         records = ArchiveIterator(file, parse_http=True, record_types=WarcRecordType.any_type, auto_decode="all")
-        for number, record in enumerate(records, 1):  # noqa: B007 (read below)
+        for record in records:
+            some = True
             position = record.stream_pos
             expected = record.content_length
             body = record.reader.read(max_bytes + 1)
@@ -81,10 +82,10 @@ def _warc_stretch(file: IO[bytes], start: int, name: str, max_bytes: int) -> Gen
             yield _warc_row(record, body, name, position, max_bytes) if not cut else BadRow(name, f"offset {position}", cut)
     except (OSError, ValueError, EOFError) as error:
         if not (cut and position > start):  # the cut itself was reported already
-            behind = " behind this one" if number else ""
+            behind = " behind this one" if some else ""
             yield BadRow(name, f"offset {position}", f"broken record{behind}: {error}")
         return position
-    if not number:
+    if not some:
         yield BadRow(name, f"offset {start}", "no record of a WARC file")
         return start
     return None

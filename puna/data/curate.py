@@ -1,41 +1,55 @@
 """Turns raw pages into documents worth training on; the fate of each page is written down (paper section 3.1.1).
 
-Three passes. `annotate` works shard by shard: text, language, spam signals, hashes. One pass over the hashes of everything
-decides what only the whole can decide: newest version of an address, language, spam, exact and near duplicates, frequent
-lines. `decide` works shard by shard again: removes lines, redacts personal data, measures quality, applies the limits. Each
-pass leaves one file per shard, written by rename, so a killed run goes on where it was, and one process gives the same bytes
-as many.
+Four parts, each an artifact of its own, so that a changed limit repeats only what hangs on it:
+
+    NAME.facts        text, language, hashes and signals of every page: nine tenths of the work, no threshold
+    NAME.duplicates   what only the whole can decide: addresses, spam, languages, equal and near-equal texts, frequent lines
+    NAME.signals      signals where lines went, personal data, unusual words, scores of classifiers
+    NAME              this file: the limits, one pass that writes documents, the funnel, planted faults
+
+Each part leaves one file per shard, written by rename, so a killed run goes on where it was, and every engine gives the same
+bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationInfo, field_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
-from puna.data.annotate import annotate_shard, load_facts
-from puna.data.columns import shard_paths
-from puna.data.decide import decide_shard
-from puna.data.dedup import BUCKET_DOCUMENTS, frequent_lines, older_versions
-from puna.data.engine import map_shards
+from puna.data.columns import read_layout
+from puna.data.decide import FOLDERS, Thresholds, decide_shard, decided
+from puna.data.decontaminate import DecontaminationSettings
+from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
-from puna.data.language import LLAMA_LANGUAGES, UNKNOWN
-from puna.data.minhash import MinHashSettings, clusters
+from puna.data.kl import KlLimits
+from puna.data.language import LLAMA_LANGUAGES
+from puna.data.minhash import MinHashSettings
+from puna.data.overview import decided_and_counted, write_overview
 from puna.data.planted import score_planted
+from puna.data.quality import KeepSettings
+from puna.data.ranks import rank_documents
 from puna.data.signals import CODE, MATHS, PROSE, Limits
 from puna.data.spam import SpamLimits
+from puna.data.thresholds import (
+    Threshold,
+    other_thresholds,
+    score_thresholds,
+    shared_thresholds,
+    spam_thresholds,
+    word_thresholds,
+)
+from puna.data.workforce import Workforce
 
 KIND = "documents"
-REVISION = 1
+REVISION = 2
 CORES = 2
-
-FREQUENT = "frequent-lines-{bucket:03d}.npy"
 
 
 class LineSettings(StageSettings):
@@ -57,12 +71,20 @@ class Settings(StageSettings):
 
     Attributes:
         languages: ISO 639 codes; pages in another language are dropped.
+        language_model: a classifier in fastText's format that names languages instead of Puna's own; empty for none.
         language_p: below this probability a language is too uncertain to drop a page for.
-        limits: quality limits by group of the mix.
-        workers: processes.
+        general, maths, code, multilingual: quality limits by group of the mix.
+        words: how unusual the words of a document may be in the corpus. Measured always, decided on only where `max_deviations`
+            is set: the rule is for crawls of one kind (of the embedded corpus, mostly generated, it would take the real pages).
+        scores: least probability by `CLASSIFIER.CLASS`, for classifiers named under `from`.
+        decontaminate: evaluation files that no document may hold.
+        keep: ranks within a language, and kinds of knowledge brought down to a share, by classifiers named under `from`.
+        redact: whether personal data is replaced by placeholders.
+        engine, workers: where and on how many processes (see `puna.data.engine`).
     """
 
     languages: tuple[str, ...] = LLAMA_LANGUAGES
+    language_model: str = execution("")
     language_p: float = 0.65
     lines: LineSettings = LineSettings()
     minhash: MinHashSettings = MinHashSettings()
@@ -71,7 +93,12 @@ class Settings(StageSettings):
     maths: Limits = MATHS
     code: Limits = CODE
     multilingual: Limits = PROSE
+    words: KlLimits = KlLimits(max_deviations=None)
+    scores: dict[str, float] = {}
+    decontaminate: DecontaminationSettings = DecontaminationSettings()
+    keep: KeepSettings = KeepSettings()
     redact: bool = True
+    engine: EngineSettings = execution(EngineSettings())
     workers: int = execution(2)
 
     @field_validator("general", "maths", "code", "multilingual", mode="before")
@@ -81,100 +108,110 @@ class Settings(StageSettings):
         default = cls.model_fields[str(info.field_name)].default
         return default.model_dump() | value if isinstance(value, dict) else value
 
-    def limits(self, group: str) -> Limits:
-        """Quality limits of a group."""
-        return {"maths": self.maths, "code": self.code, "multilingual": self.multilingual}.get(group, self.general)
+    def thresholds(self) -> Thresholds:
+        """What the last part decides by."""
+        limits = {"general": self.general, "maths": self.maths, "code": self.code, "multilingual": self.multilingual}
+        return Thresholds(
+            limits=limits, words=self.words, scores=self.scores, decontaminate=self.decontaminate, redact=self.redact
+        )
+
+    def other_thresholds(self) -> list[Threshold]:
+        """Limits that hold for every group, for people to see."""
+        likeness = other_thresholds(self.language_p, self.minhash.threshold)
+        learnt = [*word_thresholds(self.words), *score_thresholds(self.scores), *shared_thresholds(self.decontaminate)]
+        return [*spam_thresholds(self.spam), *likeness, *learnt]
+
+
+def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The four parts; `data.curate` itself is the last."""
+    how = {"engine": settings.engine.model_dump(mode="json"), "workers": settings.workers}
+    judges = [str(source) for source in sources if getattr(source, "kind", "") == "classifier"]
+    pages = [str(source) for source in sources if str(source) not in judges]
+    facts, duplicates, signals = f"{name}.facts", f"{name}.duplicates", f"{name}.signals"
+    minhash = settings.minhash
+    return {
+        facts: {
+            "uses": "data.facts",
+            "from": pages,
+            "permutations": minhash.bands * minhash.rows,
+            "shingle_words": minhash.shingle_words,
+            "shingle_letters": minhash.shingle_letters,
+            "line_min_letters": settings.lines.min_letters,
+            "line_keep_digits": list(settings.lines.keep_digits),
+            "language_model": settings.language_model,
+            **how,
+        },
+        duplicates: {
+            "uses": "data.duplicates",
+            "from": [facts],
+            "languages": list(settings.languages),
+            "language_p": settings.language_p,
+            "spam": settings.spam.model_dump(mode="json"),
+            "minhash": minhash.model_dump(mode="json"),
+            "line_limit": settings.lines.limit,
+            **how,
+        },
+        signals: {
+            "uses": "data.measure",
+            "from": [facts, duplicates, *judges],
+            "min_language_words": settings.words.min_language_words,
+            "evaluation": settings.decontaminate.measured().model_dump(mode="json"),
+            **how,
+        },
+        name: {"uses": "data.curate", "from": [*pages, facts, duplicates, signals], **settings.model_dump(mode="json")},
+    }
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json` and, where faults were planted, `planted.json`.
+    """Write `documents/`, `annotations/`, `dropped/`, `funnel.json`, `histograms.json`, `domains.json`; `planted.json` where
+    faults were planted.
 
     Raises:
         InputError: nothing is left; the message says which rule dropped how much.
     """
-    pages = ctx.inputs.one("pages")
-    shards = shard_paths(pages.path / "shards")
-    facts_dir = ctx.scratch / "facts"
-    facts_dir.mkdir(parents=True, exist_ok=True)
-    total = 2 * len(shards)
-
-    def done(before: int, count: int) -> None:
-        ctx.progress(before + count, total)
-        ctx.checkpoint_or_stop(lambda: None)
-
-    map_shards(partial(annotate_shard, out=facts_dir, settings=settings), shards, workers=settings.workers, done=partial(done, 0))
-    facts = load_facts(facts_dir, shards)
-    reasons = _decide_globally(facts, settings)
-    buckets = _write_frequent_lines(facts, reasons, settings, ctx)
-    jobs = [
-        (shard, reasons[start:end].tolist(), ctx.scratch / FREQUENT.format(bucket=bucket))
-        for shard, (start, end), bucket in zip(shards, facts.spans, buckets, strict=True)
-    ]
-    for name in ("documents", "annotations", "dropped"):
-        (ctx.out / name).mkdir(exist_ok=True)
-    counts = map_shards(
-        partial(decide_shard, facts_dir=facts_dir, out=ctx.out, settings=settings),
-        jobs,
-        workers=settings.workers,
-        done=partial(done, len(shards)),
-    )
-    summary = write_funnel(ctx.out, facts, counts)
-    _record_sources(ctx, facts, summary)
+    facts, duplicates, signals = (ctx.inputs.one(kind).path for kind in ("facts", "duplicates", "signals"))
+    work = Workforce(settings.engine, settings.workers, ctx, phases=1)
+    for folder in (*FOLDERS, "counts"):
+        (ctx.scratch / folder).mkdir(exist_ok=True)
+    names = read_layout(facts).names
+    known: dict[str, Any] = {"facts": facts, "duplicates": duplicates, "signals": signals, "thresholds": settings.thresholds()}
+    ranks = None
+    if settings.keep.rank_by or settings.keep.kinds:
+        ranks = ctx.scratch / "ranks"
+        ranks.mkdir(exist_ok=True)
+        rank_documents(names, partial(decided, **known), settings.keep, ranks)
+    decide = partial(decide_shard, out=ctx.scratch, ranks=ranks, **known)
+    job = partial(decided_and_counted, decide=decide, out=ctx.scratch)
+    counts = work.map(partial(job, limits=known["thresholds"].limits, others=settings.other_thresholds()), names)
+    work.keep(*FOLDERS)
+    summary = write_funnel(ctx.out, counts)
+    write_overview(ctx.out, counts)
+    _record_sources(ctx, counts)
     if not summary["documents"]:
         dropped = ", ".join(f"{reason} {number}" for reason, number in summary["dropped"].items())
         raise InputError(
             "curation left no document", where=f"dropped: {dropped}", fix="loosen the limits of `data.curate`, or give more pages"
         )
-    if (pages.path / "truth.parquet").exists():
-        summary["planted"] = score_planted(pages.path / "truth.parquet", ctx.out)
-        for fault, score in summary["planted"].items():
-            ctx.note(
-                f"planted {fault}: recall {score['recall']:.3f} of {score['planted']}, "
-                f"precision {score['precision']:.3f} of {score['found']}"
-            )
-    return summary
+    return summary | _planted(ctx)
 
 
-def _decide_globally(facts: Any, settings: Settings) -> np.ndarray:
-    """The reason that drops each document so far ("" for none), in the order in which the rules apply."""
-    reasons = np.full(len(facts.rows), "", dtype=object)
-    reasons[[not row["text_key"] for row in facts.rows]] = "empty"
-    dates = [row["date"] for row in facts.rows]
-    reasons[older_versions([row["url_key"] for row in facts.rows], dates, reasons == "")] = "url_duplicate"
-    allowed = {*settings.languages, UNKNOWN}
-    for index, row in enumerate(facts.rows):
-        if not reasons[index] and row["spam"]:
-            reasons[index] = f"spam:{row['spam']}"
-        elif not reasons[index] and row["lang"] not in allowed and row["lang_p"] >= settings.language_p:
-            reasons[index] = "language"
-    reasons[older_versions([row["text_key"] for row in facts.rows], dates, reasons == "")] = "exact_duplicate"
-    left = np.flatnonzero(reasons == "")
-    heads = clusters(facts.signatures[left], lambda index: facts.shingles(int(left[index])), settings.minhash)
-    older = older_versions(heads.tolist(), [dates[index] for index in left.tolist()], np.ones(len(left), dtype=bool))
-    reasons[left[older]] = "near_duplicate"
-    return reasons
-
-
-def _write_frequent_lines(facts: Any, reasons: np.ndarray, settings: Settings, ctx: StageContext) -> list[int]:
-    """Save the frequent lines of every bucket of documents; returns the bucket of each shard."""
-    buckets, held, bucket = [], 0, 0
-    for start, end in facts.spans:
-        if held and held + end - start > BUCKET_DOCUMENTS:
-            bucket, held = bucket + 1, 0
-        held += end - start
-        buckets.append(bucket)
-    for number in range(bucket + 1):
-        shards = [index for index, of in enumerate(buckets) if of == number]
-        keys = [facts.line_keys(shard, reasons == "") for shard in shards]
-        frequent = (
-            frequent_lines(np.concatenate(keys), settings.lines.limit) if settings.lines.limit else np.zeros(0, dtype=np.uint64)
+def _planted(ctx: StageContext) -> dict[str, Any]:
+    truth = ctx.inputs.one("pages").path / "truth.parquet"
+    if not truth.exists():
+        return {}
+    scores = score_planted(truth, ctx.out)
+    for fault, score in scores.items():
+        ctx.note(
+            f"planted {fault}: recall {score['recall']:.3f} of {score['planted']}, "
+            f"precision {score['precision']:.3f} of {score['found']}"
         )
-        np.save(ctx.scratch / FREQUENT.format(bucket=number), frequent)
-    return buckets
+    return {"planted": scores}
 
 
-def _record_sources(ctx: StageContext, facts: Any, summary: dict[str, Any]) -> None:
-    licences = {row["source"]: row["licence"] for row in facts.rows}
-    for source, count in summary["sources"].items():
-        if count["kept"]:
-            ctx.add_source(source, licences[source], rows=count["kept"])
+def _record_sources(ctx: StageContext, counts: Sequence[dict[str, Any]]) -> None:
+    kept: dict[tuple[str, str], int] = {}
+    for row in (row for count in counts for row in count["rows"] if not row["reason"]):
+        key = row["source"], row["licence"]
+        kept[key] = kept.get(key, 0) + row["documents"]
+    for (source, licence), rows in sorted(kept.items()):
+        ctx.add_source(source, licence, rows=rows)

@@ -10,18 +10,20 @@ all the same.
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import numpy as np
 import xxhash
 
-BUCKET_DOCUMENTS = 30_000_000  # paper section 3.1.1
+from puna.data.kernels.tables import case_fold, line_fold, tables
+from puna.data.words import strings_of, utf8_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TRACKING = re.compile(r"^(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id|ref_src|phpsessid|jsessionid|sessionid|sid)$", re.I)
-ACCENTS = re.compile("[\u0300-\u036f]")
-PUNCTUATION = re.compile(r"[^\w\s\u0900-\u0dff\u0e00-\u0e7f]|_")
-DIGITS = re.compile(r"\d+")
-SPACES = re.compile(r"\s+")
 
 
 def url_key(url: str) -> str:
@@ -38,67 +40,70 @@ def url_key(url: str) -> str:
     return f"{host}{parts.path.rstrip('/')}{query}"
 
 
-def text_key(text: str) -> int:
-    """64-bit hash of a text that ignores case and white space."""
-    return xxhash.xxh3_64_intdigest(SPACES.sub(" ", text).strip().casefold().encode("utf-8", "replace"))
+def text_keys(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+    """64-bit hashes of texts that ignore case and white space; 0 for a text without anything else. Returns uint64 [texts]."""
+    from puna.data.kernels.folding import keys_of_texts
+
+    data, offsets = utf8_of(texts)
+    keys = np.zeros(len(offsets) - 1, dtype=np.uint64)
+    fold = case_fold()
+    keys_of_texts(data, offsets, tables().kind, fold.one, fold.starts, fold.extra, keys)
+    return keys
 
 
-def older_versions(keys: list[str] | list[int], dates: list[str], among: np.ndarray) -> np.ndarray:
-    """Which documents share a key with a newer one (with an earlier one, where dates are equal).
+def line_keys_batch(
+    texts: pa.Array | pa.ChunkedArray | Sequence[str],
+    langs: pa.Array | pa.ChunkedArray | Sequence[str],
+    fold_digits: np.ndarray,
+    min_letters: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the normalised lines of many texts; 0 for lines too short to count.
 
     Args:
-        keys: of every document.
-        dates: ISO dates; an empty date is the oldest.
-        among: bool [documents], those that take part.
+        texts: the documents; lines end at line feeds, and an empty text is one empty line.
+        langs: of every document; equal lines of two languages have different keys.
+        fold_digits: bool [documents]; where false, a line with digits is compared with its digits and signs.
+        min_letters: of a line that counts, after normalisation.
 
     Returns:
-        bool [documents].
+        uint64 [lines] and int64 [documents], the end of each document's lines.
     """
-    best: dict[str | int, int] = {}
-    drop = np.zeros(len(keys), dtype=bool)
-    for index in np.flatnonzero(among).tolist():
-        held = best.setdefault(keys[index], index)
-        if held == index:
-            continue
-        loser, winner = (held, index) if dates[index] > dates[held] else (index, held)
-        best[keys[index]] = winner
-        drop[loser] = True
-    return drop
+    from puna.data.kernels.folding import keys_of_lines
+
+    data, offsets = utf8_of(texts)
+    room = int(np.count_nonzero(data[offsets[0] : offsets[-1]] == ord("\n"))) + len(offsets) - 1
+    keys, ends = np.zeros(room, dtype=np.uint64), np.zeros(len(offsets) - 1, dtype=np.int64)
+    fold = line_fold()
+    codes = strings_of(langs)
+    names = {code: np.uint64(xxhash.xxh3_64_intdigest(code.encode())) for code in set(codes)}
+    languages = np.array([names[code] for code in codes], dtype=np.uint64)
+    folded = np.asarray(fold_digits, dtype=np.bool_)
+    keys_of_lines(
+        data, offsets, tables().kind, fold.one, fold.starts, fold.extra, languages, folded, min_letters, keys, ends
+    )  # fmt: skip
+    return keys, ends
 
 
-def line_keys(text: str, lang: str, *, fold_digits: bool, min_letters: int) -> np.ndarray:
-    """Hashes of the normalised lines of a text, 0 for lines too short to count. Returns uint64 [lines]."""
-    lines = text.split("\n")
-    keys = (_line_key(line, lang, fold_digits, min_letters) for line in lines)
-    return np.fromiter(keys, dtype=np.uint64, count=len(lines))
+def without_lines_batch(
+    texts: pa.Array | pa.ChunkedArray | Sequence[str], drop: np.ndarray, line_ends: np.ndarray
+) -> tuple[pa.LargeStringArray, np.ndarray]:
+    """Texts without some of their lines.
 
+    Args:
+        drop: bool [lines], the lines to leave out.
+        line_ends: int64 [documents], the end of each document's lines, as `line_keys_batch` returns it.
 
-def _line_key(line: str, lang: str, fold_digits: bool, min_letters: int) -> int:
-    if len(line) < min_letters:
-        return 0
-    plain = line.lower()
-    if not plain.isascii():
-        plain = unicodedata.normalize("NFKC", ACCENTS.sub("", unicodedata.normalize("NFD", plain)))
-    if fold_digits or not DIGITS.search(plain):
-        plain = PUNCTUATION.sub("", DIGITS.sub("0", plain))
-    plain = SPACES.sub(" ", plain).strip()
-    if sum(map(str.isalpha, plain)) < min_letters:
-        return 0
-    return xxhash.xxh3_64_intdigest(f"{lang}|{plain}".encode("utf-8", "replace"))
+    Returns:
+        The texts, and int64 [documents], how many lines each lost. A text that lost none is unchanged; in the others three or
+        more line breaks become two, and none stay at the ends.
+    """
+    import pyarrow as pa
 
+    from puna.data.kernels.folding import copy_without
 
-def frequent_lines(keys: np.ndarray, limit: int) -> np.ndarray:
-    """Line hashes that come more than `limit` times among `keys` (one entry per document and line). Returns uint64, sorted."""
-    values, counts = np.unique(keys[keys != 0], return_counts=True)
-    return values[counts > limit]
-
-
-def without_lines(text: str, keys: np.ndarray, frequent: np.ndarray) -> tuple[str, int]:
-    """The text without its frequent lines, and how many were removed."""
-    if not len(frequent):
-        return text, 0
-    gone = np.isin(keys, frequent)
-    if not gone.any():
-        return text, 0
-    kept = [line for line, drop in zip(text.split("\n"), gone.tolist(), strict=True) if not drop]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n"), int(gone.sum())
+    data, offsets = utf8_of(texts)
+    out = np.empty(int(offsets[-1] - offsets[0]), dtype=np.uint8)
+    out_offsets, removed = np.zeros(len(offsets), dtype=np.int64), np.zeros(len(offsets) - 1, dtype=np.int64)
+    size = copy_without(data, offsets, np.asarray(drop, dtype=np.bool_), line_ends, out, out_offsets, removed)
+    buffers = [None, pa.py_buffer(out_offsets), pa.py_buffer(out[:size])]
+    return pa.Array.from_buffers(pa.large_string(), len(removed), buffers), removed

@@ -1,34 +1,50 @@
 """Which language a document is in: script first, then py3langid among the languages of that script (paper section 3.1.1).
 
-The paper uses a fastText model of 176 languages; its weights are share-alike, so py3langid (130 languages, model inside)
-stands in. Formulas, numbers and code carry no language and mislead any classifier: they are taken out first, and where few
-letters remain the answer is "und" with probability 0, which no filter drops. A document of several languages goes to the
-majority of its parts.
+The paper uses a fastText model of 176 languages; its weights are share-alike, so py3langid (140 languages, model inside, here
+compiled) stands in, and a script that one language writes is told by its letters alone, which names some more. Formulas,
+numbers and code carry no language and mislead any classifier: they are taken out first, and where few letters remain the
+answer is "und" with probability 0, which no filter drops. A document of several languages goes to the majority of its parts.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from puna.data.language_scripts import LATIN, RARE, SCRIPTS, TINY, TWINS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LLAMA_LANGUAGES = ("en", "de", "fr", "it", "pt", "hi", "es", "th")  # the eight supported by Llama 3.1
 UNKNOWN = "und"
 MIN_LETTERS = 24  # with fewer letters there is no telling
 MAX_CHARS = 40_000  # a document is judged on its beginning
 PART_CHARS = 500  # each of up to three parts of a long document is judged on this much
+ONE_PART_CHARS = 750  # a shorter text is judged whole: its parts would overlap, and their agreement would say nothing
+SAMPLE_CHARS = 1_500  # of the begin and the middle of a long text, which settle it where they agree
+MODEL_CHARS = 2000  # shown to a classifier given by path
 SCRIPT_CHARS = 250  # judged for the script
 TOLD = 0.35  # below it no language is named
 FOREIGN_SHARE = 0.25  # letters of another script that settle it
 AGREED = 0.9  # probability of two equal judgements that makes a third needless
 SURE = 0.5  # below it the parts vote
 
-# letters with the vowel signs of Indian, Thai, Hebrew and Arabic script, which \w leaves out
-LETTER = (
-    r"(?:[^\W\d_]|[\u0300-\u036f\u0591-\u05c7\u064b-\u0655\u0900-\u0dff\u0e30-\u0e4e\u0eb0-\u0ecd\u102b-\u103e\u17b4-\u17d3])"
+# letters with the vowel signs that \w leaves out: Latin, Hebrew, Arabic, Syriac, Thaana, N'Ko, Indian, Thai, Lao, Tibetan,
+# Burmese, Khmer, Limbu, Buginese, Balinese, Sundanese, Lepcha, Saurashtra, Rejang, Javanese, Cham, Meetei Mayek
+SIGNS = (
+    r"[\u0300-\u036f\u0591-\u05c7\u064b-\u0655\u0730-\u074a\u07a6-\u07b0\u07eb-\u07f3\u0900-\u0dff\u0e30-\u0e4e\u0eb0-\u0ecd"
+    r"\u0f71-\u0fbc\u102b-\u103e\u17b4-\u17d3\u1920-\u193b\u1a17-\u1a1b\u1b34-\u1b44\u1ba1-\u1bad\u1c24-\u1c37\ua8b4-\ua8c5\ua947-\ua953"
+    r"\ua9b3-\ua9c0\uaa29-\uaa36\uabe3-\uabed]"
 )
+HAS_SIGNS = re.compile(SIGNS)
+LETTER = rf"(?:[^\W\d_]|{SIGNS})"
 WORD_LIKE = re.compile(rf"{LETTER}{{2,}}(?:['’-]{LETTER}+)*")
+PLAIN_WORD_LIKE = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")  # the same without vowel signs, at three times the speed
 CODE_LINE = re.compile(
     r"[{};]\s*$|^\s*(?:def|class|import|from|return|for|if|while|print|>>>|\.\.\.|#include|//)\b|\w\(.*\)\s*$|[=<>]=|->"
 )
@@ -36,61 +52,73 @@ CODE_LINE = re.compile(
 NOT_PROSE = re.compile(
     r"https?://\S+|\S{1,64}@\S+|<\w{1,30}>|\{[^{}]{0,300}(?:\{[^{}]{0,300}\}[^{}]{0,300}){0,8}\}|\b\w{1,40}\([^()]{0,200}\)"
 )
+NOT_PROSE_SIGNS = ("(", "@", "://", "<", "{")  # one of these is in every match; looking for them is a hundred times cheaper
 MAX_CODE_LINE = 400  # a longer line is a paragraph
 
-# Unicode blocks that decide a script, with the languages of py3langid written in it
-SCRIPTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("\u0e00", "\u0e7f", ("th",)),
-    ("\u0900", "\u097f", ("hi", "mr", "ne", "sa")),
-    ("\u0370", "\u03ff", ("el",)),
-    ("\u0400", "\u052f", ("ru", "uk", "bg", "be", "sr", "mk", "kk", "ky", "mn", "tg", "tt", "ba")),
-    ("\u0590", "\u05ff", ("he",)),
-    ("\u0600", "\u06ff", ("ar", "fa", "ur", "ps", "ug", "ku")),
-    ("\u3040", "\u30ff", ("ja",)),
-    ("\uac00", "\ud7af", ("ko",)),
-    ("\u4e00", "\u9fff", ("zh",)),
-    ("\u0980", "\u09ff", ("bn", "as")),
-    ("\u0b80", "\u0bff", ("ta",)),
-    ("\u0c00", "\u0c7f", ("te",)),
-    ("\u0530", "\u058f", ("hy",)),
-    ("\u10a0", "\u10ff", ("ka",)),
-    ("\u0a80", "\u0aff", ("gu",)),
-    ("\u0a00", "\u0a7f", ("pa",)),
-    ("\u0c80", "\u0cff", ("kn",)),
-    ("\u0d00", "\u0d7f", ("ml",)),
-    ("\u0d80", "\u0dff", ("si",)),
-    ("\u1780", "\u17ff", ("km",)),
-    ("\u0e80", "\u0eff", ("lo",)),
-    ("\u1000", "\u109f", ("my",)),
-    ("\u1200", "\u137f", ("am",)),
-    ("\u0b00", "\u0b7f", ("or",)),
-)
-TWINS = {"ms": "id", "bs": "hr"}  # hard to tell apart; a split vote would look like doubt
 BEYOND = "\ue000"  # no script we know of begins here or later
 KANA = 1 + next(index for index, script in enumerate(SCRIPTS) if script[2] == ("ja",))
-LATIN_CODES = """
-en de fr it pt es nl sv da no fi et lv lt pl cs sk sl hr bs hu ro sq tr az id ms tl vi sw ca eu gl ga cy is mt af eo la ha so yo
-ig zu xh uz mg ht jv rw sn st
-"""
-LATIN = tuple(LATIN_CODES.split())
-# languages of a thousandth of the web or less: the classifier gives every language the same prior, and takes odd text for these
-RARE = frozenset(LATIN[LATIN.index("sw") :]) | {"sa", "as", "ba", "tt", "tg", "ug", "ku"}
-RARE_PRIOR = 0.1
+ALPHABETIC = 128  # bit of the script table that marks a letter
+RARE_PRIOR, TINY_PRIOR = 0.1, 0.01
+
+
+def identify_batch(texts: pa.Array | pa.ChunkedArray, model: Path | None = None) -> tuple[list[str], np.ndarray]:
+    """The language of every text: ISO 639 codes, and float32 [texts] probabilities; a null counts as an empty text.
+
+    Args:
+        model: a classifier in fastText's format to be asked instead; formulas and code are taken out for it just the same.
+    """
+    if model is not None:
+        return _by_model(texts, model)
+    found = [identify(text or "") for text in texts.to_pylist()]
+    return [code for code, _ in found], np.array([probability for _, probability in found], dtype=np.float32)
+
+
+def _by_model(texts: pa.Array | pa.ChunkedArray, path: Path) -> tuple[list[str], np.ndarray]:
+    import pyarrow as pa
+
+    from puna.data.fasttext import load_fasttext
+
+    model = load_fasttext(path)
+    prose = [" ".join(_language_words((text or "")[:MAX_CHARS]))[:MODEL_CHARS] for text in texts.to_pylist()]
+    chances = model.score_batch(pa.array(prose, type=pa.large_string()))
+    best = chances.argmax(axis=1)
+    surest = np.array([chances[row, label] if prose[row] else 0 for row, label in enumerate(best)], dtype=np.float32)
+    told = surest >= TOLD
+    return [model.labels[label] if sure else UNKNOWN for label, sure in zip(best.tolist(), told.tolist(), strict=True)], surest
 
 
 def identify(text: str) -> tuple[str, float]:
     """The language of a text as (ISO 639 code, probability); ("und", 0.0) where there are too few letters to tell."""
+    text = text[:MAX_CHARS]
+    settled = _by_samples(text) if len(text) > 2 * SAMPLE_CHARS else None
+    if settled:
+        return settled
     words = _language_words(text)
     if not words:
         return UNKNOWN, 0.0
     joined = " ".join(words)
     parts: list[tuple[str, float]] = []
+    part_chars = PART_CHARS if len(joined) > ONE_PART_CHARS else len(joined)
     for start in _starts(len(joined)):
-        parts.append(_judge(joined[start : start + PART_CHARS]))
+        parts.append(_judge(joined[start : start + part_chars]))
         if len(parts) == 2 and parts[0][0] == parts[1][0] and min(parts)[1] >= AGREED:
             break
     lang, share = _vote(parts)
     return (lang, share) if share >= SURE else _by_lines(text, lang, share)
+
+
+def _by_samples(text: str) -> tuple[str, float] | None:
+    """The language on which a text's begin and middle surely agree; most long texts need no more, which halves the time."""
+    middle = (len(text) - SAMPLE_CHARS) // 2
+    parts: list[tuple[str, float]] = []
+    for sample in (text[:SAMPLE_CHARS], text[middle : middle + SAMPLE_CHARS]):
+        joined = " ".join(_language_words(sample))
+        if len(joined) < PART_CHARS:
+            return None
+        parts.append(_judge(joined[:PART_CHARS]))
+        if parts[0][0] != parts[-1][0] or parts[-1][1] < AGREED:
+            return None
+    return _vote(parts)
 
 
 def _vote(parts: list[tuple[str, float]]) -> tuple[str, float]:
@@ -105,24 +133,29 @@ def _vote(parts: list[tuple[str, float]]) -> tuple[str, float]:
 
 def _language_words(text: str) -> list[str]:
     """Words of the text without code lines and addresses; empty where fewer than `MIN_LETTERS` letters are left."""
-    text = NOT_PROSE.sub(" ", text[:MAX_CHARS])
+    if any(sign in text for sign in NOT_PROSE_SIGNS):
+        text = NOT_PROSE.sub(" ", text)
     prose = [
         line for line in text.split("\n") if line and (len(line) > MAX_CODE_LINE or not CODE_LINE.search(line))
     ] or text.split("\n")
-    words = WORD_LIKE.findall("\n".join(prose))
+    words = _words_like("\n".join(prose))
     return words if sum(map(len, words)) >= MIN_LETTERS else []
+
+
+def _words_like(text: str) -> list[str]:
+    return (PLAIN_WORD_LIKE if text.isascii() or not HAS_SIGNS.search(text) else WORD_LIKE).findall(text)
 
 
 def _starts(length: int) -> tuple[int, ...]:
     """Where the parts begin that are judged: begin, end, and the middle when these two leave a doubt."""
-    return (0, length - PART_CHARS, (length - PART_CHARS) // 2) if length > PART_CHARS else (0,)
+    return (0, length - PART_CHARS, (length - PART_CHARS) // 2) if length > ONE_PART_CHARS else (0,)
 
 
 def _by_lines(text: str, lang: str, share: float) -> tuple[str, float]:
     """A vote of the lines, each with the weight of its letters, for documents that mix languages or are hard."""
     votes: dict[str, float] = {}
     for line in text.split("\n")[:200]:
-        words = WORD_LIKE.findall(line)
+        words = _words_like(line)
         letters = sum(map(len, words))
         if letters >= MIN_LETTERS:
             winner, probability = _judge(" ".join(words))
@@ -139,42 +172,45 @@ def _judge(text: str) -> tuple[str, float]:
     candidates = _script_languages(text)
     if len(candidates) == 1:
         return candidates[0], 1.0
-    ranked = _classifier().rank(text)
-    shares: dict[str, float] = {}
-    for lang, probability in ranked:
-        if lang in candidates:
-            name = TWINS.get(lang, lang)
-            shares[name] = shares.get(name, 0.0) + probability * (RARE_PRIOR if name in RARE else 1.0)
-    best = max(shares, key=lambda name: shares[name])
-    return best, shares[best] / max(sum(shares.values()), 1e-12)
+    from puna.data.kernels.language import best_group
+
+    names, groups, priors = _candidate_columns(candidates)
+    best, share = best_group(text, groups, priors, len(names))
+    return names[best], float(share)
+
+
+@cache
+def _candidate_columns(candidates: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The distinct names of some candidates, and of each column of the classifier the name's index (or -1) and its prior."""
+    from puna.data.kernels.language import tables
+
+    names = list(dict.fromkeys(TWINS.get(code, code) for code in candidates))
+    labels = tables().labels
+    groups = [names.index(TWINS.get(label, label)) if label in candidates else -1 for label in labels]
+    priors = [TINY_PRIOR if label in TINY else RARE_PRIOR if TWINS.get(label, label) in RARE else 1.0 for label in labels]
+    return names, np.array(groups, dtype=np.int32), np.array(priors, dtype=np.float32)
 
 
 def _script_languages(text: str) -> tuple[str, ...]:
     sample = text[:SCRIPT_CHARS]
     if sample.isascii():
         return LATIN
-    table = _script_table()
-    counts = Counter(table[ord(character)] for character in sample if character < BEYOND)
-    letters = sum(map(str.isalpha, sample))
-    kana = counts[KANA]
-    if kana * 10 > letters:
+    points = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    signs = _script_table()[np.minimum(points, ord(BEYOND))]
+    counts = np.bincount(signs & (ALPHABETIC - 1), minlength=len(SCRIPTS) + 1)
+    letters = int((signs & ALPHABETIC > 0).sum())
+    if counts[KANA] * 10 > letters:
         return ("ja",)
-    best = max(range(1, len(SCRIPTS) + 1), key=lambda number: counts[number])
+    best = 1 + int(np.argmax(counts[1:]))
     # foreign names and terms stand in Latin letters within any script, hardly ever the other way round
     return SCRIPTS[best - 1][2] if counts[best] >= FOREIGN_SHARE * letters else LATIN
 
 
 @lru_cache(maxsize=1)
-def _script_table() -> bytes:
-    """For each code point below U+E000 the number of its entry in `SCRIPTS`, from 1; 0 for Latin and all else."""
-    table = bytearray(ord(BEYOND))
+def _script_table() -> np.ndarray:
+    """For each code point up to U+E000 the number of its entry in `SCRIPTS` from 1 (0: Latin, all else), and the letter bit."""
+    table = np.zeros(ord(BEYOND) + 1, dtype=np.uint8)
     for number, (first, last, _) in enumerate(SCRIPTS, 1):
-        table[ord(first) : ord(last) + 1] = bytes([number]) * (ord(last) - ord(first) + 1)
-    return bytes(table)
-
-
-@lru_cache(maxsize=1)
-def _classifier() -> Any:
-    from py3langid import langid
-
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+        table[ord(first) : ord(last) + 1] = number
+    table[: ord(BEYOND)] |= np.array([ALPHABETIC * chr(point).isalpha() for point in range(ord(BEYOND))], dtype=np.uint8)
+    return table

@@ -1,23 +1,17 @@
-"""Near-duplicate documents over the whole data set: MinHash, banded LSH, exact verification, union-find (paper section
-3.1.1).
-
-112 permutations of 5-word shingles in 14 bands of 8 rows find a pair of Jaccard similarity 0.85 with probability 0.99 and one
-of 0.5 with 0.05. The paper gives no numbers; these are FineWeb's. Every candidate is verified against the exact Jaccard
-similarity of the shingle sets, so precision does not depend on the estimate. Everything is arrays; there is no join.
+"""MinHash signatures and exact Jaccard similarity of shingle sets (paper section 3.1.1); what is made of them for a whole data
+set is in `puna.data.near_duplicates`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
 from puna.core.rng import numpy_stream
 from puna.core.settings import Settings
-from puna.data.signals import hash_words, ngram_hashes
+from puna.data.words import Words
 
-BLOCK = 512  # shingles hashed at a time: 112 x 512 x 8 bytes stay in the second-level cache
-MAX_HEADS = 8  # clusters of one bucket that a document is compared with
 EMPTY = np.uint32(0xFFFFFFFF)
 
 
@@ -40,35 +34,39 @@ class MinHashSettings(Settings):
     min_shingles: int = 12
 
 
-def shingles(words: list[str], size: int) -> np.ndarray:
-    """Sorted distinct hashes of the `size`-word shingles. Returns uint64 [distinct]."""
-    return np.unique(ngram_hashes(hash_words(words), size))
+def signatures(words: Words, settings: MinHashSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """MinHash signatures and shingle sets of a batch of documents.
 
+    A permutation of the 32-bit hash x is (x xor mask) times an odd factor modulo 2^32: eight or sixteen at a time in one
+    register, which a 64-bit multiply-shift is not. That it estimates as well is tested, not assumed.
 
-def signature(shingle_hashes: np.ndarray, permutations: int) -> np.ndarray:
-    """Minimum of every permutation over a set of hashes. Returns uint32 [permutations], all ones for an empty set.
-
-    Permutations are multiply-shift: the high 32 bits of a*x + b modulo 2^64 with odd a (Dietzfelbinger et al. 1997).
+    Returns:
+        uint32 [documents, bands * rows], all ones where a document has fewer than `min_shingles`;
+        uint64 [shingles], sorted and distinct within each document; int64 [documents], the end of each document's.
     """
-    factors, offsets = _permutations(permutations)
-    smallest = np.full(permutations, EMPTY, dtype=np.uint32)
-    for start in range(0, len(shingle_hashes), BLOCK):
-        values = factors[:, None] * shingle_hashes[None, start : start + BLOCK]
-        values += offsets[:, None]
-        high = (values >> np.uint64(32)).astype(np.uint32)
-        np.minimum(smallest, high.min(axis=1), out=smallest)
-    return smallest
+    from puna.data.kernels.minhash import keep_distinct, shingle_hashes, sign
+
+    sizes = np.where(words.letterwise(), settings.shingle_letters, settings.shingle_words).astype(np.int64)
+    values, all_ends = np.empty(len(words.hashes), dtype=np.uint64), np.zeros(len(words.ends), dtype=np.int64)
+    shingle_hashes(words.hashes, words.ends, sizes, values, all_ends)
+    begin = 0
+    for end in all_ends.tolist():
+        values[begin:end].sort()  # numpy's vector sort takes a fifth of the time of one in a kernel
+        begin = end
+    ends = np.zeros_like(all_ends)
+    values = values[: keep_distinct(values, all_ends, ends)].copy()
+    permutations = settings.bands * settings.rows
+    found = np.full((len(ends), permutations), EMPTY, dtype=np.uint32)
+    factors, masks = _lanes(permutations)
+    sign(values, ends, settings.min_shingles, factors, masks, found)
+    return found, values, ends
 
 
-_drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-
-def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=8)
+def _lanes(count: int) -> tuple[np.ndarray, np.ndarray]:
     # a fixed stream: signatures of two runs must be comparable
-    if count not in _drawn:
-        draws = numpy_stream(0, "data.minhash").integers(0, 2**64, size=(2, count), dtype=np.uint64, endpoint=False)
-        _drawn[count] = draws[0] | np.uint64(1), draws[1]
-    return _drawn[count]
+    draws = numpy_stream(0, "data.minhash").integers(0, 2**32, size=(2, count), dtype=np.uint32, endpoint=False)
+    return draws[0] | np.uint32(1), draws[1]
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
@@ -77,71 +75,3 @@ def jaccard(first: np.ndarray, second: np.ndarray) -> float:
         return 0.0
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
-
-
-def clusters(signatures: np.ndarray, shingle_set: Callable[[int], np.ndarray], settings: MinHashSettings) -> np.ndarray:
-    """Group documents that are near-duplicates.
-
-    Args:
-        signatures: uint32 [documents, bands * rows]; a row of all ones (no shingles) joins nothing.
-        shingle_set: gives the sorted distinct shingle hashes of document i, for verification.
-        settings: bands, rows and threshold.
-
-    Returns:
-        int64 [documents]: the smallest index of each document's cluster.
-    """
-    parent = np.arange(len(signatures), dtype=np.int64)
-    usable = np.flatnonzero((signatures != EMPTY).any(axis=1))
-    refused: set[tuple[int, int]] = set()
-    for band in range(settings.bands):
-        rows = np.ascontiguousarray(signatures[usable, band * settings.rows : (band + 1) * settings.rows])
-        keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * settings.rows))).ravel()
-        order = np.argsort(keys, kind="stable")
-        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-        for bucket in _runs(same):
-            _join(usable[order[bucket[0] : bucket[1] + 2]], parent, refused, shingle_set, settings.threshold)
-    return np.array([_find(parent, index) for index in range(len(parent))], dtype=np.int64)
-
-
-def _runs(positions: np.ndarray) -> list[tuple[int, int]]:
-    """First and last of each run of consecutive numbers."""
-    if not len(positions):
-        return []
-    breaks = np.flatnonzero(np.diff(positions) > 1)
-    starts = positions[np.concatenate([[0], breaks + 1])]
-    ends = positions[np.concatenate([breaks, [len(positions) - 1]])]
-    return list(zip(starts.tolist(), ends.tolist(), strict=True))
-
-
-def _join(
-    bucket: np.ndarray,
-    parent: np.ndarray,
-    refused: set[tuple[int, int]],
-    shingle_set: Callable[[int], np.ndarray],
-    threshold: float,
-) -> None:
-    """Compare the documents of one bucket with the first of each cluster in it, and unite what is similar enough."""
-    heads: list[int] = []
-    for index in sorted(bucket.tolist()):
-        for head in heads:
-            if _find(parent, index) == _find(parent, head):
-                break
-            if (head, index) in refused:
-                continue
-            if jaccard(shingle_set(head), shingle_set(index)) >= threshold:
-                first, second = sorted((_find(parent, index), _find(parent, head)))
-                parent[second] = first
-                break
-            refused.add((head, index))
-        else:
-            if len(heads) < MAX_HEADS:
-                heads.append(index)
-
-
-def _find(parent: np.ndarray, index: int) -> int:
-    root = index
-    while parent[root] != root:
-        root = int(parent[root])
-    while parent[index] != root:
-        parent[index], index = root, int(parent[index])
-    return root

@@ -2,8 +2,9 @@
 (paper 3.1.2).
 
 A shard is `.bin` (uint32, little-endian), `.idx` (int64, the end of every document) and `.json`, so training maps it into
-memory and nothing is shuffled on disk. Every document is [bos] + ids + [eos]. A share of the documents, chosen by the hash of
-their id, is held out of training and serves for perplexity by source.
+memory and nothing is shuffled on disk; `.parquet` beside them names each document's id and source. Every document is [bos] + ids
++ [eos]. A share of the documents, chosen by the hash of their id, is held out of training and serves for perplexity by source.
+`mix.json` is the manifest: weights, tokens and epochs by phase and source, and digests of tokenizer and shards.
 """
 
 from __future__ import annotations
@@ -12,36 +13,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from puna.core.errors import InputError
-from puna.core.settings import Settings as StageSettings
 from puna.core.stage import StageContext
+from puna.data.mix_manifest import Contents, GroupCount, MixSettings, write_manifest
 
 KIND = "tokens"
-REVISION = 1
+REVISION = 2
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 BATCH_CHARS = 4 << 20  # text encoded at a time
-PAPER_MIX = {"general": 0.50, "maths": 0.25, "code": 0.17, "multilingual": 0.08}  # paper section 3.1.2
+SPLITS = ("train", "held")
 
 
-class Settings(StageSettings):
-    """How the corpus becomes tokens.
-
-    Attributes:
-        mix: weight of each group in pre-training, as shares of tokens; absent groups are left out and the rest scaled up.
-        anneal_mix: the same for the annealing phase; by default maths and code up-sampled (paper section 3.1.3).
-        held: share of documents held out of training, by hash of their id.
-    """
-
-    mix: dict[str, float] = PAPER_MIX
-    anneal_mix: dict[str, float] = {"general": 0.30, "maths": 0.40, "code": 0.20, "multilingual": 0.10}
-    held: float = 0.02
+class Settings(MixSettings):
+    """How the corpus becomes tokens: the mix of each phase and the share held out, see `puna.data.mix_manifest`."""
 
 
 @dataclass
@@ -98,24 +89,38 @@ def write_shard(path: str | Path, docs: Iterable[list[int]], meta: dict[str, Any
 
 
 class ShardBuilder:
-    """Writes a shard document by document; the files get their names when it is closed."""
+    """Writes a shard document by document; the files get their names when it is closed.
+
+    Attributes:
+        digest: of the tokens, and once closed of tokens and document ends (BLAKE2b, 16 bytes).
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.ends: list[int] = []
+        self.labels: list[tuple[str, str]] = []
+        self.digest = hashlib.blake2b(digest_size=16)
         self._length = 0
         self._bin = _file(self.path, "bin.part").open("wb")
 
-    def add(self, ids: list[int]) -> None:
-        """Append one document."""
-        self._bin.write(np.asarray(ids, dtype="<u4").tobytes())
+    def add(self, ids: list[int] | np.ndarray, label: tuple[str, str] | None = None) -> None:
+        """Append one document, with its (id, source) if the shard says them; then every document needs one."""
+        data = np.asarray(ids, dtype="<u4").tobytes()
+        self._bin.write(data)
+        self.digest.update(data)
         self._length += len(ids)
         self.ends.append(self._length)
+        if label is not None:
+            self.labels.append(label)
 
     def close(self, meta: dict[str, Any]) -> None:
-        """Finish the three files."""
+        """Finish the files."""
         self._bin.close()
-        np.asarray(self.ends, dtype="<i8").tofile(_file(self.path, "idx"))
+        ends = np.asarray(self.ends, dtype="<i8")
+        ends.tofile(_file(self.path, "idx"))
+        self.digest.update(ends.tobytes())
+        if self.labels:
+            _write_labels(_file(self.path, "parquet"), self.labels)
         text = json.dumps(
             {**meta, "documents": len(self.ends), "tokens": self._length, "dtype": "uint32"}, indent=1, sort_keys=True
         )
@@ -123,20 +128,44 @@ class ShardBuilder:
         _file(self.path, "bin.part").replace(_file(self.path, "bin"))
 
 
+def _write_labels(path: Path, labels: list[tuple[str, str]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids, sources = zip(*labels, strict=True)
+    table = pa.table({"id": pa.array(ids, "string"), "source": pa.array(sources, "string").dictionary_encode()})
+    pq.write_table(table, path, compression="zstd")
+
+
+def document_column(path: str | Path, column: str) -> np.ndarray:
+    """What the shard at `path` says of each of its documents: their `id` or `source`, object array [documents].
+
+    Raises InputError for a shard without these columns (written before they were).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = _file(Path(path), "parquet")
+    try:
+        return pq.read_table(file, columns=[column], use_threads=False)[column].to_numpy()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError("this token shard does not say where its documents come from", where=str(file),
+                         fix="run `data.shards` again") from error  # fmt: skip
+
+
+def find_document(directory: Path, name: str) -> list[tuple[str, str, int]]:
+    """Where the document with an id lies in a `tokens` artifact: (split, group, index in the shard), one row per copy."""
+    found = []
+    for path in sorted(Path(directory).glob("*.bin")):
+        split, _, group = path.stem.partition("-")
+        if _file(path.with_suffix(""), "parquet").exists():
+            matches = np.flatnonzero(document_column(path.with_suffix(""), "id") == name)
+            found += [(split, group, int(index)) for index in matches]
+    return found
+
+
 def _file(path: Path, suffix: str) -> Path:
     return path.with_name(f"{path.name}.{suffix}")
-
-
-@dataclass
-class GroupCount:
-    """What one group of the mix holds."""
-
-    train: int = 0
-    held: int = 0
-    documents: int = 0
-    held_documents: int = 0
-    characters: int = 0
-    sources: dict[str, int] = field(default_factory=dict)
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -156,60 +185,40 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             where=f"{corpus.path}: {_dropped(corpus.summary())}",
             fix="loosen the limits of `data.curate`, or give more pages",
         )
-    sources: dict[str, dict[str, Any]] = {}
-    counts = _encode(corpus.path, tokenizer, held, ctx, sources)
+    contents = _encode(corpus.path, tokenizer, held, ctx)
+    copy_tokenizer(tokenizer_dir, ctx.out)
+    return write_manifest(settings, ctx, contents, tokenizer)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Put the tokenizer's files beside the shards, so that the artifact can be read alone."""
     for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).exists():
-            shutil.copyfile(tokenizer_dir / name, ctx.out / name)
-    present = [group for group in sorted(counts) if counts[group].train]
-    mixes = {
-        "mix": normalised_mix(settings.mix, present, "mix", ctx),
-        "anneal_mix": normalised_mix(settings.anneal_mix, present, "anneal_mix", ctx),
-    }
-    groups = {group: _group_summary(counts[group]) for group in sorted(counts)}
-    table = [{"source": name, **sources[name]} for name in sorted(sources)]
-    manifest = {**mixes, "groups": groups, "sources": table, "tokenizer": tokenizer.digest, "vocab_size": tokenizer.vocab_size}
-    (ctx.out / "mix.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    for row in table:
-        ctx.add_source(row["source"], row["licence"], rows=row["documents"])
-    train = sum(count.train for count in counts.values())
-    return {
-        "tokens": train,
-        "held_tokens": sum(count.held for count in counts.values()),
-        "documents": sum(map(len, held.values())),
-        "characters_per_token": round(
-            sum(c.characters for c in counts.values()) / sum(c.train + c.held for c in counts.values()), 4
-        ),
-        "groups": groups,
-        **mixes,
-    }
+        if (source / name).exists():
+            shutil.copyfile(source / name, out / name)
 
 
-def normalised_mix(weights: dict[str, float], present: list[str], name: str, ctx: StageContext) -> dict[str, float]:
-    """Weights of the groups that have tokens, scaled to sum 1; what is left out is noted.
+class GroupShards:
+    """The `train-<group>` and `held-<group>` shards of several groups, written side by side."""
 
-    Raises:
-        InputError: a weight is negative, or no group with a weight is there.
-    """
-    if any(weight < 0 for weight in weights.values()):
-        raise InputError(
-            f"weights of `{name}` must not be negative", where=str(weights), fix=f"{name}: {{general: 0.5, maths: 0.25}}"
-        )
-    used = {group: weight for group, weight in sorted(weights.items()) if weight > 0 and group in present}
-    if not used:
-        raise InputError(
-            f"no group of `{name}` has any document",
-            where=f"{name}: {weights}; the corpus has: {', '.join(present)}",
-            fix=f"{name}: {{{present[0] if present else 'general'}: 1}}",
-        )
-    absent = sorted(group for group, weight in weights.items() if weight > 0 and group not in present)
-    if absent:
-        ctx.note(f"{name}: no documents of {', '.join(absent)}; the other weights are scaled up")
-    unused = sorted(group for group in present if not weights.get(group))
-    if unused:
-        ctx.note(f"{name}: {', '.join(unused)} has documents and no weight, so it is not trained on")
-    total = sum(used.values())
-    return {group: weight / total for group, weight in used.items()}
+    def __init__(self, out: Path, groups: Iterable[str]):
+        names = sorted(groups)
+        self.builders = {(split, group): ShardBuilder(out / f"{split}-{group}") for group in names for split in SPLITS}
+        self.contents = Contents({group: GroupCount() for group in names})
+
+    def add(
+        self, group: str, held: bool, ids: list[int] | np.ndarray, name: str, source: str, licence: str, characters: int
+    ) -> None:
+        """Append a document called `name`: ids with its begin and end tokens, of a text of `characters`."""
+        self.builders[SPLITS[held], group].add(ids, (name, source))
+        self.contents.add(group, source, licence, len(ids), characters, held)
+
+    def close(self, tokenizer_digest: str) -> Contents:
+        """Finish every shard and say what they hold."""
+        for (split, group), builder in self.builders.items():
+            sources = dict(sorted(self.contents.groups[group].sources.items()))
+            builder.close({"split": split, "group": group, "tokenizer": tokenizer_digest, "sources": sources})
+            self.contents.shards[builder.path.name] = builder.digest.hexdigest()
+        return self.contents
 
 
 def _dropped(summary: dict[str, Any]) -> str:
@@ -217,49 +226,35 @@ def _dropped(summary: dict[str, Any]) -> str:
 
 
 def _held_out(directory: Path, share: float) -> dict[str, dict[str, bool]]:
-    """For every group, which document ids are held out; a group of two documents or more holds out one at least."""
+    """For every group, which document ids are held out."""
     from puna.data.columns import documents
 
-    hashes: dict[str, dict[str, float]] = {}
+    names: dict[str, list[str]] = {}
     for row in documents(directory, ["id", "group"]):
-        digest = hashlib.blake2b(row["id"].encode(), digest_size=8).digest()
-        hashes.setdefault(row["group"], {})[row["id"]] = int.from_bytes(digest, "little") / 2**64
-    held = {}
-    for group, by_id in hashes.items():
-        bound = max(share, min(by_id.values()) * (1 + 1e-12)) if share > 0 and len(by_id) > 1 else share
-        held[group] = {name: value < bound for name, value in by_id.items()}
-    return held
+        names.setdefault(row["group"], []).append(row["id"])
+    return {group: choose_held(of_group, share) for group, of_group in names.items()}
 
 
-def _encode(
-    directory: Path, tokenizer: Any, held: dict[str, dict[str, bool]], ctx: StageContext, sources: dict[str, dict[str, Any]]
-) -> dict[str, GroupCount]:
-    """Write the shards of every group; `sources` takes documents and tokens by source."""
+def choose_held(names: Iterable[str], share: float) -> dict[str, bool]:
+    """Which of a group's documents are held out, by hash of their id; of two or more, at least one."""
+    hashes = {name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") / 2**64 for name in names}
+    bound = max(share, min(hashes.values()) * (1 + 1e-12)) if share > 0 and len(hashes) > 1 else share
+    return {name: value < bound for name, value in hashes.items()}
+
+
+def _encode(directory: Path, tokenizer: Any, held: dict[str, dict[str, bool]], ctx: StageContext) -> Contents:
+    """Write the shards of every group."""
     from puna.data.columns import documents
 
-    builders = {
-        (split, group): ShardBuilder(ctx.out / f"{split}-{group}") for group in sorted(held) for split in ("train", "held")
-    }
-    counts = {group: GroupCount() for group in sorted(held)}
+    shards = GroupShards(ctx.out, held)
     total, done = sum(map(len, held.values())), 0
     for batch in _batches(documents(directory, ["id", "group", "source", "licence", "text"])):
         for row, ids in zip(batch, tokenizer.encode_batch([row["text"] for row in batch]), strict=True):
-            out = held[row["group"]][row["id"]]
-            whole = [tokenizer.bos_id, *ids, tokenizer.eos_id]
-            builders["held" if out else "train", row["group"]].add(whole)
-            _count(counts[row["group"]], sources, row, len(whole), out)
+            whole, out = [tokenizer.bos_id, *ids, tokenizer.eos_id], held[row["group"]][row["id"]]
+            shards.add(row["group"], out, whole, row["id"], row["source"], row["licence"], len(row["text"]))
         done += len(batch)
         ctx.progress(done, total)
-    for (split, group), builder in builders.items():
-        builder.close(
-            {
-                "split": split,
-                "group": group,
-                "tokenizer": tokenizer.digest,
-                "sources": dict(sorted(counts[group].sources.items())),
-            }
-        )
-    return counts
+    return shards.close(tokenizer.digest)
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
@@ -273,30 +268,3 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _count(count: GroupCount, sources: dict[str, dict[str, Any]], row: dict[str, Any], tokens: int, out: bool) -> None:
-    source = sources.setdefault(row["source"], {"licence": row["licence"], "documents": 0, "tokens": 0})
-    source["documents"] += 1
-    source["tokens"] += tokens
-    count.sources[row["source"]] = count.sources.get(row["source"], 0) + 1
-    count.characters += len(row["text"])
-    if out:
-        count.held += tokens
-        count.held_documents += 1
-    else:
-        count.train += tokens
-        count.documents += 1
-
-
-def _group_summary(count: GroupCount) -> dict[str, Any]:
-    """Counts of one group as JSON values."""
-    tokens = count.train + count.held
-    return {
-        "train_tokens": count.train,
-        "held_tokens": count.held,
-        "train_documents": count.documents,
-        "held_documents": count.held_documents,
-        "characters_per_token": round(count.characters / max(tokens, 1), 4),
-        "sources": dict(sorted(count.sources.items())),
-    }

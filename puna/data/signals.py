@@ -7,54 +7,23 @@ mix, because the token statistics of maths and code are not those of prose (pape
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from puna.core.settings import Settings
+from puna.data.kernels.tables import tables
+from puna.data.languages import languages
+from puna.data.words import HAS_LETTER, Words, hash_words, strings_of, utf8_of
 
-# scripts without spaces are taken letter by letter, so that n-grams mean something in them
-WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]|[\w\u0900-\u0dff]+(?:['’][\w]+)?")
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: rolling hash of n-grams
-BULLET = re.compile(r"^\s*[•‣▪◦·*-]\s")
-ELLIPSIS = ("...", "…")
-END_MARKS = (".", "!", "?", '"', "”", "»", ":", ";", "।", "。")
-STOP_WORDS = {
-    "en": {"the", "be", "to", "of", "and", "that", "have", "with", "is", "in", "a", "for", "it", "on", "as", "are"},
-    "de": {
-        "der",
-        "die",
-        "das",
-        "und",
-        "in",
-        "zu",
-        "den",
-        "ist",
-        "von",
-        "mit",
-        "ein",
-        "eine",
-        "sich",
-        "auf",
-        "für",
-        "nicht",
-        "hat",
-    },
-    "fr": {"le", "la", "les", "de", "et", "à", "un", "une", "des", "en", "est", "que", "qui", "dans", "pour", "du", "il", "au"},
-    "it": {"il", "la", "di", "e", "che", "un", "una", "in", "per", "è", "con", "del", "della", "le", "i", "si", "ha", "da"},
-    "pt": {"o", "a", "de", "e", "que", "em", "um", "uma", "do", "da", "para", "com", "não", "os", "as", "no", "na", "tem", "é"},
-    "es": {"el", "la", "de", "y", "que", "en", "un", "una", "los", "las", "del", "se", "por", "con", "para", "no", "es", "a"},
-    "hi": {"है", "और", "के", "की", "का", "में", "से", "को", "पर", "यह", "एक", "हैं", "ने", "कि", "भी"},
-}
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NGRAM_TOP = (2, 3, 4)  # Gopher: share of the most frequent one
 NGRAM_DUPLICATE = (5, 6, 7, 8, 9, 10)  # Gopher: share of characters inside repeated ones
-LETTERWISE_WORDS = 400  # looked at to tell a script without spaces
-MAX_SIGNAL_WORDS = 20_000  # bounds the time; longer documents are judged by their beginning
-
-_word_hashes: dict[str, int] = {}
-WORD_CACHE = 400_000  # words remembered by one process
 
 
 class Limits(Settings):
@@ -66,6 +35,10 @@ class Limits(Settings):
     curated sets are normal here), `min_word_chars` (Gopher's 3 is for English, and Hindi words are shorter) and
     `max_duplicate_ngrams` (Gopher's 0.15 to 0.10 are for English prose; verse, tables and exercises reach a quarter, logs and
     error pages are far above).
+
+    The last five are off: they are for crawled web pages. FineWeb (Penedo et al. 2024) sets `min_punctuated_lines` 0.12,
+    `max_short_lines` 0.67, `max_line_breaks` 0.3 and `max_duplicate_line_chars` 0.01; C4 (Raffel et al. 2020) drops every page
+    with a brace (`max_braces` 0) and every line of fewer than three words.
     """
 
     min_words: int | None = 20
@@ -83,8 +56,14 @@ class Limits(Settings):
     max_top_ngrams: tuple[float, float, float] | None = (0.20, 0.18, 0.16)
     max_duplicate_ngrams: tuple[float, float, float, float, float, float] | None = (0.30, 0.28, 0.26, 0.24, 0.22, 0.20)
     max_unreadable: float | None = 0.01
+    min_punctuated_lines: float | None = None
+    max_short_lines: float | None = None
+    max_line_breaks: float | None = None
+    max_few_word_lines: float | None = None
+    max_braces: float | None = None
 
 
+PROSE_GROUPS = ("general", "multilingual")
 PROSE = Limits()
 MATHS = Limits(
     min_words=8,
@@ -113,159 +92,198 @@ CODE = Limits(
 )
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words of a text (letters, for scripts without spaces)."""
-    return WORD.findall(text.lower())
+# name of the rule, signal, lowest and highest (fields of Limits), in the order in which they are asked
+RULES = (
+    ("words", "words", "min_words", "max_words"),
+    ("unreadable", "unreadable", "", "max_unreadable"),
+    ("word_length", "mean_word_chars", "min_word_chars", "max_word_chars"),
+    ("symbols", "symbols", "", "max_symbols"),
+    ("bullet_lines", "bullet_lines", "", "max_bullet_lines"),
+    ("ellipsis_lines", "ellipsis_lines", "", "max_ellipsis_lines"),
+    ("alpha_words", "alpha_words", "min_alpha_words", ""),
+    ("stop_words", "stop_words", "min_stop_words", ""),
+    ("duplicate_lines", "duplicate_lines", "", "max_duplicate_lines"),
+    ("duplicate_line_chars", "duplicate_line_chars", "", "max_duplicate_line_chars"),
+    ("punctuated_lines", "punctuated_lines", "min_punctuated_lines", ""),
+    ("short_lines", "short_lines", "", "max_short_lines"),
+    ("line_breaks", "line_breaks", "", "max_line_breaks"),
+    ("few_word_lines", "few_word_lines", "", "max_few_word_lines"),
+    ("braces", "braces", "", "max_braces"),
+)
+# Arrow types of the columns of `measure_batch`; a double may be missing (NaN in arrays, null in files)
+COLUMNS = {
+    "chars": "int64",
+    "words": "int64",
+    **dict.fromkeys(
+        ("mean_word_chars", "symbols", "alpha_words", "stop_words", "unreadable", "braces", "bullet_lines", "ellipsis_lines",
+         "punctuated_lines", "short_lines", "few_word_lines", "line_breaks", "duplicate_lines", "duplicate_line_chars"),
+        "double",
+    ),
+    **{f"top_{n}gram": "double" for n in NGRAM_TOP},
+    **{f"duplicate_{n}gram": "double" for n in NGRAM_DUPLICATE},
+    "lorem_ipsum": "bool",
+}  # fmt: skip
 
 
-def hash_words(words: list[str]) -> np.ndarray:
-    """xxh3 of every word. Returns uint64 [words]."""
-    if len(_word_hashes) > WORD_CACHE:
-        _word_hashes.clear()
-    known = _word_hashes
-    for word in set(words):
-        if word not in known:
-            known[word] = xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace"))
-    return np.fromiter((known[word] for word in words), dtype=np.uint64, count=len(words))
+def measure_batch(
+    texts: pa.Array | pa.ChunkedArray | Sequence[str], words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Every signal of a batch of documents.
+
+    Args:
+        texts: the documents, and `words`, what `puna.data.words.scan` found in them.
+        langs: ISO 639 code of each.
+
+    Returns:
+        The columns of `COLUMNS`, each [documents]: int64, float64 or bool. Shares are of 1. NaN where a signal has no meaning:
+        word statistics in scripts without spaces, stop words in languages without a file.
+    """
+    from puna.data.kernels.lines import COLUMNS as LINE_COLUMNS
+    from puna.data.kernels.lines import count_signs_and_lines
+    from puna.data.kernels.ngrams import repetition
+
+    data, offsets = utf8_of(texts)
+    documents = len(words.ends)
+    letterwise = words.letterwise()
+    counts = np.zeros((documents, LINE_COLUMNS), dtype=np.int64)
+    count_signs_and_lines(data, offsets, tables().kind, words.starts, words.ends, counts)
+    top = np.zeros((documents, len(NGRAM_TOP)), dtype=np.int64)
+    duplicate = np.zeros((documents, len(NGRAM_DUPLICATE)), dtype=np.int64)
+    repetition(words.hashes, words.lengths, words.ends, letterwise, top, duplicate)
+    columns = _word_columns(words, letterwise, langs) | _line_columns(counts, words.counts, letterwise)
+    total = np.maximum(_sums(words.lengths, words.ends), 1)
+    for names, chars in ((NGRAM_TOP, top), (NGRAM_DUPLICATE, duplicate)):
+        kind = "top" if names is NGRAM_TOP else "duplicate"
+        for place, n in enumerate(names):
+            columns[f"{kind}_{n}gram"] = np.where(letterwise, np.nan, chars[:, place] / total)
+    return {name: columns[name] for name in COLUMNS}
 
 
-def ngram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Rolling hash of every n-gram of a hash sequence. Returns uint64 [words - n + 1], empty where the text is shorter."""
-    if len(hashes) < n:
-        return hashes[:0]
-    rolled = hashes[: len(hashes) - n + 1].copy()
-    for step in range(1, n):
-        rolled *= MULTIPLIER
-        rolled += hashes[step : len(hashes) - n + 1 + step]
-    return rolled ^ (rolled >> np.uint64(29))
-
-
-def measure(text: str, lang: str) -> dict[str, Any]:
-    """Every signal of one document, by name; shares are of 1."""
-    words = words_of(text)[:MAX_SIGNAL_WORDS]
-    lines = [line for line in text.split("\n") if line.strip()]
-    count = max(len(words), 1)
-    signals: dict[str, Any] = {
-        "chars": len(text),
-        "words": len(words),
-        "mean_word_chars": _mean_word_chars(words),
-        "symbols": (text.count("#") + text.count("…") + text.count("...")) / count,
-        "alpha_words": None
-        if letterwise(words)
-        else sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in words) / count,
-        "stop_words": len(STOP_WORDS[lang].intersection(words)) if lang in STOP_WORDS else None,
-        "unreadable": text.count("\ufffd") / max(len(text), 1),
-        "lorem_ipsum": "lorem ipsum" in text.lower(),
-    }
-    return signals | _line_signals(lines) | _ngram_signals(words)
-
-
-def letterwise(words: list[str]) -> bool:
-    """Whether most "words" are single letters of a script without spaces, so that word statistics mean nothing."""
-    sample = words[:LETTERWISE_WORDS]
-    return sum(len(word) == 1 and word > "\u0dff" for word in sample) * 2 > len(sample)
-
-
-def _mean_word_chars(words: list[str]) -> float | None:
-    """Mean characters of a word; None where the script has no spaces and words have no length."""
-    if not words or letterwise(words):
-        return None
-    return sum(map(len, words)) / len(words)
-
-
-def _line_signals(lines: list[str]) -> dict[str, float]:
-    count, chars = max(len(lines), 1), max(sum(map(len, lines)), 1)
-    seen: set[str] = set()
-    repeated = repeated_chars = 0
-    for line in lines:
-        key = line.strip()
-        repeated += key in seen
-        repeated_chars += len(line) if key in seen else 0
-        seen.add(key)
+def _word_columns(
+    words: Words, letterwise: np.ndarray, langs: pa.Array | pa.ChunkedArray | Sequence[str]
+) -> dict[str, np.ndarray]:
+    count = words.counts
+    some = np.maximum(count, 1)
+    no_words = letterwise | (count == 0)
+    with_letter = _sums((words.flags & HAS_LETTER) != 0, words.ends)
     return {
-        "bullet_lines": sum(bool(BULLET.match(line)) for line in lines) / count,
-        "ellipsis_lines": sum(line.rstrip().endswith(ELLIPSIS) for line in lines) / count,
-        "punctuated_lines": sum(line.rstrip().endswith(END_MARKS) for line in lines) / count,
-        "duplicate_lines": repeated / count,
-        "duplicate_line_chars": repeated_chars / chars,
+        "words": count,
+        "mean_word_chars": np.where(no_words, np.nan, _sums(words.lengths, words.ends) / some),
+        "alpha_words": np.where(letterwise, np.nan, with_letter / some),
+        "stop_words": _stop_words(words, langs),
     }
 
 
-def _ngram_signals(words: list[str]) -> dict[str, float | None]:
-    names = [f"top_{n}gram" for n in NGRAM_TOP] + [f"duplicate_{n}gram" for n in NGRAM_DUPLICATE]
-    if letterwise(words):
-        return dict.fromkeys(names)
-    hashes = hash_words(words)
-    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-    total = max(int(lengths.sum()), 1)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    signals: dict[str, float | None] = {}
-    for n in NGRAM_TOP:
-        signals[f"top_{n}gram"] = _top_share(ngram_hashes(hashes, n), ends, n) / total
-    for n in NGRAM_DUPLICATE:
-        signals[f"duplicate_{n}gram"] = _duplicate_chars(ngram_hashes(hashes, n), lengths, n) / total
-    return signals
+def _sums(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sum of a flat array over each document. Returns int64 [documents]."""
+    return np.diff(np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[np.concatenate([[0], ends])])
 
 
-def _top_share(grams: np.ndarray, ends: np.ndarray, n: int) -> int:
-    """Characters covered by the most frequent n-gram (0 when none comes twice)."""
-    if not len(grams):
-        return 0
-    _, first, counts = np.unique(grams, return_index=True, return_counts=True)
-    best = int(np.argmax(counts))
-    start = int(first[best])
-    return int(counts[best] * (ends[start + n] - ends[start])) if counts[best] > 1 else 0
+def _stop_words(words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+    from puna.data.kernels.ngrams import distinct_listed
+
+    table, marks = _stop_word_table()
+    marked = np.array([marks.get(lang, 0) for lang in strings_of(langs)], dtype=np.uint64)
+    found = np.zeros(len(marked), dtype=np.int64)
+    distinct_listed(words.hashes, words.ends, marked, table, found)
+    return np.where(marked == 0, np.nan, found)
 
 
-def _duplicate_chars(grams: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Characters inside n-grams seen before in the document, each counted once."""
-    if not len(grams):
-        return 0
-    _, first = np.unique(grams, return_index=True)
-    if len(first) == len(grams):
-        return 0
-    repeated = np.ones(len(grams), dtype=bool)
-    repeated[first] = False
-    covered = np.zeros(len(lengths) + 1, dtype=np.int64)
-    starts = np.flatnonzero(repeated)
-    np.add.at(covered, starts, 1)
-    np.add.at(covered, starts + n, -1)
-    return int(lengths[np.cumsum(covered[:-1]) > 0].sum())
+@lru_cache(maxsize=1)
+def _stop_word_table() -> tuple[np.ndarray, dict[str, int]]:
+    """Open-addressing table of every language's stop words (word hash xor mark of the language), and the marks."""
+    marks = {code: xxhash.xxh3_64_intdigest(code.encode()) for code in languages()}
+    keys = [hash_words(language.stop_words) ^ np.uint64(marks[code]) for code, language in languages().items()]
+    entries = np.concatenate(keys).tolist()
+    slots = 1 << (4 * len(entries)).bit_length()
+    table = np.zeros(slots, dtype=np.uint64)
+    for key in entries:
+        slot = (key ^ (key >> 32)) % slots
+        while table[slot]:
+            slot = (slot + 1) % slots
+        table[slot] = key
+    return table, marks
 
 
-def failed_rule(signals: dict[str, Any], limits: Limits) -> str:
-    """The name of the first rule that a document fails, empty when it passes all."""
-    for rule, value, low, high in _rules(signals, limits):
-        if value is None:
-            continue
-        if (low is not None and value < low) or (high is not None and value > high):
-            return rule
-    return "lorem_ipsum" if signals["lorem_ipsum"] else ""
+def _line_columns(counts: np.ndarray, words: np.ndarray, letterwise: np.ndarray) -> dict[str, np.ndarray]:
+    from puna.data.kernels import lines as at
+
+    chars, some_words = counts[:, at.CHARS], np.maximum(words, 1)
+    lines, line_chars = np.maximum(counts[:, at.LINES], 1), np.maximum(counts[:, at.LINE_CHARS], 1)
+    return {
+        "chars": chars,
+        "symbols": (counts[:, at.HASH_SIGNS] + counts[:, at.ELLIPSES]) / some_words,
+        "unreadable": counts[:, at.UNREADABLE] / np.maximum(chars, 1),
+        "braces": counts[:, at.BRACES] / np.maximum(chars, 1),
+        "line_breaks": counts[:, at.NEWLINES] / some_words,
+        "lorem_ipsum": counts[:, at.LOREM] > 0,
+        "bullet_lines": counts[:, at.BULLETS] / lines,
+        "ellipsis_lines": counts[:, at.ELLIPSIS_LINES] / lines,
+        "punctuated_lines": counts[:, at.PUNCTUATED] / lines,
+        "short_lines": counts[:, at.SHORT] / lines,
+        "few_word_lines": np.where(letterwise, np.nan, counts[:, at.FEW_WORDS] / lines),
+        "duplicate_lines": counts[:, at.REPEATED] / lines,
+        "duplicate_line_chars": counts[:, at.REPEATED_CHARS] / line_chars,
+    }
 
 
-def _rules(signals: dict[str, Any], limits: Limits) -> list[tuple[str, Any, float | None, float | None]]:
-    rules: list[tuple[str, Any, float | None, float | None]] = [
-        ("words", signals["words"], limits.min_words, limits.max_words),
-        ("unreadable", signals["unreadable"], None, limits.max_unreadable),
-        ("word_length", signals["mean_word_chars"], limits.min_word_chars, limits.max_word_chars),
-        ("symbols", signals["symbols"], None, limits.max_symbols),
-        ("bullet_lines", signals["bullet_lines"], None, limits.max_bullet_lines),
-        ("ellipsis_lines", signals["ellipsis_lines"], None, limits.max_ellipsis_lines),
-        ("alpha_words", signals["alpha_words"], limits.min_alpha_words, None),
-        ("stop_words", signals["stop_words"], limits.min_stop_words, None),
-        ("duplicate_lines", signals["duplicate_lines"], None, limits.max_duplicate_lines),
-        ("duplicate_line_chars", signals["duplicate_line_chars"], None, limits.max_duplicate_line_chars),
-    ]
-    if signals["words"] < limits.min_repetition_words:
-        return rules
-    if limits.max_top_ngrams:
-        rules += [
-            (f"top_{n}gram", signals[f"top_{n}gram"], None, high)
-            for n, high in zip(NGRAM_TOP, limits.max_top_ngrams, strict=True)
-        ]
-    if limits.max_duplicate_ngrams:
-        rules += [
-            (f"duplicate_{n}gram", signals[f"duplicate_{n}gram"], None, high)
-            for n, high in zip(NGRAM_DUPLICATE, limits.max_duplicate_ngrams, strict=True)
-        ]
-    return rules
+def failed_rules(
+    columns: Mapping[str, np.ndarray],
+    groups: pa.Array | pa.ChunkedArray | Sequence[str],
+    langs: pa.Array | pa.ChunkedArray | Sequence[str],
+    limits: Mapping[str, Limits],
+) -> np.ndarray:
+    """The first rule that each document fails.
+
+    Args:
+        columns: signals as `measure_batch` gives them (or a shard's columns, NaN for null).
+        groups, langs: of every document.
+        limits: of every group that occurs. In prose (the groups `general` and `multilingual`) a language's own limits take the
+            place of those that stand as in `PROSE`.
+
+    Returns:
+        object [documents]: name of the rule, "" where a document passes all.
+    """
+    reasons = np.full(len(groups), "", dtype=object)
+    pairs = np.array(list(map("\0".join, zip(strings_of(groups), strings_of(langs), strict=True))), dtype=object)
+    for pair in sorted(set(pairs.tolist())):
+        group, lang = pair.split("\0")
+        among = pairs == pair
+        part = {name: np.asarray(columns[name])[among] for name in COLUMNS}
+        reasons[among] = _first_failed(part, limits_for(limits[group], group, lang))
+    return reasons
+
+
+@lru_cache(maxsize=1024)
+def limits_for(limits: Limits, group: str, lang: str) -> Limits:
+    """The limits of a group for one language."""
+    if group not in PROSE_GROUPS or lang not in languages():
+        return limits
+    own = {name: value for name, value in languages()[lang].limits.items() if getattr(limits, name) == getattr(PROSE, name)}
+    return Limits.model_validate(limits.model_dump() | own) if own else limits
+
+
+def _first_failed(columns: Mapping[str, np.ndarray], limits: Limits) -> np.ndarray:
+    reasons = np.full(len(columns["words"]), "", dtype=object)
+    for rule, signal, low, high, among in applied_rules(limits, columns["words"] >= limits.min_repetition_words):
+        values = columns[signal]
+        failed = np.zeros(len(reasons), dtype=bool)
+        if low is not None:
+            failed |= values < low
+        if high is not None:
+            failed |= values > high
+        reasons[failed & among & (reasons == "")] = rule
+    reasons[columns["lorem_ipsum"].astype(bool) & (reasons == "")] = "lorem_ipsum"
+    return reasons
+
+
+def applied_rules(limits: Limits, long: np.ndarray) -> Iterator[tuple[str, str, float | None, float | None, np.ndarray]]:
+    """Rule, signal, lowest, highest, and the documents the rule is for."""
+    everyone = np.ones_like(long)
+    for rule, signal, low, high in RULES:
+        yield rule, signal, getattr(limits, low) if low else None, getattr(limits, high) if high else None, everyone
+    for kind, sizes, highest in (
+        ("top", NGRAM_TOP, limits.max_top_ngrams), ("duplicate", NGRAM_DUPLICATE, limits.max_duplicate_ngrams)
+    ):  # fmt: skip
+        for n, most in zip(sizes, highest or (), strict=bool(highest)):
+            yield f"{kind}_{n}gram", f"{kind}_{n}gram", None, most, long

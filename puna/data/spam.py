@@ -7,15 +7,23 @@ means nothing, a page of which a tenth consists of many different ones does. Lis
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from puna.core.settings import Settings
-from puna.data.signals import STOP_WORDS, words_of
+from puna.data.languages import languages
 from puna.data.spam_words import ADVERTS, DIRTY
+from puna.data.words import HAS_LETTER, Words, hash_words, scan, strings_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MIN_STUFFING_WORDS = 40
-Phrases = dict[str, list[tuple[str, ...]]]  # by first word
+MIN_CONTENT_LETTERS = 4  # shorter words are no content words
 
 
 class SpamLimits(Settings):
@@ -39,75 +47,78 @@ class SpamLimits(Settings):
     dirty_terms: int = 3
 
 
-def spam_signals(words: list[str], lang: str, links: int, link_chars: int, seen_chars: int) -> dict[str, float | int]:
-    """Signals of one document.
+def spam_batch(words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]) -> dict[str, np.ndarray]:
+    """Signals of many documents.
 
     Args:
-        words: lower-case words as `words_of` gives them.
-        lang: ISO 639 code; a language without a list (or an unknown one) is read with every list.
-        links, link_chars, seen_chars: of the whole page, from extraction.
+        words: of `puna.data.words.scan`.
+        langs: ISO 639 codes; a document in a language without a list (or an unknown one) is read with every list.
+
+    Returns:
+        `advert_share`, `dirty_share` (float64 [documents], covered words by all words), `advert_terms`, `dirty_terms` (int64,
+        different phrases), `stuffing` (float64, share of the most frequent content word; 0 for short documents and for scripts
+        taken letter by letter).
     """
-    advert_words, advert_terms = _covered(words, _phrases("advert", lang))
-    dirty_words, dirty_terms = _covered(words, _phrases("dirty", lang))
-    count = max(len(words), 1)
-    return {
-        "advert_share": advert_words / count,
-        "advert_terms": advert_terms,
-        "dirty_share": dirty_words / count,
-        "dirty_terms": dirty_terms,
-        "stuffing": _stuffing(words, lang),
-        "links": links,
-        "link_share": link_chars / max(seen_chars, 1),
-    }
+    from puna.data.kernels.spam import cover, most_frequent_share
+
+    codes = strings_of(langs)
+    columns: dict[str, np.ndarray] = {}
+    for kind, lists in (("advert", ADVERTS), ("dirty", DIRTY)):
+        table = _phrase_table(kind)
+        numbers = {code: number for number, code in enumerate(lists)}
+        which = np.array([numbers.get(code, len(lists)) for code in codes], dtype=np.int32)
+        covered, terms = np.zeros((2, len(codes)), dtype=np.int64)
+        cover(words.hashes, words.ends, which, table.starts, table.firsts, table.ranges, table.sizes, table.keys, covered, terms)
+        columns |= {f"{kind}_share": covered / np.maximum(words.counts, 1), f"{kind}_terms": terms}
+    content = (words.lengths >= MIN_CONTENT_LETTERS) & ((words.flags & HAS_LETTER) > 0)
+    rows, starts, stop_words = _stop_words()
+    which = np.array([rows.get(code, len(rows)) for code in codes], dtype=np.int32)
+    stuffing = np.zeros(len(codes))
+    most_frequent_share(words.hashes, words.ends, content, which, starts, stop_words, MIN_STUFFING_WORDS, stuffing)
+    return columns | {"stuffing": stuffing}
 
 
-def spam_kind(signals: dict[str, float | int], limits: SpamLimits) -> str:
-    """Which kind of spam a document is ("advert", "adult", "link_farm", "stuffing"), or empty."""
-    if signals["advert_share"] >= limits.advert_share and signals["advert_terms"] >= limits.advert_terms:
-        return "advert"
-    if signals["dirty_share"] >= limits.dirty_share and signals["dirty_terms"] >= limits.dirty_terms:
-        return "adult"
-    farm = signals["links"] >= limits.farm_links and signals["link_share"] >= limits.farm_link_share
-    if farm and signals["advert_share"] >= limits.farm_advert_share:
-        return "link_farm"
-    return "stuffing" if signals["stuffing"] >= limits.stuffing_share else ""
+@dataclass(frozen=True)
+class PhraseTable:
+    """Every list of one kind as flat arrays, see `puna.data.kernels.spam.cover`; the last list is all of them together."""
+
+    starts: np.ndarray
+    firsts: np.ndarray
+    ranges: np.ndarray
+    sizes: np.ndarray
+    keys: np.ndarray
 
 
-@lru_cache(maxsize=64)
-def _phrases(kind: str, lang: str) -> Phrases:
-    """The list of a language and the English one (adverts everywhere use its words), by first word; all lists for others."""
+@lru_cache(maxsize=2)
+def _phrase_table(kind: str) -> PhraseTable:
+    from puna.data.kernels.spam import phrase_key
+
     lists = ADVERTS if kind == "advert" else DIRTY
-    entries = ";".join([lists["en"], lists[lang]] if lang in lists else lists.values())
-    table: Phrases = {}
-    for entry in dict.fromkeys(entries.split(";")):
-        phrase = tuple(words_of(entry))
-        if phrase:
-            table.setdefault(phrase[0], []).append(phrase)
-    for phrases in table.values():
-        phrases.sort(key=lambda phrase: (-len(phrase), phrase))
-    return table
+    starts, firsts, ranges, sizes, keys = [0], [], [0], [], []
+    # adverts and adult pages everywhere use English words
+    for entries in (*(f"{lists['en']};{lists[code]}" for code in lists), ";".join(lists.values())):
+        by_first: dict[int, dict[int, int]] = {}
+        for phrase in dict.fromkeys(entries.split(";")):
+            hashes = scan([phrase]).hashes
+            if len(hashes):
+                key = int(phrase_key(hashes, 0, len(hashes)))
+                by_first.setdefault(int(hashes[0]), {})[key] = len(hashes)
+        for first in sorted(by_first):
+            phrases = sorted(by_first[first].items(), key=lambda item: (-item[1], item[0]))
+            firsts.append(first)
+            keys += [key for key, _ in phrases]
+            sizes += [size for _, size in phrases]
+            ranges.append(len(keys))
+        starts.append(len(firsts))
+    words = (np.array(values, dtype=np.uint64) for values in (firsts, keys))
+    numbers = (np.array(values, dtype=np.int64) for values in (starts, ranges, sizes))
+    (firsts_, keys_), (starts_, ranges_, sizes_) = words, numbers
+    return PhraseTable(starts_, firsts_, ranges_, sizes_, keys_)
 
 
-def _covered(words: list[str], phrases: Phrases) -> tuple[int, int]:
-    """Words covered by phrases of the list, longest first, and the number of different phrases."""
-    covered = reached = 0
-    found: set[tuple[str, ...]] = set()
-    for position in [index for index, word in enumerate(words) if word in phrases]:
-        if position < reached:
-            continue
-        for phrase in phrases[words[position]]:
-            if len(phrase) == 1 or tuple(words[position : position + len(phrase)]) == phrase:
-                found.add(phrase)
-                covered += len(phrase)
-                reached = position + len(phrase)
-                break
-    return covered, len(found)
-
-
-def _stuffing(words: list[str], lang: str) -> float:
-    """Share of the most frequent content word; 0 for short documents and for scripts taken letter by letter."""
-    stop_words = STOP_WORDS.get(lang, set())
-    content = [word for word in words if len(word) >= 4 and word.isalpha() and word not in stop_words]
-    if len(words) < MIN_STUFFING_WORDS or len(content) * 4 < len(words):
-        return 0.0
-    return Counter(content).most_common(1)[0][1] / len(words)
+@lru_cache(maxsize=1)
+def _stop_words() -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+    """Row of each language, where its stop words begin, and all their hashes, sorted within a language; a last row is empty."""
+    lists = [np.sort(hash_words(language.stop_words)) for language in languages().values()]
+    starts = np.cumsum([0, *map(len, lists), 0], dtype=np.int64)
+    return {code: row for row, code in enumerate(languages())}, starts, np.concatenate(lists)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import model_validator
 
 from puna.core.errors import InputError
 from puna.core.rng import python_stream
@@ -35,14 +36,25 @@ FILLER_TOKENS = 10_000  # less filler than this would repeat itself within a few
 
 
 class Settings(BaseSettings):
-    """`n` rows per length and depth, each with `pairs` entries of which `queries` are asked; `compare` names paired tests."""
+    """`n` rows per length and depth (one number, or one for each length), each with `pairs` entries of which `queries` are asked;
+    `compare` names paired tests."""
 
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    n: int = 16
+    n: int | dict[int, int] = 16
     pairs: int = 4
     queries: int = 2
     compare: tuple[Comparison, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if isinstance(self.n, dict) and set(self.n) != set(self.lengths):
+            raise ValueError(f"n must name every length: {', '.join(map(str, self.lengths))}")
+        return self
+
+    def rows_at(self, length: int) -> int:
+        """Rows of one length and depth."""
+        return self.n[length] if isinstance(self.n, dict) else self.n
 
 
 @dataclass
@@ -99,7 +111,7 @@ def draw_rows(settings: Settings, ctx: StageContext) -> dict[int, list[Row]]:
     for length in settings.lengths:
         rows[length] = []
         for depth in settings.depths:
-            for number in range(settings.n):
+            for number in range(settings.rows_at(length)):
                 rng = python_stream(ctx.seed, "needle", length, str(depth), number)
                 needle = needle_ids(
                     rng, length - 1, filler, tokenizer.encode, pairs=settings.pairs, queries=settings.queries, depth=depth

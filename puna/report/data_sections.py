@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from puna.core.stage import Artifact
-from puna.report import charts
+from puna.report import charts, data_origins, data_signals
 from puna.report.page import Section
 from puna.report.sources import made_by, number, read_json
 
@@ -14,36 +14,47 @@ SHOWN_EXAMPLES = 3  # dropped documents shown per reason
 
 
 def data_section(artifacts: Sequence[Artifact]) -> Section | None:
-    """Curation: the funnel, what was dropped with examples, planted faults found."""
+    """Curation: the funnel, what was dropped with examples, signals and their limits, copies, domains, cost, planted faults."""
     curated = made_by(artifacts, "data.curate")
     if not curated:
         return None
     section = Section("Data", "3.1")
     for artifact in curated:
-        funnel = read_json(artifact, "funnel.json")
-        steps = funnel.get("steps", [])
-        section.data[artifact.name] = {"steps": steps, "dropped": funnel.get("dropped", {})}
-        if steps:
-            first, last = steps[0], steps[-1]
-            section.text(
-                f"{first['documents']:,} pages were collected and {last['documents']:,} kept ({last['characters']:,} characters)."
-            )
-            section.figure(
-                *charts.funnel([s["step"] for s in steps], [s["documents"] for s in steps]), "Documents left after each step."
-            )
-        _sources(section, funnel)
-        _planted(section, artifact)
-        for reason, rows in sorted(funnel.get("examples", {}).items()):
-            shown = [f"{row['url']}\n{row['opening']}" for row in rows[:SHOWN_EXAMPLES]]
-            section.listing(f"dropped: {reason} ({funnel['dropped'].get(reason, 0)})", shown)
+        _curation(section, artifact, artifacts)
     return section
 
 
-def _sources(section: Section, funnel: dict[str, Any]) -> None:
-    for title, key in (("source", "sources"), ("language", "languages")):
-        rows = [[name, count["pages"], count["kept"]] for name, count in funnel.get(key, {}).items()]
-        if rows:
-            section.table([title, "pages", "kept"], rows)
+def _curation(section: Section, artifact: Artifact, artifacts: Sequence[Artifact]) -> None:
+    funnel = read_json(artifact, "funnel.json")
+    steps = funnel.get("steps", [])
+    section.data[artifact.name] = {key: funnel.get(key, {}) for key in ("steps", "dropped", "redacted", "lines_removed")}
+    if steps:
+        first, last = steps[0], steps[-1]
+        section.text(
+            f"{first['documents']:,} pages were collected and {last['documents']:,} kept ({last['characters']:,} characters)."
+        )
+        names = [step["step"].replace("_", " ") for step in steps]
+        section.figure(*charts.funnel(names, [step["documents"] for step in steps]), "Documents left after each step.")
+    _planted(section, artifact)
+    data_origins.by_origin(section, funnel, artifact)
+    section.heading("What was dropped")
+    for reason, rows in sorted(funnel.get("examples", {}).items(), key=lambda item: -funnel["dropped"].get(item[0], 0)):
+        shown = [f"{row['url']}\n{row['opening']}" for row in rows[:SHOWN_EXAMPLES]]
+        section.listing(f"{reason.replace('_', ' ')} ({funnel['dropped'].get(reason, 0):,})", shown)
+    data_signals.signal_histograms(section, artifact)
+    parts = _parts(artifact, artifacts)
+    facts = next((part for part in parts if part.kind == "facts"), None)
+    for duplicates in (part for part in parts if part.kind == "duplicates"):
+        data_origins.clusters(section, duplicates, facts)
+    data_origins.domains(section, artifact)
+    data_origins.personal_data(section, funnel)
+    data_origins.cost(section, [*parts, artifact], steps[0]["documents"] if steps else 0)
+
+
+def _parts(artifact: Artifact, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """The artifacts that one curation was made of, in the run's order."""
+    digests = {row["digest"] for row in artifact.record.get("inputs", [])}
+    return [part for part in artifacts if part.digest in digests]
 
 
 def _planted(section: Section, artifact: Artifact) -> None:

@@ -24,18 +24,25 @@ th,td { text-align:left; padding:.3rem .6rem; border-bottom:1px solid var(--line
 .good { color:var(--good); } .bad { color:var(--bad); } nav a { margin-right:1rem; } a { color:var(--accent); }
 pre { white-space:pre-wrap; overflow-wrap:anywhere; background:var(--card); border:1px solid var(--line);
   border-radius:.5rem; padding:.6rem; font-size:.85rem; } figcaption { color:var(--dim); font-size:.85rem; }
-details { margin:.5rem 0; } summary { cursor:pointer; color:var(--accent); }
+details { margin:.5rem 0; } summary { cursor:pointer; color:var(--accent); } h3 { margin:1.75rem 0 .25rem; font-size:1.05rem; }
+summary small { color:var(--dim); font-size:.85rem; } td.text { overflow-wrap:anywhere; min-width:14rem; }
 """
 
 SCRIPT = """
 const css = n => getComputedStyle(document.documentElement).getPropertyValue(n).trim();
-for (const el of document.querySelectorAll('.figure')) {
+const draw = el => {
   const f = JSON.parse(el.nextElementSibling.textContent), axis = { gridcolor: css('--line'), zeroline: false, automargin: true };
   f.layout = Object.assign({ paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: { color: css('--fg') },
-    margin: { l: 50, r: 20, t: 40, b: 45 } }, f.layout);
-  for (const k of ['xaxis', 'yaxis']) f.layout[k] = Object.assign({}, axis, f.layout[k]);
+    margin: { l: 50, r: 20, t: 40, b: 45 }, xaxis: {}, yaxis: {} }, f.layout);
+  for (const k of Object.keys(f.layout).filter(k => /^[xy]axis/.test(k))) f.layout[k] = Object.assign({}, axis, f.layout[k]);
+  el.dataset.drawn = 1;
   Plotly.newPlot(el, f.data, f.layout, { displayModeBar: false, responsive: true });
-}
+};
+const shown = el => !el.dataset.drawn && !el.closest('details:not([open])');
+const all = root => [...root.querySelectorAll('.figure')].filter(shown).forEach(draw);
+all(document);
+for (const fold of document.querySelectorAll('details')) fold.addEventListener('toggle', () => fold.open && all(fold));
+addEventListener('beforeprint', () => all(document));
 """
 
 
@@ -57,13 +64,21 @@ class Section:
     def table(self, header: list[str], rows: list[list[Any]], caption: str = "") -> None:
         self.blocks.append(table(header, rows, caption))
 
+    def heading(self, words: str) -> None:
+        self.blocks.append(f"<h3>{html.escape(words)}</h3>")
+
     def figure(self, data: list[dict[str, Any]], layout: dict[str, Any], caption: str) -> None:
         self.blocks.append(figure(data, layout, caption))
 
     def listing(self, title: str, texts: list[str]) -> None:
         """A folded list of literal texts, such as dropped documents or answers."""
-        inner = "".join(f"<pre>{html.escape(text)}</pre>" for text in texts)
-        self.blocks.append(f"<details><summary>{html.escape(title)}</summary>{inner}</details>")
+        self.folded(title, [f"<pre>{html.escape(text)}</pre>" for text in texts])
+
+    def folded(self, title: str, blocks: list[str], *, note: str = "", opened: bool = False) -> None:
+        """Blocks of HTML behind a line that opens them; a figure in there is drawn when it is first seen."""
+        small = f" <small>{html.escape(note)}</small>" if note else ""
+        state = " open" if opened else ""
+        self.blocks.append(f"<details{state}><summary>{html.escape(title)}{small}</summary>{''.join(blocks)}</details>")
 
 
 def table(header: list[str], rows: list[list[Any]], caption: str = "") -> str:

@@ -19,7 +19,7 @@ from puna.report.page import Section, page
 from puna.report.sources import made_by, percent, read_json
 
 KIND = "report"
-REVISION = 1
+REVISION = 2
 FEW_ITEMS = 1000  # below this many held-out items a paired test cannot show a few points
 
 

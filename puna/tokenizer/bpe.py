@@ -1,8 +1,9 @@
 """Byte-level BPE with the Llama 3 split pattern (paper 3.2): one class that loads, encodes, decodes and saves.
 
 `tokenizer.model`, one `base64(token) rank` per line, is the only source of truth; every other tokenizer file is generated from
-it. Encoding is tiktoken's, which was 7.6 times as fast as the Hugging Face encoder on the same ranks. Special tokens never come
-out of text: a string such as "<|eot_id|>" in a document is plain text, so no page and no user can forge the end of a turn.
+it. Encoding is tiktoken's, which was 7.6 times as fast as the Hugging Face encoder on the same ranks. Its regex engine gives up
+on very long white space, so such texts are split by another one, to the same ids. Special tokens never come out of text: a string
+such as "<|eot_id|>" in a document is plain text, so no page and no user can forge the end of a turn.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 MODEL_FILE = "tokenizer.model"
-DAMAGED = "the file is damaged: copy it again"
-MAX_PIECE_CHARS = 400_000  # tiktoken's regex engine fails on much longer texts (limit of Meta's released encoder)
-MAX_RUN_CHARS = 25_000  # longest run of only white space or only other characters given to it at once (same source)
+DAMAGED = "copy the file again, if it is a tokenizer of Llama 3 or tiktoken (SentencePiece models are of another kind)"
+RUN_CHARS = 12_500  # half the longest run, of white space or without any, that Meta's released encoder hands to tiktoken
+BULK_CHARS = 16_000_000  # from here on a faster encoder has earned the half second that loading it takes
+WINDOW_BYTES = 1 << 14  # a longer piece is encoded in windows of this size: its tables stay in the processor's cache
+SEAM_TOKENS = 8  # encoded anew on each side of a seam, at first
 
 
 class Tokenizer:
@@ -45,6 +47,8 @@ class Tokenizer:
         self.digest = hashlib.sha256(model_bytes(self.ranks)).hexdigest()
         self._tokens = [*self.ranks, *(name.encode() for name in special.SPECIAL_TOKENS)]
         self._encoding: Any = None
+        self._bulk: Any = None
+        self._batched_chars = 0
         self.bos_id = self.special_id(special.BEGIN_OF_TEXT)
         self.eos_id = self.special_id(special.END_OF_TEXT)
         self.pad_id = self.special_id(special.PAD)
@@ -62,21 +66,24 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read `tokenizer.model`, given the file or the directory that holds it; InputError names the line that is wrong.
+        """Read ranks from Meta's or tiktoken's file, or from the `tokenizer.json` of a tokenizer of this family.
 
-        A directory of another tool that holds only `tokenizer.json` is read too, if that is a tokenizer of this family.
+        A directory gives its `tokenizer.model`, or where another tool left none, its `tokenizer.json`. InputError says which line
+        or entry is wrong.
         """
         path = Path(path)
         file = path / MODEL_FILE if path.is_dir() else path
         if path.is_dir() and not file.is_file() and (path / "tokenizer.json").is_file():
-            from puna.tokenizer.hf import read_ranks
-
-            return cls(read_ranks(path / "tokenizer.json"))
+            file = path / "tokenizer.json"
         if not file.is_file():
             raise InputError(
                 "there is no tokenizer here", where=str(file), fix=f"give a directory that holds {MODEL_FILE}, or the file"
             )
         try:
+            if file.suffix == ".json":
+                from puna.tokenizer.hf import read_ranks
+
+                return cls(read_ranks(file))
             return cls(_read_ranks(file))
         except InputError as error:
             raise InputError(error.what, where=error.where or str(file), fix=error.fix) from None
@@ -92,13 +99,21 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS or EOS. Lone surrogates become U+FFFD, special-token strings stay plain text."""
-        if len(text) <= MAX_RUN_CHARS:
-            return self._ordinary(text)
-        return [token for piece in safe_pieces(text) for token in self._ordinary(piece)]
+        if len(text) > RUN_CHARS and has_long_run(text):
+            return self._by_pieces(text)
+        return self._tiktoken().encode_ordinary(text)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of every text."""
-        return [self.encode(text) for text in texts]
+        """`encode` of every text. After some millions of characters a compiled encoder takes over (see `puna.tokenizer.bulk`)."""
+        self._batched_chars += sum(map(len, texts))
+        if self._batched_chars < BULK_CHARS:
+            return [self.encode(text) for text in texts]
+        if self._bulk is None:
+            from puna.tokenizer.bulk import BulkEncoder
+
+            self._bulk = BulkEncoder(self.ranks, self.encode, self._tiktoken()._encode_single_piece)
+        encode = self._bulk.encode
+        return [self.encode(text) if len(text) > RUN_CHARS and has_long_run(text) else encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of ids; bytes that are no valid UTF-8 become U+FFFD, special tokens their names (or nothing)."""
@@ -129,12 +144,59 @@ class Tokenizer:
         """Whether an id is one of the 256 special slots."""
         return token_id >= self.base_size
 
-    def _ordinary(self, text: str) -> list[int]:
+    def _by_pieces(self, text: str) -> list[int]:
+        """The same ids with another regex engine, slower and without a limit on runs, and in linear time for endless pieces."""
+        import regex
+
+        encode = self._tiktoken()._encode_single_piece
+        ids: list[int] = []
+        for piece in regex.findall(SPLIT_PATTERN, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")):
+            if len(piece) < WINDOW_BYTES // 4:
+                ids += encode(piece)
+            else:
+                self._add_windows(ids, piece.encode())
+        return ids
+
+    def _add_windows(self, ids: list[int], piece: bytes) -> None:
+        """Append the ids of a long piece, window by window.
+
+        Tokens are the ones of the whole piece when each two neighbours are the tokens of their bytes together: the first merge
+        across a border would be made in the two alone as well. So only seams need a look, and where one does not hold, the tokens
+        around it are made anew.
+        """
+        encode = self._tiktoken()._encode_single_piece
+        done = encode(piece[:WINDOW_BYTES])
+        for start in range(WINDOW_BYTES, len(piece), WINDOW_BYTES):
+            more = encode(piece[start : start + WINDOW_BYTES])
+            if not self._hold(done[-1:], more[:1]):
+                self._mend(done, more)
+            done += more
+        ids += done
+
+    def _mend(self, done: list[int], more: list[int]) -> None:
+        """Encode the tokens around a seam anew, more and more of them, until their borders hold; moves them over to `done`."""
+        across = SEAM_TOKENS
+        while True:
+            middle = self._tiktoken()._encode_single_piece(self.decode_bytes(done[-across:] + more[:across]))
+            whole = across >= len(done) and across >= len(more)
+            before, after = done[-across - 1 : -across], more[across : across + 1]
+            if whole or (len(middle) > 1 and self._hold(before, middle[:1]) and self._hold(middle[-1:], after)):
+                done[-across:] = middle
+                del more[:across]
+                return
+            across *= 2
+
+    def _hold(self, left: list[int], right: list[int]) -> bool:
+        """Whether two neighbouring tokens are the tokens of their bytes together; so is one alone, at either end."""
+        pair = left + right
+        return len(pair) < 2 or self._tiktoken()._encode_single_piece(self.decode_bytes(pair)) == pair
+
+    def _tiktoken(self) -> Any:
         if self._encoding is None:
             import tiktoken
 
             self._encoding = tiktoken.Encoding("puna", pat_str=SPLIT_PATTERN, mergeable_ranks=self.ranks, special_tokens={})
-        return self._encoding.encode_ordinary(text)
+        return self._encoding
 
     def __getstate__(self) -> dict[str, Any]:
         return {"ranks": self.ranks}
@@ -182,13 +244,7 @@ def _check_ranks(ranks: dict[bytes, int]) -> None:
         )
 
 
-def safe_pieces(text: str) -> Iterator[str]:
-    """Cut a text into pieces of at most 400,000 characters in which no run is over 25,000 characters long."""
-    for start in range(0, len(text), MAX_PIECE_CHARS):
-        piece = text[start : start + MAX_PIECE_CHARS]
-        begin = 0
-        for run in re.finditer(r"\s+|\S+", piece):
-            for cut in range(run.start() + MAX_RUN_CHARS, run.end(), MAX_RUN_CHARS):
-                yield piece[begin:cut]
-                begin = cut
-        yield piece[begin:]
+def has_long_run(text: str) -> bool:
+    """Whether a block of 12,500 characters is white space only or has none, as in every run, of either, of twice that length."""
+    blocks = (text[start : start + RUN_CHARS] for start in range(0, len(text), RUN_CHARS))
+    return any(block.isspace() or (len(block) == RUN_CHARS and len(block.split(None, 1)) == 1) for block in blocks)

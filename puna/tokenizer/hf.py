@@ -15,6 +15,7 @@ from puna.core.errors import InputError
 from puna.tokenizer import special
 from puna.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
 from puna.tokenizer.chat import PIECE_BREAK, jinja_template
+from puna.tokenizer.ranks import merges
 
 FAMILY = "give a Llama 3 tokenizer: tokenizer.model, or the tokenizer.json made from one"
 IN_USE = (
@@ -74,34 +75,68 @@ def tokenizer_config() -> dict[str, Any]:
 def read_ranks(file: Path) -> dict[bytes, int]:
     """Ranks out of a `tokenizer.json` of this family: byte-level BPE, the same split pattern, the same special ids.
 
-    Raises InputError for any other tokenizer: reading it as ours would give wrong ids without a sign of it.
+    Raises InputError for any other tokenizer: reading it as ours would give wrong ids without a sign of it. A file that names no
+    special tokens at all is taken, with the special slots after its tokens.
     """
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
-        vocab, splits = described["model"]["vocab"], json.dumps(described["pre_tokenizer"])
+        vocab, model = described["model"]["vocab"], described["model"]
+        splits = json.dumps(described["pre_tokenizer"])
         named = {token["content"]: token["id"] for token in described["added_tokens"]}
         of_letter = {letter: byte for byte, letter in enumerate(byte_letters())}
-        spelled = {token: rank for token, rank in vocab.items() if token not in named}
-        ranks = {bytes(of_letter[letter] for letter in token): rank for token, rank in spelled.items()}
+
+        def spelled(token: str) -> bytes:
+            return bytes(of_letter[letter] for letter in token)
+
+        ids = {spelled(token): rank for token, rank in vocab.items() if token not in named}
+        pairs = [tuple(map(spelled, pair.split(" ") if isinstance(pair, str) else pair)) for pair in model["merges"]]
+        ranks = dict(sorted(ids.items(), key=lambda item: item[1]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"tokenizer.json is no byte-level BPE tokenizer ({error!r})", where=str(file), fix=FAMILY) from None
-    if json.dumps(SPLIT_PATTERN) not in splits:
-        raise InputError("tokenizer.json splits text by another pattern", where=str(file), fix=FAMILY)
-    wrong = [name for name in IN_USE if named.get(name) != len(ranks) + special.INDEX[name]]
-    if wrong:
-        raise InputError(f"{wrong[0]} does not have its id in tokenizer.json", where=str(file), fix=FAMILY)
+    problem = _other_family(described, splits) or _other_specials(named, len(ranks)) or _other_merges(pairs, ranks, model)
+    if problem:
+        raise InputError(problem, where=str(file), fix=FAMILY)
     return ranks
 
 
-def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The pairs that BPE joins, in order of rank, recovered from ranks alone."""
-    found = []
-    for token in ranks:
-        if len(token) > 1:
-            parts = _parts_below(token, ranks)
-            if len(parts) == 2:
-                found.append((parts[0], parts[1]))
-    return found
+def _other_family(described: dict[str, Any], splits: str) -> str | None:
+    """What makes this description another kind of tokenizer."""
+    model = described["model"]
+    if json.dumps(SPLIT_PATTERN) not in splits:
+        return "tokenizer.json splits text by another pattern"
+    if described.get("normalizer") is not None:
+        return "tokenizer.json changes the text before it splits it (`normalizer`)"
+    if '"add_prefix_space": true' in splits:
+        return "tokenizer.json puts a space before the text (`add_prefix_space`)"
+    changing = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    return next((f"tokenizer.json sets `{name}` of its model" for name in changing if model.get(name)), None)
+
+
+def _other_specials(named: dict[str, int], base_size: int) -> str | None:
+    wrong = [name for name in IN_USE if named.get(name) != base_size + special.INDEX[name]]
+    return f"{wrong[0]} does not have its id in tokenizer.json" if named and wrong else None
+
+
+def _other_merges(pairs: list[tuple[bytes, ...]], ranks: dict[bytes, int], model: dict[str, Any]) -> str | None:
+    """Why the listed merges would not join as the ranks do.
+
+    They do when they follow the ranks of what they make and hold, for every token, the pair that replaying the ranks ends in.
+    Further pairs for the same token (Meta's own file lists them) are never adjacent while they could be joined.
+    """
+    before = -1
+    for pair in pairs:
+        rank = ranks.get(b"".join(pair), -1)
+        if len(pair) != 2 or rank < before:
+            return f"the merges of tokenizer.json are not in the order of its ids: {b' '.join(pair)!r}"
+        before = rank
+    listed, replayed = set(pairs), merges(ranks)
+    missing = next((pair for pair in replayed if pair not in listed), None)
+    if missing:
+        return f"the merges of tokenizer.json do not follow from its ids: {b' '.join(missing)!r} is not among them"
+    whole = sum(len(token) > 1 for token in ranks) - len(replayed)
+    if whole and not model.get("ignore_merges"):
+        return f"{whole} tokens of tokenizer.json come out of no merge, and `ignore_merges` is not set"
+    return None
 
 
 def byte_letters() -> list[str]:
@@ -111,20 +146,6 @@ def byte_letters() -> list[str]:
     others = (byte for byte in range(256) if byte not in table)
     table.update({byte: chr(256 + offset) for offset, byte in enumerate(others)})
     return [table[byte] for byte in range(256)]
-
-
-def _parts_below(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """BPE of one token by the ranks below its own: lowest rank first, leftmost first among equals."""
-    parts, limit = [bytes([byte]) for byte in token], ranks[token]
-    while True:
-        best, at = limit, -1
-        for i in range(len(parts) - 1):
-            rank = ranks.get(parts[i] + parts[i + 1], limit)
-            if rank < best:
-                best, at = rank, i
-        if at < 0:
-            return parts
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
 def _pre_tokenizers() -> list[dict[str, Any]]:

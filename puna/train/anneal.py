@@ -3,6 +3,9 @@ model is the Polyak average of checkpoints taken along the way.
 
 The paper does not say how many checkpoints it averages, nor how much that gave. Here both candidates, the last weights and the
 average, are measured on held-out text, the better one is written, and the summary says which it was.
+
+The paper anneals at the whole 128K context. A tiny model learns most from short rows, and forgets the long ones within a few
+hundred of them, so `needles` spends a share of the tokens on needle rows of the whole context.
 """
 
 from __future__ import annotations
@@ -15,11 +18,15 @@ import torch
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.train.corpus import held_losses, open_corpus
+from puna.train.long_context import Needles, needle_rows
 from puna.train.loop import train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import OptimSettings
+from puna.train.packing import Batch, Batches
 from puna.train.pretrain import Watcher, Watching, load_for, training_summary
+from puna.train.recall import NeedleRows
 from puna.train.schedule import Batching, LearningRate, Schedule
+from puna.train.world import World
 
 KIND = "model"
 REVISION = 2
@@ -30,7 +37,8 @@ class Settings(BaseSettings):
 
     `seq_len` None keeps the model's whole context, as the paper does; `mix` None takes the corpus's `anneal_mix`. With `average`,
     the weights after every `average_every` steps (None: a twentieth of them) enter the mean, once the fraction `average_from` of
-    the phase is over: earlier weights are still far from the end in a phase this short.
+    the phase is over: earlier weights are still far from the end in a phase this short. `needles` adds rows of the model's whole
+    context, `share` of `batch_tokens` on average.
     """
 
     steps: int
@@ -43,6 +51,7 @@ class Settings(BaseSettings):
     average: bool = True
     average_every: int | None = None
     average_from: float = 0.5
+    needles: Needles | None = None
     micro_rows: int | None = None
     loss_chunk: int | None = None
     watch: Watching = Watching()
@@ -62,8 +71,12 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     stream = corpus.stream(schedule, ctx.stream_seed("tokens"), micro_rows=settings.micro_rows)
     watcher = Watcher(corpus, settings.watch, seq_len)
     before = held_losses(model, watcher.batches)
+    batches: Batches = stream
+    if settings.needles:
+        rows = needle_rows(open_corpus(ctx.inputs.one("tokens").path), ctx.stream_seed("needles"), settings.needles)
+        batches = WithNeedles(stream, rows, settings.needles.share * settings.batch_tokens, model.config.max_seq_len)
     result = train(
-        model, CrossEntropy(settings.loss_chunk), stream, schedule, settings.optim, ctx, evaluate=watcher,
+        model, CrossEntropy(settings.loss_chunk), batches, schedule, settings.optim, ctx, evaluate=watcher,
         evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
         average_every=(settings.average_every or max(1, settings.steps // 20)) if settings.average else 0,
         average_from=int(settings.average_from * settings.steps), checkpoint_seconds=settings.watch.checkpoint_seconds,
@@ -74,6 +87,20 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         ctx.note(f"annealing: the {chosen['written']} weights were written ({_spoken(chosen['held_loss_of'])})")
     save_model(model, ctx.out, tokenizer=corpus.tokenizer)
     return training_summary(model, result) | chosen | {"held_loss_before": before.get("held_loss"), "mix": mix}
+
+
+class WithNeedles:
+    """Batches of `stream`, and now and then a needle row of `length` tokens: `tokens` a step on average, over all ranks."""
+
+    def __init__(self, stream: Batches, rows: NeedleRows, tokens: float, length: int):
+        self.stream, self.rows, self.length, self.per_step = stream, rows, length, tokens / length
+        self.world = World.current()
+
+    def __call__(self, step: int) -> list[Batch]:
+        """Micro-batches of `step` for this rank."""
+        mine = range(int(step * self.per_step), int((step + 1) * self.per_step))
+        numbers = [number for number in mine if number % self.world.size == self.world.rank]
+        return [*self.stream(step), *(self.rows.batch(step, range(number, number + 1), self.length) for number in numbers)]
 
 
 def choose(model: Any, average: dict[str, torch.Tensor] | None, batches: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from puna.core.errors import InputError
+from puna.data.shards import document_column, open_shard
 from puna.train.objectives import CrossEntropy
 from puna.train.packing import Batch
 from puna.train.schedule import Schedule
@@ -25,8 +26,10 @@ class Corpus:
 
     Attributes:
         train, held: shard per group; a group may have nothing held out.
-        mix, anneal_mix: weight per group for pre-training and for annealing (section 3.4.3 up-samples the best sources).
+        mix, anneal_mix: weight per group, or per source that has its own (`puna.data.mix`), for pre-training and for annealing
+            (section 3.4.3 up-samples the best sources).
         tokenizer: what made the ids (`puna.tokenizer.bpe.Tokenizer`).
+        long_mix: the same for long context.
     """
 
     path: Path
@@ -35,13 +38,26 @@ class Corpus:
     mix: dict[str, float]
     anneal_mix: dict[str, float]
     tokenizer: Any
+    long_mix: dict[str, float] = field(default_factory=dict)
 
     def stream(
         self, schedule: Schedule, seed: int, mix: Mapping[str, float] | None = None, micro_rows: int | None = None
     ) -> TokenStream:
         """Training batches of this rank for `schedule`, by `mix` or the corpus's own."""
         world = World.current()
-        return TokenStream(self.train, mix or self.mix, schedule, seed, rank=world.rank, world=world.size, micro_rows=micro_rows)
+        return TokenStream(
+            self.train, mix or self.mix, schedule, seed, rank=world.rank, world=world.size, micro_rows=micro_rows,
+            sources=self.sources,
+        )  # fmt: skip
+
+    def sources(self, group: str) -> np.ndarray:
+        """Source of every training document of a group, [documents]; of the document a piece was cut from, if it was cut.
+
+        Raises InputError when the shards do not say it.
+        """
+        found = document_column(self.path / f"train-{group}", "source")
+        shard = self.train[group]
+        return found[shard.documents] if isinstance(shard, Pieces) else found
 
     def held_batches(self, seq_len: int, rows: int) -> dict[str, Batch]:
         """At most `rows` rows of each held-out group, spread evenly over it; groups shorter than half a row are left out."""
@@ -58,10 +74,11 @@ class Corpus:
 
 @dataclass
 class Pieces:
-    """Token shard whose documents are cut into pieces; see `cut_at_lines`."""
+    """Token shard whose documents are cut into pieces; see `cut_at_lines`. `documents` says which one a piece is of, [pieces]."""
 
     tokens: np.ndarray
     ends: np.ndarray
+    documents: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def cut_at_lines(shard: Documents, line_ends: Mapping[int, list[int]], least: int, bos_id: int, eos_id: int) -> Pieces:
@@ -72,14 +89,19 @@ def cut_at_lines(shard: Documents, line_ends: Mapping[int, list[int]], least: in
     pattern joins ".\\n" to one token, of which the full stop stays at a cut.
     """
     pieces: list[list[int]] = []
+    counts: list[int] = []
     start = 0
     for end in np.asarray(shard.ends, np.int64).tolist():
         ids = np.asarray(shard.tokens[start:end], np.int64)
         start = end
         ids = ids[(ids != bos_id) & (ids != eos_id)]
-        pieces += _pieces(ids, line_ends, least)
+        found = _pieces(ids, line_ends, least)
+        pieces += found
+        counts.append(len(found))
     framed = [np.array([bos_id, *piece, eos_id], np.int64) for piece in pieces]
-    return Pieces(np.concatenate(framed or [np.empty(0, np.int64)]), np.cumsum([len(piece) for piece in framed], dtype=np.int64))
+    tokens = np.concatenate(framed or [np.empty(0, np.int64)])
+    ends = np.cumsum([len(piece) for piece in framed], dtype=np.int64)
+    return Pieces(tokens, ends, np.repeat(np.arange(len(counts)), counts))
 
 
 def _pieces(ids: np.ndarray, line_ends: Mapping[int, list[int]], least: int) -> list[list[int]]:
@@ -104,7 +126,6 @@ def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
 
     Raises InputError when a file is missing or there is nothing to train on.
     """
-    from puna.data.shards import open_shard
     from puna.tokenizer.bpe import Tokenizer
 
     record_path = path / "mix.json"
@@ -117,7 +138,7 @@ def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
     }
     if not shards["train"]:
         raise InputError("there are no training tokens here", where=str(path))
-    mix, tokenizer = record["mix"], Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path)
     if piece_tokens is not None:
         line_ends = line_end_tokens(tokenizer)
         shards = {
@@ -127,7 +148,17 @@ def open_corpus(path: Path, piece_tokens: int | None = None) -> Corpus:
             }
             for split, groups in shards.items()
         }
-    return Corpus(path, shards["train"], shards["held"], mix, record.get("anneal_mix") or mix, tokenizer)
+    mixes = _mixes(record)
+    return Corpus(
+        path, shards["train"], shards["held"], mixes["pretrain"], mixes["anneal"], tokenizer, long_mix=mixes["long_context"]
+    )
+
+
+def _mixes(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Weights of every phase; a record of version 1 has two mixes, and long context goes on with the first."""
+    phases = {phase: plan["weights"] for phase, plan in record.get("phases", {}).items()}
+    first = record["mix"]
+    return {"pretrain": first, "long_context": first, "anneal": record.get("anneal_mix") or first} | phases
 
 
 @torch.no_grad()

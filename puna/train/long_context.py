@@ -136,13 +136,11 @@ class LongBatches:
         rows = max(1, settings.batch_tokens // seq_len)
         self.needle_rows = min(rows, max(1, round(settings.needles.share * rows))) if settings.needles.share > 0 else 0
         self.seq_len, self.world, self.micro = seq_len, World.current(), settings.micro_rows
-        needles = settings.needles
-        self.needles = NeedleRows(
-            corpus, ctx.stream_seed("needles", part), needles.pairs, needles.queries, needles.answer_weight, needles.filler_weight
-        )
+        self.needles = needle_rows(corpus, ctx.stream_seed("needles", part), settings.needles)
         self.plain = None
         if rows > self.needle_rows:
-            batching = Batching(batch_tokens=(rows - self.needle_rows) * seq_len, seq_len=seq_len, mix=settings.mix)
+            tokens = (rows - self.needle_rows) * seq_len
+            batching = Batching(batch_tokens=tokens, seq_len=seq_len, mix=settings.mix or corpus.long_mix)
             schedule = Schedule(steps=steps, batching=batching)
             self.plain = corpus.stream(schedule, ctx.stream_seed("tokens", part), micro_rows=settings.micro_rows)
 
@@ -155,6 +153,11 @@ class LongBatches:
         found = [self.needles.batch(step, part, self.seq_len) for part in parts]
         found += self.plain(step) if self.plain else []
         return found or [empty_batch(1, self.seq_len)]
+
+
+def needle_rows(corpus: Corpus, seed: int, needles: Needles) -> NeedleRows:
+    """The training rows these settings describe."""
+    return NeedleRows(corpus, seed, needles.pairs, needles.queries, needles.answer_weight, needles.filler_weight)
 
 
 class LongWatcher:

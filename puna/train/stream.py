@@ -4,21 +4,25 @@ Each source group is an endless virtual stream: its documents in a fresh seeded 
 seq_len tokens are cut from it, every token once per epoch; which group a row comes from follows the mix (section 3.1.2) in
 shuffled blocks, so that how many rows a group has given before any row is a sum and not a history. Documents do not see each
 other, positions restart with each document (and at the row's start), and no document is asked to predict the next one's begin.
+A source with a weight of its own (`general/wiki`, see `puna.data.mix`) is a stream of its own, made of its documents alone. As
+all of this is arithmetic, it can be run backwards: `TokenStream.find` says at which steps a document is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from puna.core.errors import InputError
 from puna.core.rng import numpy_stream
+from puna.data.mix import BLOCK, REST, row_quotas, split_key
 from puna.train.packing import IGNORED, Batch, batch_from, empty_batch
 from puna.train.schedule import Batching, Schedule
 
-BLOCK = 1000  # rows over which the mix is exact
+SourcesOf = Callable[[str], np.ndarray]  # group -> source name of each of its documents, [documents]
 
 
 class Documents(Protocol):
@@ -28,19 +32,42 @@ class Documents(Protocol):
     ends: np.ndarray
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One stretch of a document that one row of one step reads.
+
+    Attributes:
+        step, row: optimiser step and row within it, over all ranks.
+        column: place in the row of the stretch's first token.
+        start, tokens: first token of the document that is read here (its begin token is 0), and how many.
+        stream, epoch: key of the mix the row was drawn for, and how often that stream had been read whole before.
+    """
+
+    step: int
+    row: int
+    column: int
+    start: int
+    tokens: int
+    stream: str
+    epoch: int
+
+
 class GroupStream:
-    """The documents of one group as an endless sequence of tokens, readable at any place.
+    """The documents of one group, or some of them, as an endless sequence of tokens, readable at any place.
 
     Args:
         shard: tokens [N] and document ends [documents].
         seed: of the order; None keeps the order of the shard in every epoch (held-out data).
+        members: indices of the documents that are in the stream, ascending; None for all.
     """
 
-    def __init__(self, shard: Documents, seed: int | None):
-        self.tokens = shard.tokens
+    def __init__(self, shard: Documents, seed: int | None, members: np.ndarray | None = None):
+        self.tokens, self.members = shard.tokens, members
         self.ends = np.asarray(shard.ends, np.int64)
         self.starts = np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
-        self.size = int(self.ends[-1]) if len(self.ends) else 0
+        if members is not None:
+            self.starts, self.ends = self.starts[members], self.ends[members]
+        self.size = int((self.ends - self.starts).sum())
         self.seed = seed
         self._orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -76,31 +103,63 @@ class GroupStream:
             epoch, at = epoch + 1, 0
         return ids, documents, positions
 
+    def offsets(self, document: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(epoch, first offset, length) of a document of the shard in every epoch that begins before offset `end`."""
+        index = document if self.members is None else int(np.searchsorted(self.members, document))
+        if self.members is not None and (index == len(self.members) or self.members[index] != document):
+            return
+        length = int(self.ends[index] - self.starts[index])
+        for epoch in range(-(-end // self.size) if self.size else 0):
+            order, ends = self._order(epoch)
+            yield epoch, epoch * self.size + int(ends[np.flatnonzero(order == index)[0]]) - length, length
+
 
 class TokenStream:
     """Batches for a schedule: `self(step)` are this rank's micro-batches, always at least one.
 
     Args:
         shards: token shard of each group.
-        mix: weight of each group where the schedule's batching names no mix.
+        mix: weight by group, source (`group/source`) or rest of a group (`group/*`) where the schedule's batching names no mix.
         schedule: its batching says rows and row length at each step.
         seed: of document orders and of the row mix.
         micro_rows: rows of a micro-batch; None runs a rank's rows at once.
+        sources: needed where a mix names sources.
     """
 
     def __init__(
         self, shards: Mapping[str, Documents], mix: Mapping[str, float], schedule: Schedule, seed: int, *,
-        rank: int = 0, world: int = 1, micro_rows: int | None = None,
+        rank: int = 0, world: int = 1, micro_rows: int | None = None, sources: SourcesOf | None = None,
     ):  # fmt: skip
         self.groups = {name: GroupStream(shards[name], _group_seed(seed, name)) for name in sorted(shards)}
         self.schedule, self.seed, self.rank, self.world, self.micro_rows = schedule, seed, rank, world, micro_rows
         if not schedule.segments:
             raise InputError("this schedule has no batching, so there is nothing to cut rows by")
+        mixes = [self._streams_of(batching.mix or mix, shards, sources) for _, batching in schedule.segments]
         self.segments = [
-            _Segment(first, batching, _quotas(batching.mix or mix, self.groups), _group_seed(seed, f"rows-{first}"))
-            for first, batching in schedule.segments
+            _Segment(first, batching, _quotas(weights, self.groups), _group_seed(seed, f"rows-{first}"))
+            for (first, batching), weights in zip(schedule.segments, mixes, strict=True)
         ]
         self.bases = self._bases()
+
+    def _streams_of(
+        self, mix: Mapping[str, float], shards: Mapping[str, Documents], sources: SourcesOf | None
+    ) -> dict[str, float]:
+        """Weight by stream; streams of single sources are made where the mix names them."""
+        found = {}
+        for key, weight in mix.items():
+            group, source = split_key(key)
+            name = key
+            if source is not None and group in shards:
+                if sources is None:
+                    raise InputError(f"the mix names the source '{key}' and these shards do not say their sources",
+                                     fix="run `data.shards` again, or weigh groups only")  # fmt: skip
+                named = sorted(s for g, s in map(split_key, mix) if g == group and s not in (None, REST))
+                inside = ~np.isin(sources(group), named) if source == REST else sources(group) == source
+                name = f"{key} without {', '.join(named)}" if source == REST else key  # what the rest is differs between mixes
+                if name not in self.groups:
+                    self.groups[name] = GroupStream(shards[group], _group_seed(self.seed, name), np.flatnonzero(inside))
+            found[name] = weight
+        return found
 
     def _bases(self) -> list[dict[str, int]]:
         """Tokens each group has given before each segment."""
@@ -129,10 +188,37 @@ class TokenStream:
         return batch_of([self.groups[name].read(base[name] + before * length, length + 1) for name, before in places])
 
     def group_of(self, step: int) -> list[str]:
-        """The group of each row of `step`, over all ranks."""
+        """The group of each row of `step`, over all ranks; of a source with its own weight, its key in the mix."""
         segment = [s for s in self.segments if s.first <= step][-1]
         first = (step - segment.first) * segment.batching.rows
         return [segment.place(row)[0] for row in range(first, first + segment.batching.rows)]
+
+    def find(self, group: str, document: int) -> list[Reading]:
+        """Every row that reads tokens of a document, in order: the stream's arithmetic backwards, no batch is made.
+
+        Args:
+            group, document: shard, and index of the document in it.
+        Returns: readings by step and row. A row reads its seq_len inputs; the first input of the next row is its last target.
+        """
+        found: list[Reading] = []
+        for name, stream in self.groups.items():
+            if split_key(name)[0] != group:
+                continue
+            reads = self._reads_of(name)
+            for epoch, offset, length in stream.offsets(document, max((end for _, _, end in reads), default=0)):
+                for segment, base, end in reads:
+                    found += segment.readings(name, epoch, offset, length, base, end)
+        return sorted(found, key=lambda reading: (reading.step, reading.row, reading.column))
+
+    def _reads_of(self, name: str) -> list[tuple[_Segment, int, int]]:
+        """(segment, first offset, offset after the last) of one stream's tokens, for each segment that reads some."""
+        found = []
+        lasts = [*(segment.first for segment in self.segments[1:]), self.schedule.steps]
+        for segment, base, last in zip(self.segments, self.bases, lasts, strict=True):
+            rows = segment.rows_before(name, (last - segment.first) * segment.batching.rows)
+            if rows:
+                found.append((segment, base[name], base[name] + rows * segment.batching.seq_len))
+        return found
 
 
 class _Segment:
@@ -166,6 +252,21 @@ class _Segment:
         name = self.names[self._block(row // BLOCK)[row % BLOCK]]
         return name, self.rows_before(name, row)
 
+    def row_of(self, name: str, count: int) -> int:
+        """The row before which `name` gave `count` rows and which is the next one: the inverse of `place`."""
+        block, within = divmod(count, self.quotas[name])
+        return block * BLOCK + int(np.flatnonzero(self._block(block) == self.names.index(name))[within])
+
+    def readings(self, name: str, epoch: int, offset: int, length: int, base: int, end: int) -> Iterator[Reading]:
+        """Rows of this segment, whose part of the stream is `base` to `end`, that read offsets `offset` to `offset + length`."""
+        seq_len, at, stop = self.batching.seq_len, max(offset, base), min(offset + length, end)
+        while at < stop:
+            count, column = divmod(at - base, seq_len)
+            take = min(seq_len - column, stop - at)
+            step, row = divmod(self.row_of(name, count), self.batching.rows)
+            yield Reading(self.first + step, row, column, at - offset, take, name, epoch)
+            at += take
+
 
 def batch_of(reads: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
     """Rows of T tokens from reads of T + 1: the last token is only a target, and targets stay within their document."""
@@ -179,17 +280,10 @@ def _group_seed(seed: int, name: str) -> int:
 
 
 def _quotas(mix: Mapping[str, float], groups: Mapping[str, GroupStream]) -> dict[str, int]:
-    """Rows of each group per block: largest remainders, exact to one row in a thousand."""
-    wanted = {name: weight for name, weight in mix.items() if weight > 0}
-    for name in wanted:
-        if name not in groups or groups[name].size == 0:
+    """Rows of each stream per block; InputError for a group of which there is nothing to read."""
+    for name, weight in mix.items():
+        if weight > 0 and (name not in groups or groups[name].size == 0):
             have = ", ".join(n for n, g in groups.items() if g.size) or "nothing"
             raise InputError(f"the mix asks for the group '{name}', of which there are no tokens", where=f"groups: {have}",
                              fix="leave it out of the mix, or add a source of that group")  # fmt: skip
-    if not wanted:
-        raise InputError("the mix gives no group a positive weight", fix="set mix: {group: weight}")
-    total = sum(wanted.values())
-    exact = {name: BLOCK * weight / total for name, weight in wanted.items()}
-    quotas = {name: int(value) for name, value in exact.items()}
-    rest = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))[: BLOCK - sum(quotas.values())]
-    return {name: quota + (name in rest) for name, quota in quotas.items()}
+    return row_quotas(mix)

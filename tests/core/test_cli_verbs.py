@@ -112,7 +112,6 @@ def test_up_json_is_lines_of_json(puna):
         (["run", "fake_writ", "--out", "o"], 2, "there is no stage file 'fake_writ'"),
         (["run", "fake_join", "--out", "o", "--input", "a"], 2, "name=DIRECTORY"),
         (["run", "fake_join", "--out", "o", "--input", "a=nowhere"], 2, "is no directory"),
-        (["run", "fake_rounds", "--out", "o"], 2, "is a graph of stages"),
         (["config", "small.yaml", "seed"], 2, "key.path=value"),
     ],
 )
@@ -148,3 +147,14 @@ def test_one_stage_alone(puna, tmp_path):
     assert "done" in puna("run", "fake_write", "--out", "third")[1]
     assert puna("run", "fake_write", "--out", "plain")[0] == 2
     assert "kept" in puna("run", "fake_write", "--out", "first", "lines=[p, q]")[1]
+
+
+def test_run_of_a_stage_that_expands_runs_its_parts(puna, tmp_path):
+    assert puna("run", "fake_write", "--out", "first", "lines=[p]")[0] == 0
+    code, _, err = puna("run", "fake_rounds", "--out", "joined", "--input", "first=first", "rounds=3", "--json")
+    assert code == 0, err
+    record = json.loads((tmp_path / "joined/artifact.json").read_text())
+    assert [row["name"] for row in record["inputs"]] == [f"fake_rounds.r{r}.write" for r in (1, 2, 3)]
+    assert not (tmp_path / "joined.parts").exists()
+    assert "kept" in puna("run", "fake_rounds", "--out", "joined", "--input", "first=first", "rounds=3")[1]
+    assert "holds something else" in puna("run", "fake_rounds", "--out", "joined", "--input", "first=first", "rounds=2")[2]

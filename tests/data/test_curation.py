@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from curating import collected, curated, digest
 
-from puna.core.errors import InputError, Preempted
+from puna.core.errors import InputError
 from puna.core.intervals import wilson
 from puna.core.stage import local_artifact, local_context
 from puna.data import collect, curate, shards
 from puna.data.columns import documents, read_shard_table, shard_paths
-from puna.data.engine import map_shards
 from puna.data.signals import CODE, MATHS, PROSE
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -22,20 +21,6 @@ RIVER = (
     "The river rises in the hills above the town and flows for ninety miles to the sea. Two mills still stand on its "
     "lower course; one of them was built in 1780 and grinds flour today. Visitors come for the walks along the water. "
 )
-
-
-def collected(out: Path, seed: int = 3, **settings) -> tuple[dict, Path]:
-    return collect.run(collect.Settings(**settings), local_context(out, seed=seed)), out
-
-
-def curated(pages: Path, out: Path, **settings) -> dict:
-    ctx = local_context(out, inputs=[local_artifact(pages, "pages")])
-    return curate.run(curate.Settings(**settings), ctx)
-
-
-def digest(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and "volatile" not in path.parts)
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -86,25 +71,6 @@ def test_annotations_lie_beside_the_documents(world):
     counts = [step["documents"] for step in funnel["steps"]]
     assert counts[0] == 1000 and counts == sorted(counts, reverse=True) and counts[-1] == funnel["documents"]
     assert funnel["examples"]["language"][0]["opening"]
-
-
-def test_two_processes_and_a_resumed_run_give_the_same_bytes(tmp_path):
-    collected(tmp_path / "pages", seed=5, sources=[{"world": {"pages": 150}}], pages_per_shard=50)
-    curated(tmp_path / "pages", tmp_path / "one", workers=1)
-    expected = digest(tmp_path / "one")
-    curated(tmp_path / "pages", tmp_path / "two", workers=2)
-    assert digest(tmp_path / "two") == expected
-    ctx = local_context(tmp_path / "three", inputs=[local_artifact(tmp_path / "pages", "pages")])
-    calls = iter([False, True, *[False] * 100])
-    ctx.stopping = lambda: next(calls)
-    with pytest.raises(Preempted):
-        curate.run(curate.Settings(workers=1), ctx)
-    assert sorted(path.name for path in (tmp_path / "three.scratch" / "facts").glob("*.parquet")) == [
-        "00000.parquet",
-        "00001.parquet",
-    ]
-    curate.run(curate.Settings(workers=1), ctx)
-    assert digest(tmp_path / "three") == expected
 
 
 def test_collection_is_repeatable_and_in_order(tmp_path):
@@ -174,12 +140,6 @@ def test_personal_data_is_redacted_in_kept_and_dropped_documents(tmp_path):
     assert not any(b"jane.roe" in path.read_bytes() for path in (tmp_path / "docs").rglob("*.json"))
     [dropped] = read_shard_table(tmp_path / "docs" / "dropped" / "00000.parquet")
     assert dropped["opening"] == "<email>"
-
-
-def test_map_shards_keeps_the_order_and_passes_errors_on():
-    assert map_shards(abs, [-3, -2, -1], workers=2) == map_shards(abs, [-3, -2, -1]) == [3, 2, 1]
-    with pytest.raises(TypeError):
-        map_shards(abs, ["a", "b"], workers=2)
 
 
 def test_wilson_interval_against_published_values():

@@ -11,7 +11,8 @@ from puna.core.errors import InputError
 from puna.core.stage import local_artifact, local_context
 from puna.data import shards
 from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table
-from puna.data.shards import Settings, normalised_mix, open_shard, write_shard
+from puna.data.mix_manifest import normalised_mix
+from puna.data.shards import Settings, open_shard, write_shard
 from puna.tokenizer.bpe import Tokenizer
 
 

@@ -124,6 +124,14 @@ def test_rows_have_their_length_and_oracles_find_what_they_reach(tokens, tmp_pat
     assert [cell["accuracy"] for cell in short["cells"][0][1:]] == [1.0, 1.0] and short["by_length"]["200"]["n"] == 36
 
 
+def test_rows_may_differ_by_length_and_every_length_must_be_named(tokens, tmp_path):
+    settings = needle.Settings(lengths=(64, 96), depths=(0.0, 1.0), n={64: 3, 96: 5}, queries=1)
+    rows = needle.draw_rows(settings, local_context(tmp_path / "out", inputs=[tokens]))
+    assert {length: len(found) for length, found in rows.items()} == {64: 6, 96: 10}
+    with pytest.raises(ValueError, match="every length: 64, 96"):
+        needle.Settings(lengths=(64, 96), n={64: 3})
+
+
 def test_answers_of_several_tokens_must_match_whole():
     first, second = needle.Row([5, 6, 7, 8, 5, 6, 7], [(5, 7)], [0]), needle.Row([5, 6, 9, 8, 5, 6, 7], [(5, 7)], [0])
     assert needle.find(Recall(reach=99), [first]) == [True]

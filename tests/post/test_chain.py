@@ -16,7 +16,7 @@ from puna.core.graph import Source
 from puna.core.modules import load_stage
 from puna.core.stage import local_context
 from puna.core.store import digest_files
-from puna.model.checkpoint import load_model
+from puna.model.checkpoint import load_model, save_model
 from puna.post import distil, reject, rounds, sft
 from puna.post.average import averaged
 from puna.post.collect import gold_dialog
@@ -161,6 +161,11 @@ def test_tied_model_averages_to_a_tied_model():
 def test_average_is_kept_only_if_no_worse_than_the_best(loop, tmp_path):
     good, tasks = loop["chat.control"], loop["tasks"]
     wrecked = base_artifact(tmp_path / "wrecked", seed=4)
+    noise = load_model(wrecked.path)
+    with torch.no_grad():
+        for weight in noise.parameters():
+            weight.mul_(20)  # noise of the usual size is outweighed by what was learnt
+    save_model(noise, wrecked.path, tokenizer=TOKENIZER)
     made = run_stage(tmp_path, "post.average", "mean", [wrecked, good, tasks], dev=30, max_tokens=8)
     assert made.summary()["kept"] == good.name
     assert (made.path / "model.safetensors").read_bytes() == (good.path / "model.safetensors").read_bytes()

@@ -169,7 +169,7 @@ def test_overlong_dialog_scores_minus_infinity():
 
 def test_reward_stage_learns_and_measures_on_held_out_prompts(sampled):
     root, base, tasks, _, samples = sampled
-    made = run_stage(root, "post.reward", "reward", [base, tasks, samples], steps=40, lr=3e-3, held=0.3, least_pairs=10)
+    made = run_stage(root, "post.reward", "reward", [base, tasks, samples], steps=80, lr=3e-3, held=0.3, least_pairs=10)
     summary = made.summary()
     assert not summary["skipped"] and summary["loss"] < 0.6
     best = summary["best_of_n"]

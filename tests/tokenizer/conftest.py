@@ -7,12 +7,14 @@ from tricky_texts import corpus
 
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import HEADER_END, ROLES
-from puna.tokenizer.train import train_ranks, with_words
+from puna.tokenizer.merging import train_ranks
+from puna.tokenizer.pieces import count_texts
+from puna.tokenizer.ranks import with_words
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    ranks = train_ranks(iter(corpus()), 1500)
+    ranks = train_ranks(count_texts(corpus()), 1500).ranks
     return Tokenizer.from_ranks(with_words(ranks, [word.encode() for word in (*ROLES, HEADER_END)], 1500))
 
 

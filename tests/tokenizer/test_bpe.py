@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import pickle
 import random
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,8 +16,8 @@ from tricky_texts import SENTENCES, random_text
 
 from puna.core.errors import InputError
 from puna.tokenizer import bpe, special
-from puna.tokenizer.bpe import Tokenizer, safe_pieces
-from puna.tokenizer.hf import merges
+from puna.tokenizer.bpe import Tokenizer
+from puna.tokenizer.ranks import merges
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -103,33 +104,59 @@ def test_invalid_utf8_and_skip_special():
         tokenizer.decode([-1])
 
 
-def naive_cuts(text: str, longest: int) -> list[str]:
-    """The guard of the released encoder, character by character."""
-    pieces, start, run, blank = [], 0, 0, text[0].isspace() if text else False
-    for i, char in enumerate(text):
-        if char.isspace() != blank:
-            run, blank = 1, not blank
-            continue
-        run += 1
-        if run > longest:
-            pieces.append(text[start:i])
-            start, run = i, 1
-    return [*pieces, text[start:]]
+LONG_RUNS = {
+    "spaces": " " * 30_000,
+    "spaces before a word": "a " + " " * 30_000 + "word  and more",
+    "no-break spaces": "x\u00a0" + "\u00a0" * 60_000 + "y",
+    "line breaks": "!!\n" + "\n" * 40_000 + "x",
+    "mixed": ("  \t\r\n" * 9_000 + "\u3000" * 30_000 + "'s 123") * 2,
+    "words around": "The end. " * 3_000 + "\t" * 51_000 + " of the 1234 story\n" * 3_000,
+    "lone surrogate": "\ud800" + " " * 40_000 + "\udcff!",
+    "letters": "see " + "".join(random.Random(6).choice("etaoinshrdlu") for _ in range(300_000)) + " end",
+    "one letter": "a" * 300_001,
+    "three letters": "abc" * 100_001,
+    "punctuation": "...!" * 50_000 + "\n",
+}
 
 
-def test_long_runs_are_cut_as_in_the_released_encoder(monkeypatch):
-    monkeypatch.setattr(bpe, "MAX_RUN_CHARS", 3)
-    monkeypatch.setattr(bpe, "MAX_PIECE_CHARS", 40)
+@pytest.mark.parametrize("name", list(LONG_RUNS))
+def test_long_runs_are_split_by_another_engine_to_the_same_ids(tokenizer, name):
+    text = LONG_RUNS[name]
+    assert bpe.has_long_run(text)
+    assert tokenizer.encode(text) == tokenizer._tiktoken().encode_ordinary(text)
+
+
+def test_a_long_run_is_found_wherever_it_lies(monkeypatch):
+    monkeypatch.setattr(bpe, "RUN_CHARS", 4)
     rng = random.Random(0)
-    for _ in range(500):
-        text = "".join(rng.choice("ab \n\u3000") * rng.randrange(1, 9) for _ in range(rng.randrange(1, 20)))
-        expected = [cut for i in range(0, len(text), 40) for cut in naive_cuts(text[i : i + 40], 3)]
-        assert list(safe_pieces(text)) == expected
+    for _ in range(2000):
+        text = "".join(rng.choice("ab \n\u3000") * rng.randrange(1, 9) for _ in range(rng.randrange(1, 12)))
+        blank, full = (max(map(len, re.findall(kind, text))) for kind in (r"\s*", r"\S*"))
+        if max(blank, full) >= 8:
+            assert bpe.has_long_run(text)
 
 
-def test_very_long_texts_encode(tokenizer):
-    for text in ("a" * 900_000, " " * 60_000, "ab " * 200_000, "\n" * 26_000 + "x"):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
+def test_prose_has_no_long_run():
+    assert not bpe.has_long_run("\n".join(SENTENCES) * 300)
+
+
+@pytest.mark.parametrize("window", [8, 64, 1024])
+def test_windows_give_the_ids_of_the_whole_piece(tokenizer, monkeypatch, window):
+    monkeypatch.setattr(bpe, "RUN_CHARS", 20)
+    monkeypatch.setattr(bpe, "WINDOW_BYTES", window)
+    monkeypatch.setattr(bpe, "SEAM_TOKENS", 1)
+    rng = random.Random(window)
+    words = ["self", "return", "assistant", "ipython", "a", "aa", "ab", "abc", "tion", "ing", "漢字", "é"]
+    for _ in range(400):
+        text = "".join(rng.choice(words[: rng.randrange(1, 13)]) * rng.randrange(1, 30) for _ in range(rng.randrange(1, 30)))
+        text += rng.choice(["", " ", "!" * 90, " " * 90, "\n \n" * 40])
+        assert tokenizer.encode(text) == tokenizer._tiktoken().encode_ordinary(text)
+
+
+@pytest.mark.parametrize("unit", ["a", "x1", "漢字", "é", "😀", "...", "1", "\n", " ", "\u2003"])
+def test_a_million_characters_without_a_break(tokenizer, unit):
+    text = (unit * 1_000_000)[:1_000_000]
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_save_load_same_digest_and_bytes(tokenizer, saved, tmp_path):

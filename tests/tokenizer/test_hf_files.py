@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tricky_texts import SENTENCES, random_text
+from tricky_texts import SENTENCES, corpus, random_text
 
 from puna.core.errors import InputError
-from puna.tokenizer.bpe import Tokenizer
+from puna.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
 from puna.tokenizer.chat import PIECE_BREAK
 from puna.tokenizer.special import SPECIAL_TOKENS
 
@@ -83,6 +83,14 @@ def test_tokenizer_json_alone_is_enough(saved, tokenizer, tmp_path):
         (lambda d: d["pre_tokenizer"]["pretokenizers"].pop(1), "another pattern"),
         (lambda d: d["added_tokens"].pop(9), "eot_id"),
         (lambda d: d["model"]["vocab"].pop("!"), "begin_of_text"),
+        (lambda d: d.update(normalizer={"type": "NFC"}), "normalizer"),
+        (lambda d: d["pre_tokenizer"]["pretokenizers"][2].update(add_prefix_space=True), "add_prefix_space"),
+        (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
+        (lambda d: d["model"]["merges"].reverse(), "not in the order"),
+        (lambda d: d["model"]["merges"].pop(3), "do not follow"),
+        (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "not in the order"),
+        (lambda d: d["model"].update(ignore_merges=False), "come out of no merge"),
+        (lambda d: d["model"].update(merges=[["漢", "字"]]), "no byte-level BPE"),
     ],
 )
 def test_other_tokenizers_are_refused(saved, tmp_path, change, what):
@@ -91,6 +99,88 @@ def test_other_tokenizers_are_refused(saved, tmp_path, change, what):
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
     with pytest.raises(InputError, match=what):
         Tokenizer.load(tmp_path)
+
+
+def test_files_that_list_every_pair_of_each_token_are_read(saved, tokenizer, tmp_path):
+    """Conversions of Meta's file list, for every token, each way to cut it into two tokens."""
+    described = json.loads((saved / "tokenizer.json").read_text())
+    vocab = described["model"]["vocab"]
+    pairs = [
+        (vocab[left], vocab[right], vocab[token], f"{left} {right}")
+        for token in vocab
+        for left, right in ((token[:cut], token[cut:]) for cut in range(1, len(token)))
+        if left in vocab and right in vocab
+    ]
+    described["model"]["merges"] = [text for *_, text in sorted(pairs, key=lambda pair: (pair[2], pair[0], pair[1]))]
+    assert len(described["model"]["merges"]) > 1.2 * (len(tokenizer.ranks) - 256)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    assert Tokenizer.load(tmp_path).digest == tokenizer.digest
+    other = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    rng = random.Random(8)
+    for text in [*SENTENCES, *(random_text(rng) for _ in range(300))]:
+        if not reserved(text):
+            assert other.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
+
+
+def test_a_vocabulary_trained_by_hugging_face_is_taken_over(tmp_path):
+    """Without special tokens of its own, its ids stay and the special slots follow them."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pre = tokenizers.pre_tokenizers
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = pre.Sequence(
+        [pre.Split(tokenizers.Regex(SPLIT_PATTERN), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = pre.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(corpus(), trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    taken = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert taken.base_size == 700
+    rng = random.Random(9)
+    for text in [*SENTENCES, *(random_text(rng) for _ in range(300))]:
+        assert made.encode(text).ids == taken.encode(text)
+
+
+def fuzz_corpus() -> dict[str, str]:
+    """What encoders have been caught on, long enough to reach their limits."""
+    rng = random.Random(12)
+    marks = "".join(rng.choice("aeiou") + "".join(chr(rng.randrange(0x300, 0x370)) for _ in range(3)) for _ in range(2000))
+    octets = bytes(rng.randrange(256) for _ in range(20_000))
+    return {
+        "white space runs": "".join(rng.choice(" \t\n\r\u00a0\u3000\x0b") * rng.randrange(1, 40) + "x" for _ in range(2000)),
+        "digits": "".join(rng.choice("0123456789٣४½") for _ in range(30_000)),
+        "emoji": "".join(rng.choice(["😀", "👩‍👩‍👧", "🇨🇭", "👍🏽", "❤️", " "]) for _ in range(5000)),
+        "CJK": "".join(chr(rng.randrange(0x3040, 0x9FFF)) for _ in range(20_000)),
+        "combining marks": marks,
+        "invalid UTF-8, replaced": octets.decode("utf-8", errors="replace"),
+        "special strings in pieces": "<|eot_id| > <|begin_of_text <| end_of_text|>" * 300,
+        "1 MB without spaces": "".join(rng.choice("abcdefghijklmnop") for _ in range(1_000_000)),
+        "1 MB of one letter": "a" * 1_000_000,
+        "1 MB of CJK": "".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(333_000)),
+        "300 kB of spaces": " " * 300_000 + "x",
+    }
+
+
+@pytest.mark.parametrize("name", list(fuzz_corpus()))
+def test_three_encoders_agree_on_the_fuzz_corpus(tokenizer, saved, name):
+    tokenizers, tiktoken = pytest.importorskip("tokenizers"), pytest.importorskip("tiktoken")
+    text = fuzz_corpus()[name]
+    ids = tokenizer.encode(text)
+    plain = tiktoken.Encoding("plain", pat_str=SPLIT_PATTERN, mergeable_ranks=tokenizer.ranks, special_tokens={})
+    assert plain.encode_ordinary(text) == ids
+    assert tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json")).encode(text, add_special_tokens=False).ids == ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_special_strings_inside_text_are_text_in_all_three(tokenizer, hf):
+    import tiktoken
+
+    plain = tiktoken.Encoding("plain", pat_str=SPLIT_PATTERN, mergeable_ranks=tokenizer.ranks, special_tokens={})
+    text = "a <|eot_id|> b<|begin_of_text|>\n\n<|python_tag|>c"
+    ids = tokenizer.encode(text)
+    assert plain.encode_ordinary(text) == ids
+    assert max(ids) < tokenizer.base_size
+    assert hf.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
 
 
 def test_loads_beside_a_llama_config(saved, tokenizer, tmp_path):

@@ -1,96 +1,17 @@
 from __future__ import annotations
 
-import random
-from collections import Counter
-from itertools import pairwise
+import re
 from pathlib import Path
 
 import pytest
-from tricky_texts import SENTENCES, corpus, random_text
+from tricky_texts import corpus
 
 from puna.core.errors import InputError
 from puna.core.stage import local_artifact, local_context
 from puna.tokenizer import train
-from puna.tokenizer.bpe import SPLIT_PATTERN, Tokenizer
+from puna.tokenizer.bpe import Tokenizer
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-def slow_ranks(texts: list[str], size: int) -> dict[bytes, int]:
-    """BPE training by the book: recount every pair after every merge; most frequent first, then smallest (left id, right id)."""
-    import regex
-
-    words = Counter(piece.encode() for text in texts for piece in regex.findall(SPLIT_PATTERN, text))
-    split = {word: tuple(word) for word in words}
-    ranks = {bytes([b]): b for b in range(256)}
-    spelled = list(ranks)
-    while len(ranks) < size:
-        pairs: Counter[tuple[int, int]] = Counter()
-        for word, ids in split.items():
-            for pair in pairwise(ids):
-                pairs[pair] += words[word]
-        if not pairs:
-            return ranks
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        spelled.append(spelled[best[0]] + spelled[best[1]])
-        ranks[spelled[-1]] = len(ranks)
-        split = {word: join(ids, best, len(ranks) - 1) for word, ids in split.items()}
-    return ranks
-
-
-def join(ids: tuple[int, ...], pair: tuple[int, int], new: int) -> tuple[int, ...]:
-    out, i = [], 0
-    while i < len(ids):
-        if ids[i : i + 2] == pair:
-            out.append(new)
-            i += 2
-        else:
-            out.append(ids[i])
-            i += 1
-    return tuple(out)
-
-
-def small_corpora() -> dict[str, list[str]]:
-    rng = random.Random(4)
-    return {
-        "sentences": list(SENTENCES),
-        "ties": ["ab cd ef gh", "hg fe dc ba", "ab ba ab ba"],
-        "runs": ["aaaa aaaaa aaaaaaa", "\n\n\n\n\n", "      x", "........"],
-        "random": [random_text(rng) for _ in range(60)],
-        "code": corpus()[:40],
-        "nothing": ["", "a", " "],
-    }
-
-
-@pytest.mark.parametrize("name", list(small_corpora()))
-def test_same_merges_as_the_slow_trainer(name):
-    texts = small_corpora()[name]
-    assert list(train.train_ranks(iter(texts), 420)) == list(slow_ranks(texts, 420))
-
-
-def test_order_of_texts_does_not_matter():
-    texts = corpus()[:80]
-    assert train.train_ranks(iter(texts), 500) == train.train_ranks(iter(texts[::-1]), 500)
-
-
-def test_drop_rare_counts_merges_as_training_made_them():
-    texts = ["abab ab cab", "xyz"]
-    ranks = train.train_ranks(iter(texts), 400)
-    tokenizer = Tokenizer.from_ranks(ranks)
-    counts = Counter(i for text in texts for i in tokenizer.encode(text))
-    kept = train.drop_rare(ranks, [counts[i] for i in range(len(ranks))], 2)
-    assert list(kept)[256:] == [b"ab"]  # made 4 times; every other merge once
-    assert train.drop_rare(ranks, [counts[i] for i in range(len(ranks))], 1) == ranks
-
-
-def test_words_displace_the_last_merges_only():
-    ranks = train.train_ranks(iter(corpus()), 300)
-    words = [b"ipython", b"assistant", list(ranks)[299]]
-    full = train.with_words(ranks, words, 300)
-    assert len(full) == 300
-    assert list(full)[:297] == list(ranks)[:297]
-    assert {*words} <= set(full)
-    assert len(train.with_words(ranks, words, 400)) == 302
 
 
 def documents_artifact(directory: Path, rows: list[dict], keep: list[bool]):
@@ -104,8 +25,8 @@ def documents_artifact(directory: Path, rows: list[dict], keep: list[bool]):
     return local_artifact(directory, "documents")
 
 
-def row(i: int, text: str, group: str = "general") -> dict:
-    return {"id": f"{i:04}", "group": group, "source": "made", "licence": "CC0-1.0", "text": text}
+def row(i: int, text: str, group: str = "general", lang: str = "en") -> dict:
+    return {"id": f"{i:04}", "group": group, "lang": lang, "source": "made", "licence": "CC0-1.0", "text": text}
 
 
 def run(tmp_path, rows, keep=None, name="out", **settings):
@@ -142,11 +63,70 @@ def test_same_inputs_same_bytes(tmp_path):
     assert first["shares"]["code"] < 1
 
 
-def test_group_limit_keeps_about_that_many_characters(tmp_path):
-    rows = [row(i, "abc def " * 20, "general") for i in range(800)] + [row(1000 + i, "xyz " * 20, "maths") for i in range(10)]
-    summary, _ = run(tmp_path, rows, vocab=530, group_chars=32_000)
-    assert summary["shares"] == {"general": 0.25, "maths": 1.0}
-    assert 150 <= summary["documents"] - 10 <= 250
+def test_a_group_counts_for_no_more_than_its_limit(tmp_path):
+    rows = [row(i, "abc def " * 20, "general") for i in range(800)] + [row(1000 + i, "xyz " * 40, "maths") for i in range(50)]
+    limited, ctx = run(tmp_path, rows, name="limited", vocab=530, group_chars=8_000)
+    assert limited["shares"] == {"general": 0.0625, "maths": 1.0}
+    assert limited["documents"] == 850
+    assert list(Tokenizer.load(ctx.out).ranks)[256:259] == [b"xy", b"xyz", b" xyz"]
+    free, ctx = run(tmp_path, rows, name="free", vocab=530, group_chars=None)
+    assert free["shares"] == {"general": 1.0, "maths": 1.0}
+    assert list(Tokenizer.load(ctx.out).ranks)[256:258] == [b" d", b"ab"]
+
+
+def test_languages_and_groups_choose_what_is_trained_on(tmp_path):
+    rows = [row(i, "abc " * 9, "general", "en") for i in range(9)] + [row(20 + i, "xyz " * 9, "general", "de") for i in range(9)]
+    rows += [row(40 + i, "qrs " * 9, "code", "en") for i in range(9)]
+    _, ctx = run(tmp_path, rows, name="en", vocab=530, languages=("en",), groups=("general",))
+    ranks = Tokenizer.load(ctx.out).ranks
+    assert b"abc" in ranks
+    assert b"xy" not in ranks
+    assert b"qr" not in ranks
+    with pytest.raises(InputError, match="no text is left") as caught:
+        run(tmp_path, rows, name="fr", languages=("fr",))
+    assert "code-en, general-de, general-en" in caught.value.where
+
+
+def udhr(name: str) -> str:
+    file = SHARED / "udhr" / f"udhr_{name}.xml"
+    if not file.exists():
+        pytest.skip("../shared/data/udhr is not here")
+    return re.sub(r"<[^>]+>", " ", file.read_text(encoding="utf-8"))
+
+
+def test_extension_keeps_the_base_and_helps_its_languages(tmp_path):
+    languages = {"en": "eng", "de": "deu_1996", "hi": "hin", "th": "tha"}
+    rows = [row(i, udhr(name), "general", lang) for i, (lang, name) in enumerate(languages.items())]
+    documents = documents_artifact(tmp_path / "documents", rows, [True] * 4)
+    ctx = local_context(tmp_path / "base", inputs=[documents])
+    base = train.run(train.Settings(vocab=900, languages=("en",)), ctx)
+    more = local_context(tmp_path / "more", inputs=[documents, local_artifact(ctx.out, "tokenizer")])
+    extended = train.run(train.Settings(vocab=1500, languages=("de", "hi", "th")), more)
+    before, after = Tokenizer.load(ctx.out), Tokenizer.load(more.out)
+    assert list(after.ranks)[: before.base_size] == list(before.ranks)
+    assert extended["extends"]["digest"] == base["digest"] == before.digest
+    assert extended["extends"]["fertility"] == base["fertility"]
+    for lang, name in languages.items():
+        text = udhr(name)
+        tokens = len(after.encode(text))
+        expected = {
+            "tokens_per_byte": tokens / len(text.encode()),
+            "tokens_per_char": tokens / len(text),
+            "tokens_per_word": tokens / len(re.findall(r"\S+", text)),
+            "chars_per_token": len(text) / tokens,
+        }
+        assert extended["fertility"][lang] == pytest.approx(expected, abs=1e-4)
+        assert extended["fertility"][lang]["tokens_per_char"] <= base["fertility"][lang]["tokens_per_char"]
+    assert extended["fertility"]["th"]["tokens_per_char"] < 0.5 * base["fertility"]["th"]["tokens_per_char"]
+
+
+def test_a_base_larger_than_the_vocabulary(tmp_path):
+    rows = [row(0, "abc " * 90), row(1, "xyz " * 90)]
+    _, ctx = run(tmp_path, rows, name="base", vocab=525)
+    documents = documents_artifact(tmp_path / "more", rows, [True, True])
+    again = local_context(tmp_path / "out", inputs=[documents, local_artifact(ctx.out, "tokenizer")])
+    with pytest.raises(InputError, match="no room for 0 words beside the base"):
+        train.run(train.Settings(vocab=517), again)
 
 
 def test_tiny_corpus_gives_a_smaller_vocabulary_and_a_note(tmp_path):

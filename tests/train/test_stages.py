@@ -15,6 +15,7 @@ from puna.model.checkpoint import load_model
 from puna.tokenizer.bpe import Tokenizer
 from puna.train import anneal, long_context, pretrain
 from puna.train.corpus import held_losses, open_corpus
+from puna.train.packing import Batch
 from puna.train.preview import continue_greedily
 from puna.train.recall import NeedleRows, make_needle
 
@@ -117,6 +118,21 @@ def test_anneal_writes_the_better_of_last_and_average(tmp_path, tokens, base):
     assert summary["mix"] == {"general": 1.0} and summary["held_loss"] < summary["held_loss_before"]
     rates = [json.loads(line)["lr"] for line in (ctx.out / "metrics.jsonl").read_text().splitlines() if "lr" in json.loads(line)]
     assert rates[-1] == pytest.approx(5e-4 / 20, rel=0.05)
+
+
+def test_anneal_with_needle_rows_spends_their_share_of_tokens(tmp_path, tokens, base):
+    """128 tokens a step in rows of 64 are two rows a step; a third as many, two rows in three steps, at the same steps again."""
+    rows = NeedleRows(open_corpus(tokens), 1, pairs=2, queries=1, answer_weight=4.0)
+    plain = [Batch(*(torch.zeros(1, 4, dtype=torch.long) for _ in range(4)))]
+    thick, thin = (anneal.WithNeedles(lambda step: list(plain), rows, share, 64) for share in (128, 128 / 3))
+    assert [len(thick(step)) for step in range(3)] == [3, 3, 3]
+    counts = [len(thin(step)) - 1 for step in range(6)]
+    assert sum(counts) == 4 and counts == [len(thin(step)) - 1 for step in range(6)]
+    assert torch.equal(thin(4)[-1].ids_BT, thin(4)[-1].ids_BT) and thin(4)[-1].ids_BT.shape == (1, 64)
+    assert not torch.equal(thick(0)[1].ids_BT, thick(0)[2].ids_BT)
+    needles = {"share": 0.25, "pairs": 2, "queries": 1}
+    _, summary = stage(anneal, tmp_path / "a", tokens, base, steps=4, batch_tokens=256, needles=needles)
+    assert summary["tokens"] == 4 * (256 + 64)
 
 
 def test_anneal_without_average(tmp_path, tokens, base):

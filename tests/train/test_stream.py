@@ -19,10 +19,15 @@ def shard(lengths, start=0):
     return SimpleNamespace(tokens=np.arange(start, start + total, dtype=np.uint32), ends=np.cumsum(lengths).astype(np.int64))
 
 
-def stream(seed=1, rank=0, world=1, steps=200, micro=None, phases=(), mix=None):
+SOURCES = {"code": np.array(["git", "git", "docs", "git", "web"]), "general": np.array(["web", "wiki", "web", "wiki", "news"])}
+
+
+def stream(seed=1, rank=0, world=1, steps=200, micro=None, phases=(), mix=None, sources=SOURCES.__getitem__):
     shards = {"code": shard([5, 9, 30, 2, 14]), "general": shard([40, 3, 3, 3, 17], start=1000)}
     schedule = Schedule(steps=steps, batching=Batching(batch_tokens=32, seq_len=8), phases=phases)
-    return TokenStream(shards, mix or {"general": 3.0, "code": 1.0}, schedule, seed, rank=rank, world=world, micro_rows=micro)
+    return TokenStream(
+        shards, mix or {"general": 3.0, "code": 1.0}, schedule, seed, rank=rank, world=world, micro_rows=micro, sources=sources
+    )
 
 
 def test_a_group_gives_every_token_once_per_epoch_in_whole_documents():
@@ -94,3 +99,58 @@ def test_unknown_or_empty_groups_are_named():
         stream(mix={"maths": 1.0})
     with pytest.raises(InputError, match="no group a positive weight"):
         stream(mix={"code": 0.0})
+
+
+def test_a_source_with_its_own_weight_is_read_by_it():
+    data = stream(steps=250, mix={"general/wiki": 0.5, "general/*": 0.1, "general/news": 0, "code": 0.4})
+    tokens = np.concatenate([row for step in range(250) for row in data(step)[0].ids_BT.tolist()])
+    starts, wiki, web = [1000, 1040, 1043, 1046, 1049, 1066], (1, 3), (0, 2)
+    of = {kind: sum(((tokens >= starts[i]) & (tokens < starts[i + 1])).sum() for i in kind) for kind in (wiki, web, (4,))}
+    assert (of[wiki], of[web], of[4,]) == (0.5 * 8000, 0.1 * 8000, 0) and (tokens < 60).sum() == 0.4 * 8000
+    with pytest.raises(InputError, match="do not say their sources"):
+        stream(mix={"code/git": 1.0}, sources=None)
+    with pytest.raises(InputError, match="group 'code/wiki'"):
+        stream(mix={"code/wiki": 1.0})
+
+
+def by_reading_everything(data, steps, low, high):
+    """(step, row, column, token) of every input token within [low, high), found by making every batch."""
+    found = []
+    for step in range(steps):
+        ids = data(step)[0].ids_BT.numpy()
+        found += [(step, row, column, ids[row, column]) for row, column in np.argwhere((ids >= low) & (ids < high)).tolist()]
+    return found
+
+
+@pytest.mark.parametrize(
+    "mix", [None, {"general/wiki": 2, "general/*": 1, "code/web": 0, "code/*": 1}, {"code/git": 1, "code": 3}]
+)
+@pytest.mark.parametrize("phased", [False, True])
+def test_find_is_the_stream_backwards(mix, phased):
+    phases = (
+        Phase(after_tokens=320, batch_tokens=64, seq_len=16, mix={"code": 1.0, "general/wiki": 0.2}),
+        Phase(after_tokens=3000, seq_len=4, mix={"code": 1.0, "general/web": 1, "general/*": 1}),
+    )
+    steps = 70
+    data = stream(steps=steps, mix=mix, phases=phases if phased else ())
+    ends = {"code": (0, [5, 14, 44, 46, 60]), "general": (1000, [40, 43, 46, 49, 66])}
+    read = 0
+    for group, (first, group_ends) in ends.items():
+        for document, (start, end) in enumerate(zip([0, *group_ends], group_ends, strict=False)):
+            found = [
+                (r.step, r.row, r.column + i, first + start + r.start + i)
+                for r in data.find(group, document) for i in range(r.tokens)
+            ]  # fmt: skip
+            assert found == by_reading_everything(data, steps, first + start, first + end)
+            read += len(found)
+    assert read == data.schedule.tokens_before(steps)
+
+
+def test_find_jumps_over_blocks_and_counts_epochs():
+    data = stream(steps=2000)
+    readings = data.find("code", 2)
+    assert sum(r.tokens for r in readings) == pytest.approx(2000 * 32 * 0.25 * 30 / 60, rel=0.01) and readings[-1].step > 1900
+    assert sorted({r.epoch for r in readings}) == list(range(readings[-1].epoch + 1))
+    for r in (readings[0], readings[len(readings) // 2], readings[-1]):
+        first = 14 + r.start
+        assert data(r.step)[0].ids_BT[r.row, r.column : r.column + r.tokens].tolist() == list(range(first, first + r.tokens))
