@@ -142,3 +142,16 @@ def test_a_batch_is_its_pages_one_by_one():
     assert table.column_names == ["text", "links", "link_chars", "seen_chars"]
     assert [tuple(row.values()) for row in table.to_pylist()] == [(r.text, r.links, r.link_chars, r.seen_chars) for r in rows]
     assert table["text"].to_pylist()[1:] == ["plain **text**", "", "für"] and table["links"].to_pylist() == [1, 0, 0, 0]
+
+
+def test_prose_and_tables_full_of_links_are_content_as_encyclopedias_write_them():
+    links = (
+        "<a href=/a>Oda</a> is a <a href=/b>town</a> in the <a href=/c>province of Kesi</a>, near <a href=/d>Brim and Dorn</a>."
+    )
+    table = "<table><tr><th>Country<td><a href=/k>Kesi</a><tr><th>River<td><a href=/v>Vull</a> (12 km)</table>"
+    rows = between(f"<p>{links}</p>{table}").split("\n")
+    assert [row for row in rows if row] == [
+        "Oda is a town in the province of Kesi, near Brim and Dorn.",
+        "Country\tKesi",
+        "River\tVull (12 km)",
+    ]
