@@ -73,7 +73,10 @@ def ours(work: Path, source: Path) -> None:
         "stages": {
             "pages": {"uses": "data.collect", "sources": [{"path": str(source)}], "document_chars": 10_000_000},
             "documents": {
-                "uses": "data.curate", "from": "pages", "workers": 1, "languages": ["en", "de", "fr", "es", "it", "pt"],
+                "uses": "data.curate",
+                "from": "pages",
+                "workers": 1,
+                "languages": ["en", "de", "fr", "es", "it", "pt"],
             },
         },
     }

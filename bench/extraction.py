@@ -3,12 +3,12 @@
     python bench/extraction.py [--quick] [--check] [--peer-python PATH] [--pairs DIR ...]
 
 Three sets, scored by token F1 (bag of words; letters of scripts without blanks count one by one), averaged over pages:
-- `crawl`: crawled pages of ../shared/data, labelled by hand: `extraction_labels.json` names the lines of the page's full text that
-  are its main content (half of them are pages of one shop);
+- `crawl`: crawled pages of ../shared/data, labelled by hand: `extraction_labels.json` names the lines of the page's full text
+  that are its main content (half of them are pages of one shop);
 - `world`: clean pages of the generated mini-world, whose main content is known exactly;
 - `pairs`: folders of the user's with `x.html` and, anywhere below, `x.txt` (the wanted text).
-The peers run in an environment of their own (`--peer-python`), else their columns are left out. Times are CPU milliseconds per page
-of one thread; the limit beside them is resiliparse's parser alone, which every extractor on it has to wait for.
+The peers run in an environment of their own (`--peer-python`), else their columns are left out. Times are CPU milliseconds per
+page of one thread; the limit beside them is resiliparse's parser alone, which every extractor on it has to wait for.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import IO, Any
 
@@ -46,7 +46,7 @@ def read_arc(place: Place, name: str, max_bytes: int) -> Iterator[Row]:
 def _find_head(file: IO[bytes], start: int) -> int | None:
     """Offset of the next line that looks like the head of a record."""
     file.seek(start)
-    position = start
+    position = start + len(file.readline())  # the rest of the line that was tried
     while line := file.readline(LINE_BYTES):
         if HEAD.fullmatch(line):
             return position
@@ -57,34 +57,52 @@ def _find_head(file: IO[bytes], start: int) -> int | None:
 def _packed(file: IO[bytes], start: int, *, kind: str, name: str, max_bytes: int) -> Generator[Row, None, int | None]:
     from fastwarc import stream_io
 
-    reader = getattr(stream_io, READERS[kind])(file)
-    members = _Members(reader)
-    reached = yield from _records(members, lambda: reader.frame_start_position() or start, name, max_bytes)
+    def again() -> Any:
+        file.seek(start)
+        return getattr(stream_io, READERS[kind])(file)
+
+    members = _Members(again)
+    reached = yield from _records(members, lambda: members.frame(start), name, max_bytes)
     if members.error is None:
         return reached
-    place = reader.frame_start_position() or start
-    yield BadRow(name, f"offset {place}", f"broken record: {members.error}")
-    return place
+    yield BadRow(name, f"offset {members.frame(start)}", f"broken record: {members.error}")
+    return members.frame(start)
 
 
 class _Members:
     """Lines and blocks of decompressed members; what precedes a broken one is served before the break shows."""
 
-    def __init__(self, reader: Any):
-        self._reader = reader
+    def __init__(self, again: Callable[[], Any]):
+        self._again, self._reader = again, again()
         self._held = bytearray()
+        self._pulled, self._step = 0, READ_BYTES
         self.error: Exception | None = None
+
+    def frame(self, default: int) -> int:
+        """Offset in the file of the member that is being read."""
+        return self._reader.frame_start_position() or default
 
     def _pull(self) -> bool:
         if self.error is not None:
             return False
         try:
-            data = self._reader.read(READ_BYTES)
+            data = self._reader.read(self._step)
         except (*STREAM_ERRORS, ValueError) as error:
-            self.error = error
-            return False
+            if self._step == 1:
+                self.error = error
+                return False
+            return self._closer()
         self._held += data
+        self._pulled += len(data)
         return bool(data)
+
+    def _closer(self) -> bool:
+        """Go back to where the failing read began and read byte by byte, because a read that fails gives nothing at all."""
+        self._reader, self._step = self._again(), 1
+        left = self._pulled
+        while left:
+            left -= len(self._reader.read(left))
+        return self._pull()
 
     def readline(self, limit: int) -> bytes:
         scanned = 0

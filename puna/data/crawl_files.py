@@ -75,14 +75,15 @@ def _warc_stretch(file: IO[bytes], start: int, name: str, max_bytes: int) -> Gen
         records = ArchiveIterator(file, parse_http=True, record_types=WarcRecordType.any_type, auto_decode="all")
         for record in records:
             some = True
-            position = start + record.stream_pos
+            position = record.stream_pos
             expected = record.content_length
             body = record.reader.read(max_bytes + 1)
             cut = _cut_short(record, expected, len(body), max_bytes)
             yield _warc_row(record, body, name, position, max_bytes) if not cut else BadRow(name, f"offset {position}", cut)
     except (OSError, ValueError, EOFError) as error:
         if not (cut and position > start):  # the cut itself was reported already
-            yield BadRow(name, f"offset {position}", f"broken record: {error}")
+            behind = " behind this one" if some else ""
+            yield BadRow(name, f"offset {position}", f"broken record{behind}: {error}")
         return position
     if not some:
         yield BadRow(name, f"offset {start}", "no record of a WARC file")

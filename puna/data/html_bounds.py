@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-MAX_TAGS = 60_000  # of a page; the worst page found by search takes 2 s with so many
+MAX_TAGS = 60_000  # of a page; the worst page found by search takes half a second with so many
 MAX_ATTRIBUTES = 48  # of one tag
 
 # The parser keeps at most three open formatting elements that are equal in name and attributes, so that without
@@ -23,8 +23,10 @@ ONCE = ("html", "body")  # a second one only merges its attributes into the firs
 RAW = ("textarea", "title", "xmp", "iframe", "noembed", "noframes", "plaintext")  # what they hold is no markup
 REMOVED = ("script", "style")  # with what they hold
 DRAWING = "svg"
+OPENS = ("p", "br")  # an end tag without a start tag makes an element of these; of others it says nothing and is slow
+SLOTS = 256  # names are told apart by this many hashes
 
-_PLAIN, _FORMATTING, _LEFT_OUT, _ONCE, _RAW, _REMOVED, _DRAWING = range(7)
+_PLAIN, _FORMATTING, _LEFT_OUT, _ONCE, _RAW, _REMOVED, _DRAWING, _OPENS = range(8)
 
 
 def name_hash(name: str) -> int:
@@ -74,6 +76,7 @@ def _tag_table() -> tuple[np.ndarray, np.ndarray]:
         _RAW: RAW,
         _REMOVED: REMOVED,
         _DRAWING: (DRAWING,),
+        _OPENS: OPENS,
     }
     return name_table({name: kind * 64 + index for kind, names in kinds.items() for index, name in enumerate(names)})
 
@@ -207,6 +210,7 @@ def _copy(text, start, end, out, size):
 def _rewrite(text, out, keys, codes):
     """Copy what is kept of `text` to `out`; returns its size."""
     size, position, tags, seen, drawings_end = 0, 0, 0, 0, True
+    unclosed = np.zeros(SLOTS, np.int64)
     while position < len(text):
         byte = text[position]
         if byte != 60 or position + 1 >= len(text):
@@ -227,7 +231,9 @@ def _rewrite(text, out, keys, codes):
         if tags > MAX_TAGS:
             break
         name_end = _name_end(text, start)
-        code = look_up(keys, codes, hash_range(text, start, name_end))
+        name = hash_range(text, start, name_end)
+        slot = np.int64(name & np.uint64(SLOTS - 1))
+        code = look_up(keys, codes, name)
         kind, index = (code >> 6, code & 63) if code >= 0 else (_PLAIN, 0)
         after, kept = _tag_end(text, name_end)
         body_end = after
@@ -244,6 +250,8 @@ def _rewrite(text, out, keys, codes):
                 kind = _LEFT_OUT if (seen >> index) & 1 else kind
                 seen |= 1 << index
         removed = kind in (_LEFT_OUT, _DRAWING)
+        removed = removed or (closing and unclosed[slot] == 0 and kind != _OPENS)
+        unclosed[slot] = max(unclosed[slot] + (-1 if closing else 1), 0)
         removed = removed or (kind == _REMOVED and not closing and not _is_tex(text, name_end, kept))
         if not removed:
             size = _copy(text, position, kept, out, size)

@@ -39,7 +39,10 @@ NOTHING, SPACE, LINE, BLANK = range(4)  # what stands between what was written a
 
 @njit(cache=True, nogil=True)
 def layout_rows(kind, parent, flags, text):
-    """int8 [nodes]: 1 for rows and cells of tables that only lay out the page: their cells hold blocks, long broken text, or lines of code."""
+    """int8 [nodes]: 1 for rows and cells of tables that only lay out the page.
+
+    Their cells hold several blocks, long text with line breaks, or lines of code.
+    """
     count = len(kind)
     blocks, breaks = np.zeros(count, np.int32), np.zeros(count, np.int32)
     layout = np.zeros(count, np.int8)

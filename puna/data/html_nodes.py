@@ -50,14 +50,14 @@ MAIN_ROLE, FURNITURE_ROLE, ARTICLE_BODY, KEEPS_SPACE, CODE_BOX = (1 << bit for b
 
 WORDS = {
     NEGATIVE: "ad ads adbox adsense advert advertisement advertising adwrap affiliate banner breadcrumb breadcrumbs byline "
-    "catlinks consent contentinfo cookie cookies copyright credits disclaimer "
-    "donate editsection feedback flyout follow foot footer gdpr "
-    "hatnote infolinks jumpto legal linkbox links login logo masthead megamenu menu menubar metadata mobilemenu modal nav navbar "
-    "navbox navi navigation navlinks newsletter noprint outbrain overlay pager pagination paging paginator popular popup "
-    "printfooter privacy promo promoted promotion recirculation recommend recommendation recommendations recommended related "
-    "relatedposts relatedlinks rss search searchbox searchform share sharebar sharedaddy sharing shoutbox sidebar sidebars "
-    "sidebarleft sidebarright sidenav signin signup sitemap skip social socialmedia sponsor sponsored subnav subscribe "
-    "subscription taboola tagcloud tags teaser teasers toolbar tooltip topbar topnav toplinks trending widget widgets",
+    "catlinks consent contentinfo cookie cookies copyright credits disclaimer donate editsection feedback flyout "
+    "follow foot footer gdpr hatnote infolinks jumpto legal linkbox links login logo masthead megamenu menu menubar "
+    "metadata mobilemenu modal nav navbar navbox navi navigation navlinks newsletter noprint outbrain overlay pager "
+    "pagination paging paginator popular popup printfooter privacy promo promoted promotion recirculation recommend "
+    "recommendation recommendations recommended related relatedposts relatedlinks rss search searchbox searchform "
+    "share sharebar sharedaddy sharing shoutbox sidebar sidebars sidebarleft sidebarright sidenav signin signup "
+    "sitemap skip social socialmedia sponsor sponsored subnav subscribe subscription taboola tagcloud tags teaser "
+    "teasers toolbar tooltip topbar topnav toplinks trending widget widgets",
     POSITIVE: "article articlebody articletext blogpost body content entry hentry main maincontent post posting story text",
     COMMENTS: "comment comments commentlist commentarea disqus respond replies commentform fbcomments livefyre",
     NUMBERS: "lineno linenos linenumber linenumbers linenodiv gutter linenum lnum",

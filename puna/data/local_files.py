@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from puna.core.errors import InputError
 from puna.data.open_file import STREAM_ERRORS, Place, open_bytes, open_raw
 from puna.data.rows import BadRow, PageRow
 
@@ -32,18 +32,17 @@ PAIR_FIELDS = (
     ("input", "output"),
     ("title", "abstract"),
 )
-CODE_SUFFIXES = frozenset((
-    ".ada", ".adb", ".ads", ".asm", ".awk", ".bash", ".bat", ".bib", ".c", ".cc", ".cfg", ".clj", ".cljs", ".cmake",
-    ".coffee", ".cpp", ".cs", ".css", ".cu", ".cuh", ".cxx", ".d", ".dart", ".diff", ".el", ".elm", ".erl", ".ex", ".exs",
-    ".f", ".f90", ".f95", ".for", ".fs", ".fsx", ".glsl", ".go", ".gradle", ".groovy", ".h", ".hh", ".hpp", ".hrl", ".hs",
-    ".hxx", ".idl", ".ini", ".ipynb", ".java", ".jl", ".js", ".jsx", ".kt", ".kts", ".lean", ".less", ".lisp", ".lua", ".m",
-    ".mk", ".ml", ".mli", ".mm", ".nim", ".nix", ".pas", ".patch", ".php", ".pl", ".pm", ".proto", ".ps1", ".py", ".pyi",
-    ".pyx", ".r", ".rb", ".rkt", ".rs", ".s", ".sass", ".scala", ".scm", ".scss", ".sh", ".sol", ".sql", ".sv", ".swift",
-    ".tcl", ".tex", ".tf", ".toml", ".ts", ".tsx", ".v", ".vb", ".vhd", ".vhdl", ".vim", ".vue", ".wat", ".yaml", ".yml",
-    ".zig", ".zsh"
-))  # fmt: skip
+CODE_NAMES = """
+ada adb ads asm awk bash bat bib c cc cfg clj cljs cmake coffee cpp cs css cu cuh cxx d dart diff el elm erl ex exs f f90
+f95 for fs fsx glsl go gradle groovy h hh hpp hrl hs hxx idl ini java jl js jsx kt kts lean less lisp lua m mk ml mli
+mm nim nix pas patch php pl pm proto ps1 py pyi pyx r rb rkt rs s sass scala scm scss sh sol sql sv swift tcl tex tf toml ts
+tsx v vb vhd vhdl vim vue yaml yml zig zsh
+"""
+CODE_SUFFIXES = frozenset(f".{name}" for name in CODE_NAMES.split())
 TEXT_BLOCK = 8 << 20  # bytes of a plain text held at a time
 PARQUET_BATCH = 1024  # rows held at a time
+# what a broken, encrypted or newer zip archive raises
+ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, zlib.error)
 XML_BLOCK = re.compile(r"\s+")
 
 Rows = Iterator[PageRow | BadRow]
@@ -258,21 +257,20 @@ def read_xml(place: Place, name: str, document_chars: int) -> Rows:
     yield from _split_rows("\n\n".join(lines), name, document_chars)
 
 
-def unzip(place: Place, directory: Path) -> Iterator[tuple[Path, str]]:
-    """Unpack the files of a zip archive one by one: (path of the member under `directory`, its name).
-
-    Raises:
-        InputError: the file is no zip archive, or a member is encrypted or broken.
-    """
+def unzip(place: Place, name: str, directory: Path) -> Iterator[tuple[Path, str] | BadRow]:
+    """Unpack the files of a zip archive one by one: (path of the member under `directory`, its name), or why it is broken."""
     try:
         with open_raw(place) as raw, zipfile.ZipFile(raw) as archive:
             for index, member in enumerate(sorted(m.filename for m in archive.infolist() if not m.is_dir())):
                 # our own name: a member's name may point outside the directory
                 target = directory / f"{index}{''.join(Path(member).suffixes[-2:])}"
-                target.write_bytes(archive.read(member))
-                yield target, f"{PurePosixPath(str(place)).name}/{member}"
+                try:
+                    with archive.open(member) as packed, target.open("wb") as out:
+                        shutil.copyfileobj(packed, out)
+                except (*ZIP_ERRORS, *STREAM_ERRORS) as error:
+                    yield BadRow(f"{name}/{member}", "start", f"cannot be unpacked: {error}")
+                    continue
+                yield target, f"{name}/{member}"
                 target.unlink()
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, OSError) as error:
-        raise InputError(
-            f"this zip archive cannot be read: {error}", where=str(place), fix="unpack it and name the files"
-        ) from error
+    except (*ZIP_ERRORS, OSError) as error:
+        yield BadRow(name, "start", f"this zip archive cannot be read: {error}")

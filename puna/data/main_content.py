@@ -57,6 +57,7 @@ CLIMB = 1.25  # the part is widened to what encloses it while that holds so much
 LIST_LINKED, LIST_ITEM_BYTES = 0.6, 60  # a list of links, whose items say little besides
 BOX_LINKED, BOX_BYTES = 0.6, 200  # a box of links, with little text besides
 SIBLING_BYTES, SIBLING_LINKED, SIBLING_SHARE = 80, 0.25, 0.2  # what stands beside the best part and belongs to it (Readability)
+PROSE_LINKED = 0.8  # of paragraphs and tables, in which encyclopedias link every other word
 ENOUGH = 250  # bytes of content below which the choice is distrusted
 
 
@@ -349,7 +350,10 @@ def _clean(kind, section, parent, last, flags, dropped, own, own_linked, root, k
         if kind[node] == LIST:
             if linked[node] > LIST_LINKED * text[node] and free < LIST_ITEM_BYTES * max(items[node], 1):
                 kept[node] = 0
-        elif kind[node] in (BLOCK, TABLE, PARAGRAPH) and linked[node] > BOX_LINKED * text[node] and free < BOX_BYTES:
+        elif kind[node] == BLOCK:
+            if linked[node] > BOX_LINKED * text[node] and free < BOX_BYTES:
+                kept[node] = 0
+        elif kind[node] in (TABLE, PARAGRAPH) and linked[node] > PROSE_LINKED * text[node] and free < BLOCK_BYTES:
             kept[node] = 0
 
 

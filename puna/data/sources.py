@@ -235,8 +235,11 @@ def _read_file(path: Place, name: str, format_: Format, document_chars: int, pag
             yield from read_code(path, name, page_bytes)
         case "zip":
             with tempfile.TemporaryDirectory() as directory:
-                for member, member_name in unzip(path, Path(directory)):
-                    yield from _read_file(member, member_name, "auto", document_chars, page_bytes)
+                for member in unzip(path, name, Path(directory)):
+                    if isinstance(member, BadRow):
+                        yield member
+                    else:
+                        yield from _read_file(*member, "auto", document_chars, page_bytes)
         case _ if _is_binary(path):
             yield Skipped("not text")
         case _:

@@ -71,7 +71,10 @@ def test_code_by_table_rows_and_by_lines_of_divs_keeps_its_indentation():
 
 
 def test_inline_code_keeps_signs_that_prose_loses():
-    assert between("<p>Use <code>**kw</code> and <kbd>*args</kbd>, **not** [this](http://a.b/c).</p>") == "Use **kw and *args, not this."
+    assert (
+        between("<p>Use <code>**kw</code> and <kbd>*args</kbd>, **not** [this](http://a.b/c).</p>")
+        == "Use **kw and *args, not this."
+    )
 
 
 @given(st.text(st.sampled_from("ab <>&*_`#[](){}\"'\n\t=äπ日"), max_size=80))
@@ -100,7 +103,9 @@ def test_a_table_inside_a_table_is_layout_outside_and_data_inside():
 
 
 def test_picture_texts_and_entities():
-    assert between("<p>See <img src=a.png alt='a &quot;red&quot; circle &amp; more'> here.</p>") == 'See a "red" circle & more here.'
+    assert (
+        between("<p>See <img src=a.png alt='a &quot;red&quot; circle &amp; more'> here.</p>") == 'See a "red" circle & more here.'
+    )
     assert between("<p>Seen <img src=a.png alt='IMG_0042.JPG'> here.</p>") == "Seen here."
     assert between("<p>&eacute;&#8364;&nbsp;&lt;b&gt; &amp;amp; a&shy;b</p>") == "é€ <b> &amp; ab"
 
@@ -137,3 +142,16 @@ def test_a_batch_is_its_pages_one_by_one():
     assert table.column_names == ["text", "links", "link_chars", "seen_chars"]
     assert [tuple(row.values()) for row in table.to_pylist()] == [(r.text, r.links, r.link_chars, r.seen_chars) for r in rows]
     assert table["text"].to_pylist()[1:] == ["plain **text**", "", "für"] and table["links"].to_pylist() == [1, 0, 0, 0]
+
+
+def test_prose_and_tables_full_of_links_are_content_as_encyclopedias_write_them():
+    links = (
+        "<a href=/a>Oda</a> is a <a href=/b>town</a> in the <a href=/c>province of Kesi</a>, near <a href=/d>Brim and Dorn</a>."
+    )
+    table = "<table><tr><th>Country<td><a href=/k>Kesi</a><tr><th>River<td><a href=/v>Vull</a> (12 km)</table>"
+    rows = between(f"<p>{links}</p>{table}").split("\n")
+    assert [row for row in rows if row] == [
+        "Oda is a town in the province of Kesi, near Brim and Dorn.",
+        "Country\tKesi",
+        "River\tVull (12 km)",
+    ]

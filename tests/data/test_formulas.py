@@ -19,14 +19,16 @@ def line_of(fragment: str) -> str:
 
 MML = "<math xmlns='http://www.w3.org/1998/Math/MathML'{}>{}</math>"
 FRACTION = "<mfrac><mrow><mi>a</mi><mo>+</mo><mn>1</mn></mrow><mi>b</mi></mfrac>"
-ANNOTATED = f"<semantics><mrow>{FRACTION}</mrow><annotation encoding='application/x-tex'>\\frac{{a+1}}{{b}}</annotation></semantics>"
+ANNOTATED = (
+    f"<semantics><mrow>{FRACTION}</mrow><annotation encoding='application/x-tex'>\\frac{{a+1}}{{b}}</annotation></semantics>"
+)
 KATEX = (
     f"<span class='katex'><span class='katex-mathml'>{MML.format('', ANNOTATED)}</span>"
     "<span class='katex-html' aria-hidden='true'><span class='base'><span class='mord'>a+1b</span></span></span></span>"
 )
 MATHJAX2 = (
-    "<span class='MathJax_Preview'>[x]</span><span class='MathJax' id='MathJax-Element-1-Frame'><nobr><span>x2</span></nobr></span>"
-    "<script type='math/tex' id='MathJax-Element-1'>x_1 < y^2 & z</script>"
+    "<span class='MathJax_Preview'>[x]</span><span class='MathJax' id='E-1-Frame'><nobr><span>x2</span></nobr></span>"
+    "<script type='math/tex' id='E-1'>x_1 < y^2 & z</script>"
 )
 MATHJAX3 = (
     "<mjx-container class='MathJax' jax='CHTML' display='true'><mjx-math aria-hidden='true'><mjx-mi>x</mjx-mi></mjx-math>"
@@ -80,7 +82,10 @@ def test_presentation_mathml_is_written_as_tex(inner, expected):
 
 
 def test_many_formulas_of_one_page_stay_in_order():
-    body = "".join(f"<p>Number {i} is {MML.format('', f'<msup><mi>x</mi><mn>{i}</mn></msup>')} here, as anyone can see.</p>" for i in range(50))
+    body = "".join(
+        f"<p>Number {i} is {MML.format('', f'<msup><mi>x</mi><mn>{i}</mn></msup>')} here, as anyone can see.</p>"
+        for i in range(50)
+    )
     text = extract(f"<body>{body}</body>".encode(), "html", "").text
     found = [line for line in text.split("\n") if line]
     assert found == [f"Number {i} is $x^{i if i < 10 else '{' + str(i) + '}'}$ here, as anyone can see." for i in range(50)]

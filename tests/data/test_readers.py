@@ -183,5 +183,5 @@ def test_xml_zip_and_their_broken_forms(tmp_path):
         archive.writestr("d/b.txt", "two")
     out = tmp_path / "out"
     out.mkdir()
-    names = Counter(name for _, name in unzip(tmp_path / "a.zip", out))
+    names = Counter(name for _, name in unzip(tmp_path / "a.zip", "a.zip", out))
     assert names == {"a.zip/../evil.txt": 1, "a.zip/d/b.txt": 1} and not (tmp_path / "evil.txt").exists()
