@@ -44,7 +44,7 @@ def _wide(content: bytes) -> str | None:
     """UTF-16 without a mark, seen by its zeros; None when it is not."""
     opening = content[:OPENING]
     even, odd = opening[0::2].count(0), opening[1::2].count(0)
-    if max(even, odd) < len(opening) // 4:
+    if 4 * max(even, odd) < max(len(opening), 1):
         return None
     return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace")
 

@@ -83,9 +83,24 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
             table = file.read(columns=columns, use_threads=False).combine_chunks()
         return table if columns is None else table.select(columns)
     except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"this shard cannot be read: {error}", where=str(path), fix="run the stage that wrote it again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def batches(path: Path, rows: int) -> Iterator[pa.Table]:
+    """A shard in tables of at most so many rows, read as they are asked for; InputError for a file that is not Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(rows, use_threads=False):
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"this shard cannot be read: {error}", where=str(path), fix="run the stage that wrote it again")
 
 
 def numpy_column(table: pa.Table, name: str) -> np.ndarray:

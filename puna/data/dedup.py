@@ -10,7 +10,6 @@ all the same.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TRACKING = re.compile(r"^(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id|ref_src|phpsessid|jsessionid|sessionid|sid)$", re.I)
-ACCENTS = re.compile("[\u0300-\u036f]")
-PUNCTUATION = re.compile(r"[^\w\s\u0900-\u0dff\u0e00-\u0e7f]|_")
-DIGITS = re.compile(r"\d+")
-SPACES = re.compile(r"\s+")
 
 
 def url_key(url: str) -> str:
@@ -43,32 +38,6 @@ def url_key(url: str) -> str:
     kept = [(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if not TRACKING.match(key)]
     query = "?" + urlencode(kept) if kept else ""
     return f"{host}{parts.path.rstrip('/')}{query}"
-
-
-def text_key(text: str) -> int:
-    """64-bit hash of a text that ignores case and white space."""
-    return xxhash.xxh3_64_intdigest(SPACES.sub(" ", text).strip().casefold().encode("utf-8", "replace"))
-
-
-def line_keys(text: str, lang: str, *, fold_digits: bool, min_letters: int) -> np.ndarray:
-    """Hashes of the normalised lines of a text, 0 for lines too short to count. Returns uint64 [lines]."""
-    lines = text.split("\n")
-    keys = (_line_key(line, lang, fold_digits, min_letters) for line in lines)
-    return np.fromiter(keys, dtype=np.uint64, count=len(lines))
-
-
-def _line_key(line: str, lang: str, fold_digits: bool, min_letters: int) -> int:
-    if len(line) < min_letters:
-        return 0
-    plain = line.lower()
-    if not plain.isascii():
-        plain = unicodedata.normalize("NFKC", ACCENTS.sub("", unicodedata.normalize("NFD", plain)))
-    if fold_digits or not DIGITS.search(plain):
-        plain = PUNCTUATION.sub("", DIGITS.sub("0", plain))
-    plain = SPACES.sub(" ", plain).strip()
-    if sum(map(str.isalpha, plain)) < min_letters:
-        return 0
-    return xxhash.xxh3_64_intdigest(f"{lang}|{plain}".encode("utf-8", "replace"))
 
 
 def text_keys(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:

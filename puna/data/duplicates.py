@@ -8,6 +8,8 @@ one row per document: the reason, the document that stands for it, and the numbe
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,10 +77,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     work.map(partial(write_shard, facts=facts, steps=steps, lines=lines, out=ctx.scratch / "duplicates", settings=settings), jobs)
     work.keep("duplicates")
     clusters = {reason: _clusters(folder) for reason, folder in steps.items()}
-    _write_clusters(ctx.out / "clusters.parquet", clusters, facts, layout)
+    _write_clusters(ctx.out / "clusters.parquet", clusters, facts)
     return {
         "pages": layout.documents,
-        "clusters": {reason: _sizes(sizes) for reason, (_, sizes) in clusters.items()},
+        "clusters": {reason: found.summary() for reason, found in clusters.items()},
         "frequent_lines": sum(len(load_array(path)) for path in lines),
     }
 
@@ -204,30 +206,41 @@ def _similarities(heads: np.ndarray, codes: np.ndarray, start: int, facts: Path)
     return found
 
 
-def _clusters(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The documents that stand for others, and the size of each one's cluster, largest first."""
-    drops = [load_array(path)["of"] for path in sorted(folder.glob("*.npy"))]
-    heads, dropped = np.unique(np.concatenate(drops), return_counts=True)
-    order = np.lexsort((heads, -dropped))
-    return heads[order], dropped[order] + 1
+@dataclass
+class Clusters:
+    """Documents that stand for others: the largest clusters with their sizes, and how many clusters there are of each size."""
+
+    heads: np.ndarray
+    sizes: np.ndarray
+    by_size: Counter[int]
+
+    def summary(self) -> dict[str, Any]:
+        """Number of clusters, dropped documents, and clusters by size."""
+        return {
+            "clusters": self.by_size.total(),
+            "dropped": sum((size - 1) * number for size, number in self.by_size.items()),
+            "by_size": {str(size): number for size, number in sorted(self.by_size.items())},
+        }
 
 
-def _sizes(sizes: np.ndarray) -> dict[str, Any]:
-    """Number of clusters, dropped documents, and clusters by size."""
-    values, counts = np.unique(sizes, return_counts=True)
-    return {
-        "clusters": len(sizes),
-        "dropped": int((sizes - 1).sum()),
-        "by_size": {str(size): number for size, number in zip(values.tolist(), counts.tolist(), strict=True)},
-    }
+def _clusters(folder: Path) -> Clusters:
+    """The clusters of one step, a partition at a time: a cluster lies whole in one."""
+    heads, sizes, by_size = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), Counter[int]()
+    for path in sorted(folder.glob("*.npy")):
+        of, dropped = np.unique(load_array(path)["of"], return_counts=True)
+        by_size.update((dropped + 1).tolist())
+        heads, sizes = np.concatenate([heads, of]), np.concatenate([sizes, dropped + 1])
+        order = np.lexsort((heads, -sizes))[:LARGEST_CLUSTERS]
+        heads, sizes = heads[order], sizes[order]
+    return Clusters(heads, sizes, by_size)
 
 
-def _write_clusters(path: Path, clusters: dict[str, tuple[np.ndarray, np.ndarray]], facts: Path, layout: Layout) -> None:
+def _write_clusters(path: Path, clusters: dict[str, Clusters], facts: Path) -> None:
     import pyarrow as pa
 
     parts = []
-    for reason, (heads, sizes) in clusters.items():
-        heads, sizes = heads[:LARGEST_CLUSTERS], sizes[:LARGEST_CLUSTERS]
+    for reason, found in clusters.items():
+        heads, sizes = found.heads, found.sizes
         kinds = pa.array([reason] * len(heads), pa.string())
         parts.append(pa.table({"kind": kinds, "head": pa.array(ids_of(heads, facts), pa.string()), "size": pa.array(sizes)}))
     write_table(path, pa.concat_tables(parts))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from puna.data.charset import decode_page
 from puna.data.formulas import replace_formulas
-from puna.data.markers import CLOSE, OPEN, remove_enclosed, remove_markdown
+from puna.data.markers import CLOSE, OPEN, remove_markdown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,7 +87,7 @@ def _from_html(source: str, keep_markers: bool) -> Extracted:
     text, links, link_chars, seen = text_of_html(tree.body.html.encode("utf-8", "replace"))
     if not text.isascii():
         text = UNSEEN_WIDE.sub("", SPACE_LIKE.sub(" ", text))
-    text = text.replace(OPEN, "").replace(CLOSE, "") if keep_markers else remove_enclosed(text)
+    text = text.replace(OPEN, "").replace(CLOSE, "") if keep_markers else remove_markdown(text)
     return Extracted(text.strip("\n"), links, link_chars, seen)
 
 

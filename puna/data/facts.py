@@ -8,6 +8,7 @@ signatures, shingles for exact verification, lines. `index/` finds a document by
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.columns import (
     PAGE_FACTS,
+    batches,
     layout_of,
-    read_table,
     shard_paths,
     typed_columns,
     write_layout,
@@ -55,6 +56,7 @@ SPAM_COLUMNS = {
     "links": "int64",
     "link_share": "double",
 }
+SLICE_PAGES = 64  # held at a time: three megabytes of crawled pages, half a gigabyte of the largest there may be
 DATE_DIGITS = 14  # year to second
 CODE_LINE = re.compile(
     r"[{};]\s*$|^\s*(?:def |class |import |from \w+ import|return\b|#include|function |const |var |let |public |if \(|>>> )",
@@ -114,7 +116,29 @@ def facts_of_shard(shard: Path, *, out: Path, settings: Settings) -> None:
     path = out / "facts" / shard.name
     if path.exists():
         return
-    pages = read_table(shard)
+    parts = [facts_of_pages(pages, settings) for pages in batches(shard, SLICE_PAGES)]
+    for kind in ("signatures", "shingles", "lines"):
+        save_array(hash_path(out, shard.name, kind), np.concatenate([part.hashes[kind] for part in parts]))
+    for kind in ("shingle_counts", "line_counts"):
+        ends = np.cumsum(np.concatenate([part.hashes[kind] for part in parts]), dtype=np.int64)
+        save_array(hash_path(out, shard.name, kind.replace("counts", "ends")), ends)
+    write_table(out / "text" / shard.name, pa.concat_tables([part.text for part in parts]))
+    write_table(path, pa.concat_tables([part.facts for part in parts]))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is found out about some pages: texts, facts and hashes, row for row."""
+
+    text: pa.Table
+    facts: pa.Table
+    hashes: dict[str, np.ndarray]
+
+
+def facts_of_pages(pages: pa.Table, settings: Settings) -> Found:
+    """Extract some pages and compute everything there is to know of each of them alone."""
+    import pyarrow as pa
+
     found = extract_batch(*(pages[name].to_pylist() for name in ("content", "format", "charset", "group")))
     texts = found["text"].combine_chunks()
     columns = {name: pages[name] for name in PAGE_FACTS} | _language_columns(texts, pages["group"], settings.language_model)
@@ -122,9 +146,8 @@ def facts_of_shard(shard: Path, *, out: Path, settings: Settings) -> None:
     columns |= _keys(texts, pages, words.ends)
     columns |= _spam_columns(words, columns["lang"], found)
     columns |= typed_columns(measure_batch(texts, words, columns["lang"]), COLUMNS)
-    _write_hashes(out / "hashes", shard.stem, texts, columns, words, settings)
-    write_table(out / "text" / shard.name, pa.table({"id": pages["id"], "text": texts}))
-    write_table(path, pa.table(columns))
+    text = pa.table({"id": pages["id"], "text": texts})
+    return Found(text, pa.table(columns), _hashes(texts, columns, words, settings))
 
 
 def hash_path(facts: Path, name: str, kind: str) -> Path:
@@ -132,7 +155,7 @@ def hash_path(facts: Path, name: str, kind: str) -> Path:
     return facts / "hashes" / f"{Path(name).stem}.{kind}.npy"
 
 
-def _write_hashes(folder: Path, stem: str, texts: Any, columns: dict[str, Any], words: Any, settings: Settings) -> None:
+def _hashes(texts: pa.Array, columns: dict[str, Any], words: Words, settings: Settings) -> dict[str, np.ndarray]:
     everything = MinHashSettings(
         shingle_words=settings.shingle_words,
         shingle_letters=settings.shingle_letters,
@@ -143,9 +166,8 @@ def _write_hashes(folder: Path, stem: str, texts: Any, columns: dict[str, Any], 
     fold_digits = ~np.isin(columns["group"].to_numpy(zero_copy_only=False), settings.line_keep_digits)
     marks, shingles, shingle_ends = signatures(words, everything)
     lines, line_ends = line_keys_batch(texts, columns["lang"], fold_digits, settings.line_min_letters)
-    arrays = {"signatures": marks, "shingles": shingles, "shingle_ends": shingle_ends, "lines": lines, "line_ends": line_ends}
-    for kind, array in arrays.items():
-        save_array(folder / f"{stem}.{kind}.npy", array)
+    counts = {"shingle_counts": np.diff(shingle_ends, prepend=0), "line_counts": np.diff(line_ends, prepend=0)}
+    return {"signatures": marks, "shingles": shingles, "lines": lines, **counts}
 
 
 def _language_columns(texts: pa.Array, groups: pa.ChunkedArray, model: str) -> dict[str, pa.Array]:

@@ -38,15 +38,15 @@ NOTHING, SPACE, LINE, BLANK = range(4)  # what stands between what was written a
 
 
 @njit(cache=True, nogil=True)
-def layout_rows(kind, parent, text):
-    """int8 [nodes]: 1 for rows and cells of tables that only lay out the page: their cells hold blocks or long broken text."""
+def layout_rows(kind, parent, flags, text):
+    """int8 [nodes]: 1 for rows and cells of tables that only lay out the page: their cells hold blocks, long broken text, or lines of code."""
     count = len(kind)
     blocks, breaks = np.zeros(count, np.int32), np.zeros(count, np.int32)
     layout = np.zeros(count, np.int8)
     for node in range(count - 1, 0, -1):
         above, what = parent[node], kind[node]
         if what == CELL:
-            if blocks[node] > 1 or (breaks[node] and text[node] > LONG_CELL):
+            if blocks[node] > 1 or (breaks[node] and text[node] > LONG_CELL) or flags[node] & KEEPS_SPACE:
                 layout[above] = layout[node] = 1
             continue
         blocks[above] += blocks[node] + (what in (BLOCK, PARAGRAPH)) + 2 * (what in (LIST, TABLE, PRE, HEADING))
@@ -108,7 +108,6 @@ def _enter(source, kind, section, start, end, flags, layout, node, out, state):
     if what == CELL and not layout[node]:
         if state[8]:
             state[2] += 1
-            state[1] = min(state[1], SPACE) if state[2] else state[1]
         state[8] += 1
         state[3] = 0
         state[6] += 1
@@ -192,7 +191,7 @@ def _flush(out, state):
         for _ in range(state[3]):
             out[size] = 32
             size += 1
-    elif gap == SPACE and size > 0 and not state[2] and out[size - 1] > 32:
+    elif gap == SPACE and size > 0 and not state[2] and (out[size - 1] > 32 or out[size - 1] == CLOSE):
         out[size] = 32
         size += 1
     if state[4] and not state[7]:

@@ -23,6 +23,6 @@ def text_of_html(serialised: bytes) -> tuple[str, int, int, int]:
     kind, section, parent, last, start, end, flags = read_nodes(source)
     *sizes, seen, links, link_chars = measure(source, kind, parent, start, end, flags)
     kept = content_nodes(source, kind, section, parent, last, start, end, flags, tuple(sizes))
-    layout = layout_rows(kind, parent, sizes[0])
+    layout = layout_rows(kind, parent, flags, sizes[0])
     written = write_text(source, kind, section, parent, last, start, end, flags, kept, layout)
     return written.tobytes().decode("utf-8", "replace"), links, link_chars, seen

@@ -138,8 +138,8 @@ def content_nodes(source, kind, section, parent, last, start, end, flags, sizes)
     scope = _scope(kind, section, last, flags, dropped, prose)
     root = _root(kind, parent, last, dropped, own, own_linked, commas, prose, long, scope)
     kept = _subtree(root, parent, last, dropped)
-    _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept)
-    _clean(kind, section, parent, last, flags, dropped, own, own_linked, scope, kept)
+    top = _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept)
+    _clean(kind, section, parent, last, flags, dropped, own, own_linked, top, kept)
     total = text[0] - linked[0]
     if _amount(kept, kind, text, linked) < min(ENOUGH, 0.5 * total):
         kept = _subtree(scope, parent, last, dropped)
@@ -191,7 +191,8 @@ def _furniture(source, kind, section, parent, last, start, end, flags, text, lin
         elif mark & COMMENTS:
             dropped[node] = long[0] - long[node] >= COMMENTS_OUTSIDE or share < MIXED_SHARE
         elif mark & NEGATIVE and part != ARTICLE and part != MAIN:
-            dropped[node] = share < (MIXED_SHARE if mark & POSITIVE else FURNITURE_SHARE)
+            few_links = linked[node] <= SIBLING_LINKED * text[node]
+            dropped[node] = share < (MIXED_SHARE if mark & POSITIVE or few_links else FURNITURE_SHARE)
     return dropped
 
 
@@ -298,7 +299,8 @@ def _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept)
             linked[node] += own_linked[node]
             text[parent[node]] += text[node]
             linked[parent[node]] += linked[node]
-    while root > scope:
+    limit = scope
+    while root > limit:
         above = parent[root]
         node = above + 1
         while node < last[above]:
@@ -310,7 +312,7 @@ def _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept)
             elif kind[node] == HEADING:
                 joins = True
             elif scope > 0:
-                joins = linked[node] <= LINKED * text[node]
+                joins = free >= BLOCK_BYTES and linked[node] <= SIBLING_LINKED * text[node]
             elif kind[node] == PARAGRAPH:
                 joins = free >= SIBLING_BYTES and linked[node] <= SIBLING_LINKED * text[node]
             else:
@@ -321,6 +323,7 @@ def _join(kind, parent, last, dropped, own, own_linked, long, scope, root, kept)
             node = last[node]
         root = above
         kept[root] = 1
+    return root
 
 
 @njit(cache=True, nogil=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 OPEN, CLOSE = "\x02", "\x03"  # what extraction puts around code and formulas
 PROTECTED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}?")
+SIGNS = ("`", "~~~", "*", "](", "__", "# ")  # a text without any of these has no markers
 FENCED = re.compile(r"^(```|~~~)[^\n`]*\n(.*?)(?:^\1[ \t]*$\n?|\Z)", re.M | re.S)
 INLINE_CODE = re.compile(r"(?<!`)`([^`\n]{1,200})`(?!`)")
 TEX = re.compile(r"(\\\([^\n]{1,500}?\\\)|\\\[.{1,500}?\\\]|\$\$.{1,500}?\$\$)", re.S)
@@ -22,21 +23,20 @@ LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\((?:https?:|/|#)[^)\s]{0,500}\)")
 
 
 def remove_markdown(text: str) -> str:
-    """The text without markdown markers; code between fences or backticks, and formulas, lose only what encloses them."""
-    if not any(sign in text for sign in ("`", "~~~", "*", "](", "__", "# ")):
-        return text
-    if "```" in text or "~~~" in text:
-        text = FENCED.sub(lambda found: f"{OPEN}{found[2]}{CLOSE}", text)
-    if "`" in text:
-        text = _outside(text, lambda part: INLINE_CODE.sub(rf"{OPEN}\1{CLOSE}", part))
-    if "\\(" in text or "\\[" in text or "$$" in text:
-        text = _outside(text, lambda part: TEX.sub(rf"{OPEN}\1{CLOSE}", part))
-    return remove_enclosed(text)
+    """The text without markdown markers; code between fences or backticks, and formulas, lose only what encloses them.
 
-
-def remove_enclosed(text: str) -> str:
-    """Like `remove_markdown`, for text in which code and formulas are enclosed in the control characters already."""
-    return _outside(text, _plain).replace(OPEN, "").replace(CLOSE, "")
+    Args:
+        text: may hold code that is enclosed in the control characters `OPEN` and `CLOSE` already; these go too.
+    """
+    if any(sign in text for sign in SIGNS):
+        if "```" in text or "~~~" in text:
+            text = _outside(text, lambda part: FENCED.sub(rf"{OPEN}\2{CLOSE}", part))
+        if "`" in text:
+            text = _outside(text, lambda part: INLINE_CODE.sub(rf"{OPEN}\1{CLOSE}", part))
+        if "\\(" in text or "\\[" in text or "$$" in text:
+            text = _outside(text, lambda part: TEX.sub(rf"{OPEN}\1{CLOSE}", part))
+        text = _outside(text, _plain)
+    return text.replace(OPEN, "").replace(CLOSE, "")
 
 
 def _outside(text: str, change: Callable[[str], str]) -> str:

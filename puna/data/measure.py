@@ -7,7 +7,7 @@ one row per document; what takes a text is null for documents that are dropped a
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.classify_scores import load_classifier, score_columns
 from puna.data.columns import numpy_column, read_layout, read_table, typed_columns, write_table
-from puna.data.decontaminate import EvaluationSettings, build_index, evaluation_digests, load_index, overlap
+from puna.data.decontaminate import EvaluationIndex, EvaluationSettings, build_index, evaluation_digests, load_index, overlap
 from puna.data.engine import EngineSettings
 from puna.data.kl import KlLimits
 from puna.data.lines import text_without_lines
@@ -70,12 +70,13 @@ class Corpus(StageSettings):
         """Which documents of a shard are not dropped so far. Returns bool [documents]."""
         return reason_codes(read_table(self.duplicates / "duplicates" / name, ["reason"])) == 0
 
-    def words_left(self, name: str) -> tuple[Words, list[str], list[str]]:
-        """Words, languages and groups of the documents of a shard that are left, without frequent lines."""
-        left = self.left(name)
-        facts = read_table(self.facts / "facts" / name, ["lang", "group"]).filter(left)
-        texts, _ = text_without_lines(self.facts, self.duplicates, name)
-        return scan(texts.filter(left)), facts["lang"].to_pylist(), facts["group"].to_pylist()
+
+def words_left(name: str, *, corpus: Corpus) -> tuple[Words, list[str], list[str]]:
+    """Words, languages and groups of the documents of a shard that are left, without frequent lines."""
+    left = corpus.left(name)
+    facts = read_table(corpus.facts / "facts" / name, ["lang", "group"]).filter(left)
+    texts, _ = text_without_lines(corpus.facts, corpus.duplicates, name)
+    return scan(texts.filter(left)), facts["lang"].to_pylist(), facts["group"].to_pylist()
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     corpus = Corpus(facts=ctx.inputs.one("facts").path, duplicates=ctx.inputs.one("duplicates").path)
     work = Workforce(settings.engine, settings.workers, ctx, phases=3)
     names = read_layout(corpus.facts).names
-    usual = learn_usual_words(names, corpus.words_left, work, settings.min_language_words)
+    usual = learn_usual_words(names, partial(words_left, corpus=corpus), work, settings.min_language_words)
     classifiers = [(artifact.path, artifact.name) for artifact in ctx.inputs.all("classifier")]
     index = _evaluation_index(settings, ctx)
     (ctx.scratch / "signals").mkdir(exist_ok=True)
@@ -150,10 +151,15 @@ def _contamination(kept: pa.Array, index: Path | None, left: np.ndarray) -> dict
 
     if index is None:
         return {}
-    known = load_index(index)
+    known = _index(index)
     columns = overlap(scan(kept), known).columns(known)
     places = pa.array(np.where(left, np.cumsum(left) - 1, -1), mask=~left)
     return {name: column.take(places) for name, column in columns.items()}
+
+
+@lru_cache(maxsize=1)
+def _index(path: Path) -> EvaluationIndex:
+    return load_index(path)
 
 
 def _spread(values: np.ndarray, among: np.ndarray) -> np.ndarray:

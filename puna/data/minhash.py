@@ -10,10 +10,8 @@ import numpy as np
 
 from puna.core.rng import numpy_stream
 from puna.core.settings import Settings
-from puna.data.signals import hash_words, ngram_hashes
 from puna.data.words import Words
 
-BLOCK = 512  # shingles hashed at a time: 112 x 512 x 8 bytes stay in the second-level cache
 EMPTY = np.uint32(0xFFFFFFFF)
 
 
@@ -34,37 +32,6 @@ class MinHashSettings(Settings):
     rows: int = 8
     threshold: float = 0.8
     min_shingles: int = 12
-
-
-def shingles(words: list[str], size: int) -> np.ndarray:
-    """Sorted distinct hashes of the `size`-word shingles. Returns uint64 [distinct]."""
-    return np.unique(ngram_hashes(hash_words(words), size))
-
-
-def signature(shingle_hashes: np.ndarray, permutations: int) -> np.ndarray:
-    """Minimum of every permutation over a set of hashes. Returns uint32 [permutations], all ones for an empty set.
-
-    Permutations are multiply-shift: the high 32 bits of a*x + b modulo 2^64 with odd a (Dietzfelbinger et al. 1997).
-    """
-    factors, offsets = _permutations(permutations)
-    smallest = np.full(permutations, EMPTY, dtype=np.uint32)
-    for start in range(0, len(shingle_hashes), BLOCK):
-        values = factors[:, None] * shingle_hashes[None, start : start + BLOCK]
-        values += offsets[:, None]
-        high = (values >> np.uint64(32)).astype(np.uint32)
-        np.minimum(smallest, high.min(axis=1), out=smallest)
-    return smallest
-
-
-_drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-
-def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:
-    # a fixed stream: signatures of two runs must be comparable
-    if count not in _drawn:
-        draws = numpy_stream(0, "data.minhash").integers(0, 2**64, size=(2, count), dtype=np.uint64, endpoint=False)
-        _drawn[count] = draws[0] | np.uint64(1), draws[1]
-    return _drawn[count]
 
 
 def signatures(words: Words, settings: MinHashSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ digit, so its form and its impossible ranges decide. Each rule cites the place i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 LABEL_CHARS = 48  # looked at before a number for the word that names it
@@ -38,10 +38,15 @@ class Rule:
     label: re.Pattern[str] | None = None
 
 
-def national_ids(text: str) -> Iterator[tuple[int, int, str]]:
-    """Every national number as (start, end, kind); `NATIONAL_KINDS` lists the kinds."""
+def national_ids(text: str, stretches: Sequence[tuple[int, int]] | None = None) -> Iterator[tuple[int, int, str]]:
+    """Every national number as (start, end, kind); `NATIONAL_KINDS` lists the kinds.
+
+    Args:
+        stretches: the first and last+1 characters of the parts of the text to look at; None for all of it.
+    """
+    whole = [(0, len(text))] if stretches is None else stretches
     for rule in RULES:
-        for match in rule.shape.finditer(text):
+        for match in (match for low, high in whole for match in rule.shape.finditer(text, low, high)):
             compact = re.sub(r"[^0-9A-Za-z]", "", match[0]).upper()
             bare = "bare" in match.re.groupindex and match["bare"] is not None
             if not rule.valid(compact) or (bare and not _labelled(text, match.start(), rule.label)):

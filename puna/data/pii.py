@@ -126,7 +126,16 @@ STATE_BEFORE = re.compile(r"\b[A-Z]{2},?\s$")
 
 HAS_DIGIT = re.compile(r"\d")
 
+# the patterns proper try every letter of a text; they are shown only what lies about these
+SEEDS = {
+    "email": re.compile(r"@|[\[({]at[\])}]", re.I),
+    "number": re.compile(r"\d[\d ().\-/]{5,120}\d"),  # seven digits, or a dotted address
+    "code": re.compile(FILTERS["code"]),
+}
+REACH = {"email": 320, "number": 96, "code": 96}  # characters on both sides: a longest address; a label before a number
+
 Span = tuple[int, int, str]
+Stretch = tuple[int, int]  # first and last+1 character
 
 
 def redact_batch(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, dict[str, np.ndarray]]:
@@ -188,28 +197,47 @@ def find(text: str, look: Collection[str] = tuple(FILTERS)) -> list[Span]:
 
 
 def _candidates(text: str, look: Collection[str]) -> Iterator[Span]:
-    if "email" in look:
-        yield from ((match.start(), match.end(), "email") for match in EMAIL.finditer(text))
-        if "at" in text.lower():
-            yield from ((match.start(), match.end(), "email") for match in EMAIL_SPELLED.finditer(text))
-    if "code" in look:
-        yield from ((match.start(), match.end(), "ip") for match in IPV6.finditer(text) if _is_address_6(match[0]))
-        yield from ((start, end, "iban") for start, end in _ibans(text))
-    if HAS_DIGIT.search(text) and ("number" in look or "code" in look):
-        yield from national_ids(text)
-    if "number" in look:
-        yield from ((match.start(), match.end(), "card") for match in CARD.finditer(text) if _is_card(match[0]))
-        yield from ((match.start(), match.end(), "ip") for match in IPV4.finditer(text) if _is_address(text, match))
-        yield from ((*match.span(1), "phone") for match in PHONE_LABELLED.finditer(text) if _digits(match[1]) in PHONE_DIGITS)
-        yield from ((match.start(), match.end(), "phone") for match in PHONE.finditer(text) if _is_phone(text, match))
+    about = {name: _about(text, name) if name in look else [] for name in SEEDS}
+    yield from ((match.start(), match.end(), "email") for match in _matches(EMAIL, text, about["email"]))
+    yield from ((match.start(), match.end(), "email") for match in _matches(EMAIL_SPELLED, text, about["email"]))
+    yield from ((match.start(), match.end(), "ip") for match in _matches(IPV6, text, about["code"]) if _is_address_6(match[0]))
+    yield from ((start, end, "iban") for start, end in _ibans(text, about["code"]))
+    yield from national_ids(text, _merged(about["number"] + about["code"]))
+    numbers = about["number"]
+    yield from ((match.start(), match.end(), "card") for match in _matches(CARD, text, numbers) if _is_card(match[0]))
+    yield from ((match.start(), match.end(), "ip") for match in _matches(IPV4, text, numbers) if _is_address(text, match))
+    labelled = _matches(PHONE_LABELLED, text, numbers)
+    yield from ((*match.span(1), "phone") for match in labelled if _digits(match[1]) in PHONE_DIGITS)
+    yield from ((match.start(), match.end(), "phone") for match in _matches(PHONE, text, numbers) if _is_phone(text, match))
+
+
+def _about(text: str, name: str) -> list[Stretch]:
+    reach = REACH[name]
+    return _merged([(max(0, seed.start() - reach), seed.end() + reach) for seed in SEEDS[name].finditer(text)])
+
+
+def _merged(stretches: list[Stretch]) -> list[Stretch]:
+    """Stretches in order, those that touch as one."""
+    merged: list[Stretch] = []
+    for low, high in sorted(stretches):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], high)
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _matches(pattern: re.Pattern[str], text: str, stretches: list[Stretch]) -> Iterator[re.Match[str]]:
+    for low, high in stretches:
+        yield from pattern.finditer(text, low, high)
 
 
 def _digits(text: str) -> int:
     return sum(character.isdigit() for character in text)
 
 
-def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    for match in IBAN.finditer(text):
+def _ibans(text: str, stretches: list[Stretch]) -> Iterator[tuple[int, int]]:
+    for match in _matches(IBAN, text, stretches):
         # the shape may run into a following capital word; the country says how long the number is
         wanted, taken, end = IBAN_LENGTH.get(match[0][:2], 0), 0, match.start()
         while end < match.end() and taken < wanted:

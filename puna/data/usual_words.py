@@ -2,8 +2,8 @@
 `puna.data.kl`).
 
 Words are counted and added up, every document is compared with the sum, and what divergence is usual at what length is read off
-a sample of the documents: three small things that every worker can hold. Each group of the mix and language stands for itself, for
-the words of code are no outliers among code (the paper gives code and maths pipelines of their own for that reason).
+a sample of the documents: three small things that every worker can hold. Each group of the mix and language stands for itself,
+for the words of code are no outliers among code (the paper gives code and maths pipelines of their own for that reason).
 """
 
 from __future__ import annotations
@@ -17,14 +17,25 @@ import numpy as np
 from puna.core.settings import Settings
 from puna.data.columns import GROUPS
 from puna.data.engine import load_array, save_array
-from puna.data.kl import LEAST_SPREAD, LIKE_LENGTH, MAD_TO_SIGMA, Distribution, KlLimits, add_counts, count_words, distribution
+from puna.data.kl import (
+    BUCKETS_LOG2,
+    LEAST_SPREAD,
+    LIKE_LENGTH,
+    MAD_TO_SIGMA,
+    Distribution,
+    KlLimits,
+    add_counts,
+    count_words,
+    distribution,
+)
 from puna.data.words import Words
 from puna.data.workforce import Workforce
 
-COUNT_FILES = 64  # most files of counted words: each holds two megabytes per language
+COUNT_FILES = 64  # most files of counted words
 SAMPLE = 1 << 20  # documents from which the usual divergence by length is learned
 BANDS = 4096  # most bands of length
 
+COUNTED = np.dtype([("bucket", np.int32), ("count", np.int64)])
 JUDGED = np.dtype([("kl", np.float32), ("words", np.int32), ("group", np.int8)])
 
 WordsOf = Callable[[str], tuple[Words, list[str], list[str]]]
@@ -76,7 +87,8 @@ def learn_usual_words(names: Sequence[str], words_of: WordsOf, work: Workforce, 
     total: dict[str, np.ndarray] = {}
     for number, _ in numbered:
         with np.load(_count_path(folder, number), allow_pickle=False) as counts:
-            total = add_counts(total, dict(counts))
+            for kind in counts.files:
+                total = add_counts(total, {kind: _dense(counts[kind])})
     if not (folder / "langs.npy").exists():
         _save(folder, distribution(total, KlLimits(min_language_words=min_language_words)))
     documents = sum(work.map(partial(_compare, words_of=words_of, folder=folder), list(names)))
@@ -107,6 +119,7 @@ def usual_by_length(rows: np.ndarray) -> Bands:
 
 
 def _count(job: tuple[int, list[str]], *, words_of: WordsOf, folder: Path) -> None:
+    """Count the words of a group of shards, one kind of text in full width at a time."""
     number, names = job
     path = _count_path(folder, number)
     if path.exists():
@@ -114,11 +127,36 @@ def _count(job: tuple[int, list[str]], *, words_of: WordsOf, folder: Path) -> No
     total: dict[str, np.ndarray] = {}
     for name in names:
         words, langs, groups = words_of(name)
-        total = add_counts(total, count_words(words, _kinds(langs, groups)))
+        kinds = _kinds(langs, groups)
+        for kind in sorted(set(kinds)):
+            counts = count_words(_only(words, np.array([kind == other for other in kinds])), [kind] * kinds.count(kind))[kind]
+            if kind in total:
+                counts += _dense(total[kind])
+            total[kind] = _sparse(counts)
     beside = path.with_suffix(".part")
     with beside.open("wb") as file:
         np.savez(file, allow_pickle=False, **total)
     beside.replace(path)
+
+
+def _only(words: Words, among: np.ndarray) -> Words:
+    """The words of some of the documents."""
+    mine = np.repeat(among, words.counts)
+    ends = np.cumsum(words.counts[among])
+    return Words(words.hashes[mine], words.lengths[mine], words.flags[mine], words.starts[mine], ends)
+
+
+def _sparse(counts: np.ndarray) -> np.ndarray:
+    buckets = np.flatnonzero(counts)
+    rows = np.empty(len(buckets), dtype=COUNTED)
+    rows["bucket"], rows["count"] = buckets, counts[buckets]
+    return rows
+
+
+def _dense(rows: np.ndarray) -> np.ndarray:
+    counts = np.zeros(1 << BUCKETS_LOG2, dtype=np.int64)
+    counts[rows["bucket"]] = rows["count"]
+    return counts
 
 
 def _compare(name: str, *, words_of: WordsOf, folder: Path) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engines_for_tests import needs_ray, sbatch  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,23 +20,8 @@ from puna.data.minhash import MinHashSettings
 
 ROW = np.dtype([("key", np.uint64), ("value", np.int64)])
 ENGINES = ("serial", "processes", "ray", "slurm")
-FAKE_SBATCH = """#!/bin/sh
-# runs an array job's tasks one after the other
-for word; do script="$word"; done
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$script")
-for task in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$task bash "$script" || exit 1; done
-"""
 
-
-@pytest.fixture(autouse=True)
-def sbatch(tmp_path, monkeypatch):
-    """A scheduler that does everything at once, first on PATH."""
-    path = tmp_path / "bin" / "sbatch"
-    path.parent.mkdir()
-    path.write_text(FAKE_SBATCH)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-    return path
+pytestmark = pytest.mark.usefixtures("sbatch")
 
 
 def square(shard: int) -> int:
@@ -60,7 +45,7 @@ def sums(rows: np.ndarray) -> np.ndarray:
 
 def available(name: str) -> EngineSettings:
     if name == "ray":
-        pytest.importorskip("ray", reason="ray is not installed: its engine is not tested")
+        needs_ray()
     return EngineSettings(name=name, array_tasks=3)
 
 
@@ -90,7 +75,7 @@ def test_every_engine_leaves_the_same_bytes(tmp_path):
     found = {}
     for name in ENGINES:
         if name == "ray":
-            pytest.importorskip("ray", reason="ray is not installed: its engine is not compared")
+            needs_ray()
         out = tmp_path / name
         files = shuffle(rows_of, range(4), sums, out=out, partitions=3, engine=available(name), workers=2, scratch=tmp_path)
         found[name] = [path.read_bytes() for path in files]
@@ -145,7 +130,7 @@ def note(shard: int, folder: Path) -> int:
     return shard
 
 
-def test_slurm_goes_on_from_the_results_there_are(tmp_path, sbatch):
+def test_slurm_goes_on_from_the_results_there_are(tmp_path, sbatch):  # noqa: F811
     engine = EngineSettings(name="slurm", memory_mb=900, sbatch=("--partition=cpu",))
     job = partial(note, folder=tmp_path)
     with pytest.raises(RunError, match="2 of 4 shards"):

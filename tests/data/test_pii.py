@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from puna.data import pii
 from puna.data.pii import FILTERS, KINDS, find, iban_valid, luhn_valid, redact, redact_batch
 
 
@@ -105,3 +106,20 @@ def test_a_batch_keeps_its_arrow_type():
     redacted, counts = redact_batch(column)
     assert redacted.type == pa.large_string() and redacted.to_pylist() == ["<email>", "none"]
     assert counts["email"].tolist() == [1, 0]
+
+
+PIECES = (
+    "+49 30 1234567", "tel: 030 123 45 67", "a.b@c.example.org", "x [at] y.org", "123-45-6789", "4111 1111 1111 1111",
+    "192.0.2.77", "DE89 3704 0044 0532 0130 00", "2001:db8::8a2e:370:7334", "RSSMRA85T10A562S", "529.982.247-25", "2026-01-02",
+    "3.14159", " ", "  ", "\n", "word", "-", ".", "(", "7", "CPF ", "version ",
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.integers(0, 400))
+def test_looking_about_the_seeds_finds_what_looking_everywhere_finds(pieces, gap):
+    text = (" word" * gap).join(["".join(pieces[::2]), "".join(pieces[1::2]), "".join(pieces)])
+    with pytest.MonkeyPatch.context() as patch:
+        found = pii.find(text)
+        patch.setattr(pii, "REACH", dict.fromkeys(pii.REACH, len(text)))
+        assert found == pii.find(text)

@@ -8,7 +8,8 @@ import curation_reference as reference
 import numpy as np
 import pytest
 
-from puna.data.minhash import EMPTY, MinHashSettings, clusters, jaccard, signatures
+from puna.data.minhash import EMPTY, MinHashSettings, jaccard, signatures
+from puna.data.near_duplicates import bands, candidate_pairs
 from puna.data.words import scan, words_of
 
 SETTINGS = MinHashSettings()
@@ -61,16 +62,17 @@ def test_estimate_is_within_its_standard_error(source):
     assert (marks[0:-2:2] == marks[2::2]).mean() < 0.01
 
 
-def test_recall_and_precision_of_pairs():
+def test_recall_and_precision_of_verified_pairs():
     documents = pairs(800, 2, vocabulary_of("made up"))
     marks, shingles, ends = signatures(scan([" ".join(words) for words in documents]), SETTINGS)
     sets = np.split(shingles, ends[:-1])
-    heads = clusters(marks, sets.__getitem__, SETTINGS)
-    truth = np.array([exact(documents[i], documents[i + 1]) for i in range(0, len(documents), 2)])
-    found = heads[0::2] == heads[1::2]
-    assert (truth > 0.85).sum() > 50
-    assert found[truth > 0.85].mean() >= 0.95
-    assert not found[truth < SETTINGS.threshold].any()
+    candidates = candidate_pairs(bands(marks, np.zeros(len(ends), dtype=np.int64), np.arange(len(ends)), SETTINGS))
+    couples = zip(candidates["first"].tolist(), candidates["second"].tolist(), strict=True)
+    found = {couple for couple in couples if jaccard(sets[couple[0]], sets[couple[1]]) >= SETTINGS.threshold}
+    truth = {(i, i + 1): exact(documents[i], documents[i + 1]) for i in range(0, len(documents), 2)}
+    alike = [couple for couple, similarity in truth.items() if similarity > 0.85]
+    assert len(alike) > 50 and np.mean([couple in found for couple in alike]) >= 0.95
+    assert all(truth.get(couple, 0.0) >= SETTINGS.threshold for couple in found)
 
 
 def test_sets_are_sorted_and_distinct_and_short_documents_have_no_signature():
