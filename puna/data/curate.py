@@ -31,7 +31,7 @@ from puna.data.funnel import write_funnel
 from puna.data.kl import KlLimits
 from puna.data.language import LLAMA_LANGUAGES
 from puna.data.minhash import MinHashSettings
-from puna.data.overview import decided_and_counted, write_overview
+from puna.data.overview import OVERVIEW, decided_and_counted, write_overview
 from puna.data.planted import score_planted
 from puna.data.quality import KeepSettings
 from puna.data.ranks import rank_documents
@@ -171,7 +171,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """
     facts, duplicates, signals = (ctx.inputs.one(kind).path for kind in ("facts", "duplicates", "signals"))
     work = Workforce(settings.engine, settings.workers, ctx, phases=1)
-    for folder in (*FOLDERS, "counts"):
+    for folder in (*FOLDERS, "counts", OVERVIEW):
         (ctx.scratch / folder).mkdir(exist_ok=True)
     names = read_layout(facts).names
     known: dict[str, Any] = {"facts": facts, "duplicates": duplicates, "signals": signals, "thresholds": settings.thresholds()}
@@ -185,7 +185,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     counts = work.map(partial(job, limits=known["thresholds"].limits, others=settings.other_thresholds()), names)
     work.keep(*FOLDERS)
     summary = write_funnel(ctx.out, counts)
-    write_overview(ctx.out, counts)
+    write_overview(ctx.out, ctx.scratch, names)
     _record_sources(ctx, counts)
     if not summary["documents"]:
         dropped = ", ".join(f"{reason} {number}" for reason, number in summary["dropped"].items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def shard_domains(name: str, out: Path) -> dict[str, list[int]]:
     return {host: [pages, kept] for host, pages, kept in rows[:PER_SHARD]}
 
 
-def write_domains(out: Path, shards: Sequence[Mapping[str, Sequence[int]]]) -> None:
+def write_domains(out: Path, shards: Iterable[Mapping[str, Sequence[int]]]) -> None:
     """Add up the hosts of every shard and write `domains.json`: {hosts, in: [{domain, pages, kept}], out: the same}.
 
     `in` lists the hosts with most kept pages, `out` those with most dropped ones.

@@ -102,16 +102,15 @@ def _counts(
     values: np.ndarray, edges: np.ndarray, groups: np.ndarray, reasons: np.ndarray, rules: set[str]
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Documents by group, fate and bin; empty bins are left out."""
-    defined = ~np.isnan(values)
+    names, codes = np.unique(groups.astype(str), return_inverse=True)
     fates = np.where(reasons == "", 0, np.where(np.isin(reasons, sorted(rules)), 1, 2))
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    cells = ((codes * len(FATES) + fates) * len(edges) + bins)[~np.isnan(values)]
     found: dict[str, dict[str, dict[str, int]]] = {}
-    for group in sorted(set(groups.tolist())):
-        for number, fate in enumerate(FATES):
-            mine = bins[defined & (groups == group) & (fates == number)]
-            where, count = np.unique(mine, return_counts=True)
-            if len(where):
-                found.setdefault(group, {})[fate] = {str(b): int(n) for b, n in zip(where, count, strict=True)}
+    for cell, count in zip(*(part.tolist() for part in np.unique(cells, return_counts=True)), strict=True):
+        row, place = divmod(cell, len(edges))
+        group, fate = divmod(row, len(FATES))
+        found.setdefault(str(names[group]), {}).setdefault(FATES[fate], {})[str(place)] = count
     return found
 
 
@@ -181,8 +180,8 @@ def _limit_key(row: Mapping[str, Any]) -> str:
     return f"{row['rule']}|{row['signal']}|{row['side']}|{row['value']:g}"
 
 
-def write_histograms(out: Path, shards: Sequence[Mapping[str, Any]]) -> None:
-    """Add up what `shard_histograms` gave for every shard, in order, and write `histograms.json`.
+def write_histograms(out: Path, shards: Iterable[Mapping[str, Any]]) -> None:
+    """Add up what `shard_histograms` gave for every shard, in order and one at a time, and write `histograms.json`.
 
     The file has by signal: `edges`; `groups` (documents by group, fate of `FATES` and bin); `thresholds` (rule, side, value,
     group, langs; None for all languages of the group); `examples` (rule, side, limit, fate, value, id, url, opening).
@@ -191,14 +190,21 @@ def write_histograms(out: Path, shards: Sequence[Mapping[str, Any]]) -> None:
         out: directory of the artifact, whose `documents/` and `dropped/` are there.
     """
     signals: dict[str, dict[str, Any]] = {}
+    limits: dict[tuple[Any, ...], set[str]] = {}
+    near: dict[str, Near] = {}
     for part in shards:
         for signal, groups in part["counts"].items():
             edges = edges_of(signal, whole=signal in part["whole"])
             known = signals.setdefault(signal, {"edges": edges.round(8).tolist(), "groups": {}, "thresholds": [], "examples": []})
             _add_counts(known["groups"], groups, len(edges) - 1)
-    for row in _merged_thresholds(shards):
+        for row in part["thresholds"]:
+            key = row["signal"], row["rule"], row["side"], row["value"], row["group"]
+            limits.setdefault(key, set()).update(row["langs"])
+        for key, found in part["near"].items():
+            _add_near(near.setdefault(key, {}), found)
+    for row in _limit_rows(limits):
         signals[row.pop("signal")]["thresholds"].append(row)
-    for example in _with_openings(out, list(_merged_examples(shards))):
+    for example in _with_openings(out, list(_examples(near))):
         signals[example.pop("signal")]["examples"].append(example)
     write_json(out / "histograms.json", {"signals": signals})
 
@@ -211,31 +217,25 @@ def _add_counts(total: dict[str, dict[str, list[int]]], part: Mapping[str, Mappi
                 sums[fate][int(place)] += number
 
 
-def _merged_thresholds(shards: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    merged: dict[tuple[Any, ...], set[str]] = {}
+def _add_near(known: Near, found: Near) -> None:
+    for fate, rows in found.items():
+        known[fate] = sorted([*known.get(fate, []), *rows], key=lambda row: row[0])[:NEAREST]
+
+
+def _limit_rows(limits: Mapping[tuple[Any, ...], set[str]]) -> Iterator[dict[str, Any]]:
     spoken: dict[str, set[str]] = {}
-    for row in (row for part in shards for row in part["thresholds"]):
-        key = row["signal"], row["rule"], row["side"], row["value"], row["group"]
-        merged.setdefault(key, set()).update(row["langs"])
-        spoken.setdefault(row["group"], set()).update(row["langs"])
-    for (signal, rule, side, value, group), langs in merged.items():
-        whole = group not in PROSE_GROUPS or langs == spoken[group]
-        yield {
-            "signal": signal, "rule": rule, "side": side, "value": value, "group": group,
-            "langs": None if whole else sorted(langs),
-        }  # fmt: skip
+    for (*_, group), langs in limits.items():
+        spoken.setdefault(group, set()).update(langs)
+    for (signal, rule, side, value, group), langs in sorted(limits.items()):
+        everywhere = group not in PROSE_GROUPS or langs == spoken[group]
+        row = {"signal": signal, "rule": rule, "side": side, "value": value, "group": group}
+        yield row | {"langs": None if everywhere else sorted(langs)}
 
 
-def _merged_examples(shards: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    merged: dict[str, Near] = {}
-    for part in shards:
-        for key, near in part["near"].items():
-            known = merged.setdefault(key, {fate: [] for fate in near})
-            for fate, rows in near.items():
-                known[fate] = sorted([*known[fate], *rows], key=lambda row: row[0])[:NEAREST]
-    for key, near in merged.items():
+def _examples(near: Mapping[str, Near]) -> Iterator[dict[str, Any]]:
+    for key, sides in sorted(near.items()):
         rule, signal, side, limit = key.split("|")
-        for fate, rows in near.items():
+        for fate, rows in sides.items():
             for _, value, document, url, shard in rows:
                 yield {
                     "signal": signal, "rule": rule, "side": side, "limit": float(limit), "fate": fate, "value": value,

@@ -6,36 +6,52 @@ nothing of it is needed to decide.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from puna.core.store import write_json
 from puna.data.domains import shard_domains, write_domains
 from puna.data.histograms import shard_histograms, write_histograms
 from puna.data.signals import Limits
 from puna.data.thresholds import Threshold
 
-Count = dict[str, Any]
+OVERVIEW = "overview"  # folder of what shards add, in the stage's scratch
 
 
 def decided_and_counted(
-    name: str, *, decide: Callable[[str], Count], out: Path, limits: Mapping[str, Limits], others: Sequence[Threshold]
-) -> Count:
-    """Decide on a shard and count what it holds.
+    name: str,
+    *,
+    decide: Callable[[str], dict[str, Any]],
+    out: Path,
+    limits: Mapping[str, Limits],
+    others: Sequence[Threshold],
+) -> dict[str, Any]:
+    """Decide on a shard and count what it holds; returns what `decide` returns.
 
     Args:
-        decide: writes `annotations/`, `documents/` and `dropped/` of a shard under `out`, and returns its count.
+        decide: writes `annotations/`, `documents/` and `dropped/` of a shard under `out`.
+        out: its folder `overview/` takes the counts: a corpus has too many shards to send them back and hold them.
         limits: quality limits of every group.
         others: thresholds that hold for every group.
-
-    Returns:
-        The count, with `histograms` and `domains` (JSON values of those modules).
     """
-    count = decide(name)
-    return count | {"histograms": shard_histograms(name, out, limits, others), "domains": shard_domains(name, out)}
+    found = decide(name)
+    path = out / OVERVIEW / f"{Path(name).stem}.json"
+    if not path.exists():
+        counts = {"histograms": shard_histograms(name, out, limits, others), "domains": shard_domains(name, out)}
+        write_json(path.with_suffix(".part"), counts)
+        path.with_suffix(".part").replace(path)  # a file that is there is whole
+    return found
 
 
-def write_overview(out: Path, counts: Sequence[Count]) -> None:
-    """Write `histograms.json` and `domains.json` of a curation whose folders are in place."""
-    write_histograms(out, [count["histograms"] for count in counts])
-    write_domains(out, [count["domains"] for count in counts])
+def write_overview(out: Path, counted: Path, names: Sequence[str]) -> None:
+    """Write `histograms.json` and `domains.json` of a curation whose folders are in place.
+
+    Args:
+        counted: directory that `decided_and_counted` wrote to.
+        names: of the shards.
+    """
+    files = [counted / OVERVIEW / f"{Path(name).stem}.json" for name in names]
+    write_histograms(out, (json.loads(file.read_text())["histograms"] for file in files))
+    write_domains(out, (json.loads(file.read_text())["domains"] for file in files))

@@ -42,6 +42,7 @@ def _curation(section: Section, artifact: Artifact, artifacts: Sequence[Artifact
         shown = [f"{row['url']}\n{row['opening']}" for row in rows[:SHOWN_EXAMPLES]]
         section.listing(f"{reason.replace('_', ' ')} ({funnel['dropped'].get(reason, 0):,})", shown)
     data_signals.signal_histograms(section, artifact)
+    data_signals.classifiers(section, made_by(artifacts, "data.classify"))
     parts = _parts(artifact, artifacts)
     facts = next((part for part in parts if part.kind == "facts"), None)
     for duplicates in (part for part in parts if part.kind == "duplicates"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from puna.core.stage import Artifact
 from puna.report import charts
-from puna.report.page import Section, figure
+from puna.report.page import Section, figure, table
 from puna.report.sources import read_json
 
 OPENED = 2  # histograms that are open when the page opens: of the limits that dropped most
@@ -34,6 +34,31 @@ def signal_histograms(section: Section, artifact: Artifact) -> None:
     section.data[f"{artifact.name}.signals"] = {
         name: {"dropped": dropped[name], "thresholds": found["thresholds"]} for name, found in signals.items()
     }
+
+
+def classifiers(section: Section, made: Sequence[Artifact]) -> None:
+    """What every classifier is worth on held-out labels, and what each threshold would keep."""
+    for artifact in made:
+        held = read_json(artifact, "report.json").get("held_out", {})
+        if not held.get("n"):
+            continue
+        section.heading(f"Classifier {artifact.name}")
+        section.text(f"{held['n']:,} held-out labels: {_rate(held['accuracy'])} percent met.")
+        rows = [
+            [kind, f"{row['threshold']:g}", *(_rate(row[name]) for name in ("kept", "precision", "recall"))]
+            for kind, thresholds in held["thresholds"].items()
+            for row in thresholds
+        ]
+        head = ["class", "threshold", "kept, percent (95 %)", "precision (95 %)", "recall (95 %)"]
+        section.folded("what each threshold keeps", [table(head, rows)])
+        section.data[artifact.name] = {"held_out": held}
+
+
+def _rate(rate: Mapping[str, Any]) -> str:
+    if rate["value"] is None:
+        return "–"
+    low, high = (100 * bound for bound in rate["interval"])
+    return f"{100 * rate['value']:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _total(found: Mapping[str, Any], fate: str) -> int:

@@ -40,6 +40,7 @@ def test_help_is_instant(puna):
     for verb in (
         "up",
         "status",
+        "explain",
         "why",
         "diff",
         "verify",
