@@ -32,7 +32,7 @@ from puna.data.versions import VERSION, drops_between, newest_of_each, versions
 from puna.data.workforce import Workforce
 
 KIND = "duplicates"
-REVISION = 1
+REVISION = 2
 CORES = 2
 
 Job = tuple[str, int, int, int]  # name of a shard, its first and last+1 document, its bucket of lines
@@ -101,9 +101,10 @@ def reasons_so_far(job: Job, facts: Path, steps: Steps, settings: Settings) -> n
     Returns: int8 [documents], codes of `puna.data.rules.REASONS`.
     """
     name, start, end, _ = job
-    columns = ["text_key", "lang", "lang_p", *SPAM_COLUMNS]
+    columns = ["blocked", "text_key", "lang", "lang_p", *SPAM_COLUMNS]
     table = read_table(facts / "facts" / name, columns)
     codes = np.zeros(end - start, dtype=np.int8)
+    mark(codes, table["blocked"].to_numpy(), "blocked")
     mark(codes, table["text_key"].to_numpy() == 0, "empty")
     for reason, folder in steps.items():
         gone = np.zeros(end - start, dtype=bool)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = "facts"
-REVISION = 1
+REVISION = 2
 CORES = 2
 
 SPAM_COLUMNS = {
@@ -138,11 +138,13 @@ class Found:
 def facts_of_pages(pages: pa.Table, settings: Settings) -> Found:
     """Extract some pages and compute everything there is to know of each of them alone."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     found = extract_batch(*(pages[name].to_pylist() for name in ("content", "format", "charset", "group")))
     texts = found["text"].combine_chunks()
     columns = {name: pages[name] for name in PAGE_FACTS} | _language_columns(texts, pages["group"], settings.language_model)
     words = scan(texts)
+    columns["blocked"] = pc.not_equal(pages["blocked"].fill_null(""), "")
     columns |= _keys(texts, pages, words.ends)
     columns |= _spam_columns(words, columns["lang"], found)
     columns |= typed_columns(measure_batch(texts, words, columns["lang"]), COLUMNS)

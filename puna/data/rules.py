@@ -32,6 +32,7 @@ QUALITY = (
 )
 REASONS = (
     "",
+    "blocked",
     "empty",
     "url_duplicate",
     *(f"spam:{kind}" for kind in SPAM_KINDS),

@@ -243,3 +243,16 @@ def test_memory_and_time_of_a_document_do_not_grow_with_the_corpus(tmp_path):
     print("peak MB of 1500, 3000 and 6000 pages:", peaks[1:], "CPU seconds:", seconds[1:])
     assert peaks[3] < 1.15 * peaks[1] and peaks[3] < 600, peaks
     assert (seconds[3] - seconds[2]) / 3000 < 1.2 * (seconds[2] - seconds[1]) / 1500, seconds
+
+
+def test_blocked_pages_keep_their_reason_and_stand_for_nothing(tmp_path):
+    """Two pages of a blocked host at one address each, and one good page that must not count as a copy of them."""
+    (tmp_path / "list.txt").write_text("bad.example\n")
+    text = "The harbour opens at six in the morning and the boats come back before the bells of the old church ring at noon. " * 2
+    urls = ("https://bad.example/a", "https://good.example/a", "https://bad.example/b")
+    rows = [json.dumps({"url": url, "text": text}) for url in urls]
+    (tmp_path / "pages.jsonl").write_text("\n".join(rows) + "\n")
+    source = [{"path": str(tmp_path / "pages.jsonl"), "licence": "CC0-1.0"}]
+    _, pages = collected(tmp_path / "pages", sources=source, block={"lists": [str(tmp_path / "list.txt")]})
+    summary = curated(pages, tmp_path / "documents", general={"min_words": 5})
+    assert summary["dropped"] == {"blocked": 2} and summary["documents"] == 1
