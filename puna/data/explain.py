@@ -129,8 +129,7 @@ def _page(curation: Curation, story: dict[str, Any]) -> dict[str, Any]:
 def _signals(settings: Settings, fact: Mapping[str, Any], measured: Mapping[str, Any], reason: str) -> Iterator[dict[str, Any]]:
     """Spam, then quality signals in the order of the rules; then those that no rule looks at."""
     limits = limits_for(settings.thresholds().limits[fact["group"]], fact["group"], fact["lang"])
-    known = {*fact, *measured}
-    held: list[Threshold] = [t for t in settings.other_thresholds() if t.signal in known and t.rule != "language"]
+    held: list[Threshold] = [t for t in settings.other_thresholds() if t.signal in {**fact, **measured} and t.rule != "language"]
     held += quality_thresholds(limits)
     for threshold in held:
         value = measured.get(threshold.signal, fact.get(threshold.signal))

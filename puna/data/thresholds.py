@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from puna.core.settings import Settings
 from puna.data.decontaminate import ITEM_SHARE, DecontaminationSettings, share_columns
 from puna.data.kl import KlLimits
 from puna.data.signals import Limits, applied_rules
 from puna.data.spam import SpamLimits
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """One limit of one signal.
+class Threshold(Settings):
+    """One limit of one signal; it is made of settings and travels with them to other machines.
 
     Attributes:
         rule: reason a document is dropped for, such as `quality:words`.
@@ -71,7 +70,7 @@ def quality_thresholds(limits: Limits) -> list[Threshold]:
     for rule, signal, least, most, among in applied_rules(limits, np.zeros(1, dtype=bool)):
         if least is not None or most is not None:
             from_words = 0 if among[0] else limits.min_repetition_words
-            found.append(Threshold(f"quality:{rule}", signal, least, most, from_words=from_words))
+            found.append(Threshold(rule=f"quality:{rule}", signal=signal, least=least, most=most, from_words=from_words))
     return found
 
 
@@ -86,7 +85,7 @@ def spam_thresholds(limits: SpamLimits) -> list[Threshold]:
         "spam:stuffing": {"stuffing": limits.stuffing_share},
     }  # fmt: skip
     return [
-        Threshold(rule, signal, below=value, together=tuple(name for name in parts if name != signal))
+        Threshold(rule=rule, signal=signal, below=value, together=tuple(name for name in parts if name != signal))
         for rule, parts in rules.items()
         for signal, value in parts.items()
     ]
@@ -94,19 +93,24 @@ def spam_thresholds(limits: SpamLimits) -> list[Threshold]:
 
 def other_thresholds(language_p: float, similarity: float) -> list[Threshold]:
     """Below `language_p` an unwanted language is no reason; near-duplicates reach `similarity` (exact Jaccard)."""
-    return [Threshold("language", "lang_p", below=language_p), Threshold("near_duplicate", "similarity", below=similarity)]
+    return [
+        Threshold(rule="language", signal="lang_p", below=language_p),
+        Threshold(rule="near_duplicate", signal="similarity", below=similarity),
+    ]
 
 
 def word_thresholds(limits: KlLimits) -> list[Threshold]:
     """How unlike the corpus the words of a document may be; nothing where the rule is off."""
     if limits.max_deviations is None:
         return []
-    return [Threshold("quality:unusual_words", "kl_deviations", most=limits.max_deviations, from_words=limits.min_words)]
+    return [
+        Threshold(rule="quality:unusual_words", signal="kl_deviations", most=limits.max_deviations, from_words=limits.min_words)
+    ]
 
 
 def score_thresholds(least: Mapping[str, float]) -> list[Threshold]:
     """Least probabilities by `CLASSIFIER.CLASS`."""
-    return [Threshold("quality:score", f"score.{name}", least=value) for name, value in least.items()]
+    return [Threshold(rule="quality:score", signal=f"score.{name}", least=value) for name, value in least.items()]
 
 
 def shared_thresholds(settings: DecontaminationSettings) -> list[Threshold]:
@@ -114,5 +118,5 @@ def shared_thresholds(settings: DecontaminationSettings) -> list[Threshold]:
     if not settings.files:
         return []
     shares = zip(share_columns(settings.ngrams), settings.max_shares, strict=True)
-    found = [Threshold("contaminated", name, most=value) for name, value in shares]
-    return [*found, Threshold("contaminated", ITEM_SHARE, most=settings.max_item_share)]
+    found = [Threshold(rule="contaminated", signal=name, most=value) for name, value in shares]
+    return [*found, Threshold(rule="contaminated", signal=ITEM_SHARE, most=settings.max_item_share)]

@@ -125,7 +125,7 @@ def test_a_shard_more_or_less_changes_nothing_in_sum(docs, tmp_path):
 
 @given(st.sampled_from(["least", "most", "below"]), st.floats(-5, 5), st.floats(-5, 5))
 def test_a_threshold_and_its_words_agree(side, limit, value):
-    threshold = Threshold("r", "s", **{side: limit})
+    threshold = Threshold(rule="r", signal="s", **{side: limit})
     assert threshold.beyond(value) == {"least": value < limit, "most": value > limit, "below": value >= limit}[side]
     assert outside(side, limit, np.array([np.nan]))[0] == threshold.beyond(None) == threshold.beyond(float("nan")) is False
     assert threshold.words().startswith({"least": "at least", "most": "at most", "below": "below"}[side])
