@@ -202,8 +202,10 @@ def changed_files(artifact: Artifact) -> list[str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys and a last newline; refuses NaN and infinity, which no other reader would take."""
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    """JSON with sorted keys and a last newline, by rename; refuses NaN and infinity, which no other reader would take."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _place(folder: Path, name: str, fingerprint: str) -> Path:
