@@ -16,6 +16,7 @@ from puna.core.errors import InputError
 from puna.core.settings import Settings
 
 PACKAGE = Path(puna.__file__).parent
+CODE_FILES = (".py", ".json", ".txt")  # code, and the data that is part of it
 
 
 def load_stage(uses: str, where: str | None = None) -> ModuleType:
@@ -63,7 +64,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def source_hash(module: ModuleType) -> str:
     """Hash of the code a stage file stands in: its package inside puna, or the file alone for a user's own module."""
     path = Path(module.__file__ or "")
-    files = sorted(path.parent.glob("*.py")) if path.is_relative_to(PACKAGE) else [path]
+    files = [path]
+    if path.is_relative_to(PACKAGE):
+        files = sorted(file for file in path.parent.rglob("*") if file.suffix in CODE_FILES)
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

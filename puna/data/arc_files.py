@@ -100,8 +100,8 @@ class _Members:
         """Go back to where the failing read began and read byte by byte, because a read that fails gives nothing at all."""
         self._reader, self._step = self._again(), 1
         left = self._pulled
-        while left:
-            left -= len(self._reader.read(left))
+        while left and (data := self._reader.read(min(left, READ_BYTES))):
+            left -= len(data)
         return self._pull()
 
     def readline(self, limit: int) -> bytes:

@@ -56,9 +56,9 @@ class Judge(Settings):
     key_variable: str = execution("")
     price_in: float = execution(0.0)
     price_out: float = execution(0.0)
-    parallel: int = execution(4)
+    parallel: int = execution(4, ge=1)
     timeout_s: float = execution(120.0)
-    tries: int = execution(4)
+    tries: int = execution(4, ge=1)
 
 
 @dataclass(frozen=True)

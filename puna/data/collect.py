@@ -92,8 +92,9 @@ def outside(settings: Settings) -> dict[str, Any]:
             found[f"{index}:pydoc"] = sys.version
         elif not isinstance(source, WorldSource):
             found[f"{index}:{source_name(source)}"] = file_digests(source)
-    for path in ([str(DEFAULT)] if settings.block.default else []) + list(settings.block.lists):
-        found[f"block:{Path(path).name}"] = file_digests(FileSource(path=path))
+    lists = ([str(DEFAULT)] if settings.block.default else []) + list(settings.block.lists)
+    for index, path in enumerate(lists):
+        found[f"block:{index}:{Path(path).name}"] = file_digests(FileSource(path=path))
     return found
 
 

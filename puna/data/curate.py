@@ -99,7 +99,7 @@ class Settings(StageSettings):
     keep: KeepSettings = KeepSettings()
     redact: bool = True
     engine: EngineSettings = execution(EngineSettings())
-    workers: int = execution(2)
+    workers: int = execution(2, ge=1)
 
     @field_validator("general", "maths", "code", "multilingual", mode="before")
     @classmethod

@@ -73,7 +73,8 @@ def decide_shard(
         `pii` of the kept documents, `examples` of the dropped ones by reason.
     """
     path = out / "counts" / f"{Path(name).stem}.json"
-    if path.exists():
+    # a stop after the folders were taken into the artifact leaves the counts behind alone
+    if path.exists() and all((out / folder / name).exists() for folder in FOLDERS):
         return json.loads(path.read_text())
     fact, dup, sig = (
         read_table(facts / "facts" / name),

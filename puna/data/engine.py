@@ -13,13 +13,14 @@ how a killed run goes on. How many partitions a shuffle has decides memory, neve
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from puna.core.settings import Settings
 from puna.data.engines import processes, ray_tasks, slurm
@@ -50,8 +51,8 @@ class EngineSettings(Settings):
     memory_mb: int | None = None
     retries: int = 3
     sbatch: tuple[str, ...] = ()
-    array_tasks: int = 1000
-    partition_mb: int = PARTITION_BYTES >> 20
+    array_tasks: int = Field(default=1000, ge=1)
+    partition_mb: int = Field(default=PARTITION_BYTES >> 20, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -114,9 +115,10 @@ def shuffle(
         The files, by partition.
     """
     files = [out / f"{number:05d}.npy" for number in range(partitions)]
-    if all(file.exists() for file in files):
-        return files
     given, parts = list(enumerate(shards)), out / "rows"
+    if all(file.exists() for file in files):
+        shutil.rmtree(parts, ignore_errors=True)  # left by a stop between the last partition and the end
+        return files
     parts.mkdir(parents=True, exist_ok=True)
     how: dict[str, Any] = {"engine": engine, "workers": workers, "scratch": scratch}
     map_shards(partial(_scatter, rows_of=rows_of, parts=parts, partitions=partitions), given, done=done, **how)

@@ -104,7 +104,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     jobs = [(ctx.scratch / "facts" / name, int(start)) for name, start in zip(layout.names, layout.starts, strict=False)]
     partitions = index_partitions(layout.documents)
     work.shuffle(index_rows, jobs, sorted_index, out=ctx.scratch / "index", partitions=partitions)
-    work.keep("text", "facts", "hashes", "index")
+    work.keep("facts", "text", "hashes", "index")  # first what says that a shard is done
     write_layout(ctx.out, layout)
     return {"pages": layout.documents, "shards": len(shards)}
 

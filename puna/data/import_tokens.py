@@ -52,6 +52,20 @@ class Settings(MixSettings):
     files: tuple[TokenFile, ...]
 
 
+def outside(settings: Settings) -> dict[str, Any]:
+    """What the shards depend on besides settings and tokenizer: the content of the files."""
+    from puna.data.sources import FileSource, file_digests
+
+    companions = {".bin": ".idx", ".idx": ".bin", ".ds": ".ds.index"}
+    found: dict[str, Any] = {}
+    for number, file in enumerate(settings.files):
+        for path in _paths(file.path):
+            for part in (path, path.with_suffix(companions.get(path.suffix, path.suffix))):
+                if part.exists():
+                    found[f"{number}:{part.name}"] = file_digests(FileSource(path=str(part)))
+    return found
+
+
 class TokenDocuments:
     """The documents of one foreign file, mapped into memory. `bounds` [documents + 1] are places in `tokens`."""
 

@@ -41,6 +41,7 @@ tsx v vb vhd vhdl vim vue yaml yml zig zsh
 CODE_SUFFIXES = frozenset(f".{name}" for name in CODE_NAMES.split())
 TEXT_BLOCK = 8 << 20  # bytes of a plain text held at a time
 PARQUET_BATCH = 1024  # rows held at a time
+MEMBER_BYTES = 8 << 30  # of an archive, unpacked; a larger one is refused and not written to the disk
 # what a broken, encrypted or newer zip archive raises
 ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, zlib.error)
 XML_BLOCK = re.compile(r"\s+")
@@ -265,8 +266,11 @@ def unzip(place: Place, name: str, directory: Path) -> Iterator[tuple[Path, str]
                 # our own name: a member's name may point outside the directory
                 target = directory / f"{index}{''.join(Path(member).suffixes[-2:])}"
                 try:
+                    if archive.getinfo(member).file_size > MEMBER_BYTES:
+                        yield BadRow(f"{name}/{member}", "start", f"unpacked it is larger than {MEMBER_BYTES >> 30} GiB")
+                        continue
                     with archive.open(member) as packed, target.open("wb") as out:
-                        shutil.copyfileobj(packed, out)
+                        shutil.copyfileobj(packed, out)  # zipfile ends a member at the size it declares
                 except (*ZIP_ERRORS, *STREAM_ERRORS) as error:
                     yield BadRow(f"{name}/{member}", "start", f"cannot be unpacked: {error}")
                     continue

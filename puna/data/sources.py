@@ -238,6 +238,8 @@ def _read_file(path: Place, name: str, format_: Format, document_chars: int, pag
                 for member in unzip(path, name, Path(directory)):
                     if isinstance(member, BadRow):
                         yield member
+                    elif FORMATS.get(inner_suffix(member[0])) == "zip":
+                        yield BadRow(member[1], "start", "an archive inside an archive is not opened")
                     else:
                         yield from _read_file(*member, "auto", document_chars, page_bytes)
         case _ if _is_binary(path):

@@ -88,6 +88,7 @@ def _count_shard(job: tuple[Path, Path]) -> None:
 
 def _add_part(part: Part, places: list[Path], out: Path, min_count: int) -> dict[str, Any]:
     """Add up one part over the shards that hold it, write it and return its description."""
+    part = Part(*part)  # an array job hands over a plain tuple
     sources: Sources = Counter()
 
     def tables() -> Iterator[PieceCounts]:

@@ -135,7 +135,7 @@ def _count(job: tuple[int, list[str]], *, words_of: WordsOf, folder: Path) -> No
             total[kind] = _sparse(counts)
     beside = path.with_suffix(".part")
     with beside.open("wb") as file:
-        np.savez(file, allow_pickle=False, **total)
+        np.savez(file, **total)  # type: ignore[arg-type]
     beside.replace(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from curating import collected, curated, digests
+from curating import collected, curated, digest, digests
 from engines_for_tests import needs_ray, sbatch  # noqa: F401
 
 from puna.core.errors import InputError, Preempted
@@ -256,3 +257,17 @@ def test_blocked_pages_keep_their_reason_and_stand_for_nothing(tmp_path):
     _, pages = collected(tmp_path / "pages", sources=source, block={"lists": [str(tmp_path / "list.txt")]})
     summary = curated(pages, tmp_path / "documents", general={"min_words": 5})
     assert summary["dropped"] == {"blocked": 2} and summary["documents"] == 1
+
+
+def test_a_failure_after_the_folders_were_taken_loses_no_document(tmp_path, monkeypatch):
+    """The store throws a half-made artifact away and keeps its scratch folder, whose marks must not pass for work done."""
+    _, pages = collected(tmp_path / "pages", sources=[{"world": {"pages": 60}}])
+    curated(pages, tmp_path / "whole")
+    monkeypatch.setattr(curate, "write_overview", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        curated(pages, tmp_path / "documents")
+    monkeypatch.undo()
+    for made in set(tmp_path.glob("documents*")) - {tmp_path / "documents.scratch"}:
+        shutil.rmtree(made)
+    curated(pages, tmp_path / "documents")
+    assert digest(tmp_path / "documents") == digest(tmp_path / "whole")
