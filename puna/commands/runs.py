@@ -30,7 +30,7 @@ def up(
     """Run a recipe to its end; type it again to continue where it stopped."""
     from puna.core import console, hardware
     from puna.core.explain import finished
-    from puna.core.forkserver import ForkServer
+    from puna.core.forkserver import ForkServer, preload_for
     from puna.core.graph import build_graph
     from puna.core.layout import run_directory
     from puna.core.recipe import load_recipe
@@ -39,7 +39,9 @@ def up(
     target, overrides = split_target(recipe, values)
     loaded = load_recipe(target, overrides)
     run_dir = run_directory(directory, loaded)
-    with contextlib.closing(ForkServer(run_dir / "logs" / "forkserver.txt")) as server:  # imports torch while this process plans
+    preload = preload_for(stage.uses for stage in loaded.stages.values())
+    # imports while this process plans
+    with contextlib.closing(ForkServer(run_dir / "logs" / "forkserver.txt", preload)) as server:
         graph = build_graph(loaded)
         cores = cores or hardware.usable_cores()
         if not as_json:

@@ -27,9 +27,12 @@ from typing import Any
 
 PRELOAD_COLUMNS = ("numpy", "pydantic", "yaml", "pyarrow.parquet", "numba", "puna.core.worker")
 PRELOAD = (
-    *PRELOAD_COLUMNS,
     "torch",
+    "numpy",
+    "pydantic",
+    "yaml",
     "safetensors",
+    "puna.core.worker",
     "puna.model.llama",
     "puna.train.loop",
     "puna.infer.engine",
