@@ -25,7 +25,7 @@ bench: setup-test
 
 bench-env:
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "datatrove[io,processing,cli]" "trafilatura<1.12" readability-lxml lxml_html_clean
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "datatrove[io,processing,cli]" "trafilatura<1.12" readability-lxml lxml_html_clean spacy
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test

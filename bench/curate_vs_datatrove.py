@@ -367,7 +367,7 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, nargs="*", default=[])
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--runs", type=int, default=0)
-    parser.add_argument("--peer-python", default=str(HERE.parents[1] / "build/bench-env/bin/python"))
+    parser.add_argument("--peer-python", default=str(HERE.parents[1] / ".bench-env/bin/python"))
     parser.add_argument("--cache", type=Path, default=HERE.parents[1] / "build/bench-pages")
     parser.add_argument("--fetch", action="store_true")
     parser.add_argument("--side", choices=sorted(SIDES))
