@@ -46,7 +46,7 @@ def run_recipe(tmp_path, server):
 
 QUICK = """
 import puna.core.forkserver as forkserver
-forkserver.ForkServer.__init__.__defaults__ = (("puna.core.worker",),)
+forkserver.preload_for = lambda stages: ("puna.core.worker",)
 from puna.cli import main
 main()
 """
