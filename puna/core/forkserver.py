@@ -25,7 +25,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-PRELOAD_COLUMNS = ("numpy", "pydantic", "yaml", "pyarrow.parquet", "numba", "puna.core.worker")
+PRELOAD_COLUMNS = (
+    "numpy",
+    "pydantic",
+    "yaml",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "puna.data.kernels.ready",
+    "puna.core.worker",
+)
 PRELOAD = (
     "torch",
     "numpy",

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from puna.data.charset import decode_page
-from puna.data.formulas import replace_formulas
 from puna.data.markers import CLOSE, OPEN, remove_markdown
 
 if TYPE_CHECKING:
@@ -76,14 +75,15 @@ def extract_batch(contents: Iterable[bytes], formats: Iterable[str], charsets: I
 def _from_html(source: str, keep_markers: bool) -> Extracted:
     from resiliparse.parse.html import HTMLTree
 
+    from puna.data.formulas import replace_formulas
     from puna.data.html_bounds import bounded
     from puna.data.html_text import text_of_html
 
-    kept = bounded(source.encode("utf-8", "replace")).decode("utf-8", "replace")
-    tree = HTMLTree.parse(kept)
+    kept, signs = bounded(source.encode("utf-8", "replace"))
+    tree = HTMLTree.parse(kept.decode("utf-8", "replace"))
     if tree.body is None:
         return Extracted("")
-    replace_formulas(tree, kept)
+    replace_formulas(tree, signs)
     text, links, link_chars, seen = text_of_html(tree.body.html.encode("utf-8", "replace"))
     if not text.isascii():
         text = UNSEEN_WIDE.sub("", SPACE_LIKE.sub(" ", text))

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from puna.data.html_bounds import MATH_SIGN, PICTURE_SIGN, RENDERED_SIGN, SCRIPT_SIGN
+
 FORMULA_TAG = "puna-formula"  # what a formula becomes in the tree
 MAX_FORMULAS = 20_000  # of a page
 MAX_DEPTH = 60  # of nested MathML
-SIGNS = ("math", "katex", "mjx", "Math", "tex", "TeX")  # a page without any of these has no formula
 
 RENDERED = ".mwe-math-element, .katex, mjx-container, .MathJax, .MathJax_SVG, .MathJax_CHTML, .MathJax_Display, .MathJax_Preview"
 PICTURES = "img.tex, img.latex, img.math, img.mwe-math-fallback-image-inline, img.mwe-math-fallback-image-display"
@@ -24,27 +25,26 @@ SPACED = frozenset("=<>≤≥≠≈≡∼≅+−-±×÷⋅·∈∉⊂⊆∪∩�
 SCRIPT_KINDS = {"msup": "^", "mover": "^", "msub": "_", "munder": "_"}
 
 
-def replace_formulas(tree: Any, source: str) -> None:
+def replace_formulas(tree: Any, signs: int) -> None:
     """Replace every formula of a page by an element `puna-formula` that holds its TeX between dollar signs.
 
     Args:
         tree: a resiliparse HTMLTree, changed in place.
-        source: the page the tree was made from; tells quickly that there is nothing to do.
+        signs: what `puna.data.html_bounds.bounded` saw in the page, so that the tree is not asked for what it has not.
     """
-    if not any(sign in source for sign in SIGNS):
-        return
     body = tree.body
-    scripts = [node for node in body.query_selector_all("script")[:MAX_FORMULAS] if _is_formula_script(node)]
+    found = body.query_selector_all("script")[:MAX_FORMULAS] if signs & SCRIPT_SIGN else []
+    scripts = [node for node in found if _is_formula_script(node)]
     for node in scripts:
         _replace(tree, node, *_of_script(node))
-    for node in _outermost(body, RENDERED):
+    for node in _outermost(body, RENDERED) if signs & RENDERED_SIGN else ():
         if scripts and "MathJax" in (node.class_name or ""):
             node.remove()  # the script beside it was the source
         else:
             _replace_rendered(tree, node)
-    for node in _outermost(body, "math"):
+    for node in _outermost(body, "math") if signs & MATH_SIGN else ():
         _replace(tree, node, *_of_math(node))
-    for node in _outermost(body, PICTURES):
+    for node in _outermost(body, PICTURES) if signs & PICTURE_SIGN else ():
         if node.get_attribute("alt"):
             _replace(tree, node, _bare(node.get_attribute("alt")), "display" in (node.class_name or ""))
 

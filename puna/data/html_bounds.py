@@ -28,6 +28,9 @@ SLOTS = 256  # names are told apart by this many hashes
 
 _PLAIN, _FORMATTING, _LEFT_OUT, _ONCE, _RAW, _REMOVED, _DRAWING, _OPENS = range(8)
 
+# What a page says of formulas, seen on the way; without the sign nobody needs to look for the thing.
+SCRIPT_SIGN, RENDERED_SIGN, MATH_SIGN, PICTURE_SIGN = 1, 2, 4, 8
+
 
 def name_hash(name: str) -> int:
     """FNV-1a of a lower-case ASCII name, as `hash_range` computes it from bytes."""
@@ -82,17 +85,24 @@ def _tag_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 KEYS, CODES = _tag_table()
+CLASS_HASH, MATH_HASH, PICTURE_HASH, CONTAINER_HASH = (
+    np.uint64(name_hash(name)) for name in ("class", "math", "img", "mjx-container")
+)
 
 
-def bounded(source: bytes) -> bytes:
+def bounded(source: bytes) -> tuple[bytes, int]:
     """The page without styles, comments, drawings and scripts (TeX ones stay), within the bounds of this file.
 
     Args:
         source: HTML in UTF-8.
+
+    Returns:
+        The page, and which of SCRIPT_SIGN, RENDERED_SIGN, MATH_SIGN and PICTURE_SIGN it has.
     """
     text = np.frombuffer(source, dtype=np.uint8)
     out = np.empty(len(text) + 1, dtype=np.uint8)
-    return out[: _rewrite(text, out, KEYS, CODES)].tobytes()
+    size, signs = _rewrite(text, out, KEYS, CODES)
+    return out[:size].tobytes(), int(signs)
 
 
 @njit(cache=True, nogil=True)
@@ -119,8 +129,11 @@ def _name_end(text, start):
 
 @njit(cache=True, nogil=True)
 def _tag_end(text, start):
-    """(position after the tag's `>`, end of what is kept of its attributes); attributes beyond the limit are not kept."""
-    position, attributes, kept = start, 0, -1
+    """(position after the tag's `>`, end of what is kept of its attributes, signs of formulas in its class).
+
+    Attributes beyond the limit are not kept.
+    """
+    position, attributes, kept, signs = start, 0, -1, 0
     while position < len(text) and text[position] != 62:
         byte = text[position]
         if byte <= 32 or byte == 47:
@@ -129,15 +142,18 @@ def _tag_end(text, start):
         if attributes == MAX_ATTRIBUTES and kept < 0:
             kept = position
         attributes += 1
+        begin = position
         while position < len(text) and text[position] > 32 and text[position] != 61 and text[position] != 62:
             position += 1
         following = position
+        is_class = position - begin == 5 and hash_range(text, begin, position) == CLASS_HASH
         while following < len(text) and text[following] <= 32:
             following += 1
         if following < len(text) and text[following] == 61:
             position = following + 1
             while position < len(text) and text[position] <= 32:
                 position += 1
+            begin = position
             if position < len(text) and (text[position] == 34 or text[position] == 39):
                 quote = text[position]
                 position += 1
@@ -147,10 +163,40 @@ def _tag_end(text, start):
             else:
                 while position < len(text) and text[position] > 32 and text[position] != 62:
                     position += 1
+            if is_class:
+                signs |= _class_signs(text, begin, min(position, len(text)))
         elif position == start and text[position] == 61:
             position += 1
     position = min(position, len(text))
-    return min(position + 1, len(text)), position if kept < 0 else kept
+    return min(position + 1, len(text)), position if kept < 0 else kept, signs
+
+
+@njit(cache=True, nogil=True)
+def _class_signs(text, start, end):
+    """RENDERED_SIGN and PICTURE_SIGN for what a class may mean; the tag decides which of them counts."""
+    signs, key = 0, np.uint64(0)
+    for position in range(start, end):
+        byte = text[position]
+        if 65 <= byte <= 90:
+            byte += np.uint8(32)
+        key = (key << np.uint64(8)) | np.uint64(byte)
+        if byte == 120 or byte == 104:  # an x or an h ends "tex" and "math"
+            if (key & np.uint64(0xFFFFFF)) == np.uint64(0x746578) or (key & np.uint64(0xFFFFFFFF)) == np.uint64(0x6D617468):
+                signs |= PICTURE_SIGN
+            if (key & np.uint64(0xFFFFFFFFFF)) == np.uint64(0x6B61746578) or key == np.uint64(0x6D77652D6D617468):
+                signs |= RENDERED_SIGN  # "katex", "mwe-math"
+            elif (key & np.uint64(0xFFFFFFFFFFFFFF)) == np.uint64(0x6D6174686A6178):
+                signs |= RENDERED_SIGN  # "mathjax"
+    return signs
+
+
+@njit(cache=True, nogil=True)
+def _tag_signs(name, in_class):
+    if name == MATH_HASH:
+        return MATH_SIGN
+    if name == PICTURE_HASH:
+        return in_class
+    return RENDERED_SIGN if name == CONTAINER_HASH else in_class & RENDERED_SIGN
 
 
 @njit(cache=True, nogil=True)
@@ -208,8 +254,8 @@ def _copy(text, start, end, out, size):
 
 @njit(cache=True, nogil=True)
 def _rewrite(text, out, keys, codes):
-    """Copy what is kept of `text` to `out`; returns its size."""
-    size, position, tags, seen, drawings_end = 0, 0, 0, 0, True
+    """Copy what is kept of `text` to `out`; returns its size and the signs of formulas."""
+    size, position, tags, seen, drawings_end, signs = 0, 0, 0, 0, True, 0
     unclosed = np.zeros(SLOTS, np.int64)
     while position < len(text):
         byte = text[position]
@@ -235,7 +281,8 @@ def _rewrite(text, out, keys, codes):
         slot = np.int64(name & np.uint64(SLOTS - 1))
         code = look_up(keys, codes, name)
         kind, index = (code >> 6, code & 63) if code >= 0 else (_PLAIN, 0)
-        after, kept = _tag_end(text, name_end)
+        after, kept, in_class = _tag_end(text, name_end)
+        signs |= _tag_signs(name, in_class)
         body_end = after
         if not closing:
             if kind in (_RAW, _REMOVED):
@@ -252,7 +299,11 @@ def _rewrite(text, out, keys, codes):
         removed = kind in (_LEFT_OUT, _DRAWING)
         removed = removed or (closing and unclosed[slot] == 0 and kind != _OPENS)
         unclosed[slot] = max(unclosed[slot] + (-1 if closing else 1), 0)
-        removed = removed or (kind == _REMOVED and not closing and not _is_tex(text, name_end, kept))
+        if kind == _REMOVED and not closing:
+            if _is_tex(text, name_end, kept):
+                signs |= SCRIPT_SIGN
+            else:
+                removed = True
         if not removed:
             size = _copy(text, position, kept, out, size)
             if text[after - 1] == 62:
@@ -260,4 +311,4 @@ def _rewrite(text, out, keys, codes):
                 size += 1
             size = _copy(text, after, body_end, out, size)
         position = body_end
-    return size
+    return size, signs

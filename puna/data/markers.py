@@ -11,14 +11,15 @@ from collections.abc import Callable
 
 OPEN, CLOSE = "\x02", "\x03"  # what extraction puts around code and formulas
 PROTECTED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}?")
-SIGNS = ("`", "~~~", "*", "](", "__", "# ")  # a text without any of these has no markers
+SIGNS = ("`", "~~~", "*", "](", "__", "#")  # a text without any of these has no markers
 FENCED = re.compile(r"^(```|~~~)[^\n`]*\n(.*?)(?:^\1[ \t]*$\n?|\Z)", re.M | re.S)
 INLINE_CODE = re.compile(r"(?<!`)`([^`\n]{1,200})`(?!`)")
 TEX = re.compile(r"(\\\([^\n]{1,500}?\\\)|\\\[.{1,500}?\\\]|\$\$.{1,500}?\$\$)", re.S)
 HEADING = re.compile(r"^#{1,6} +(?=\S)", re.M)
-EMPHASIS = re.compile(r"(?<![\w*_\\])(\*\*|\*)(?=\S)([^*\n]{1,200}?)(?<=\S)\1(?![\w*(])")
+# what may not stand before a sign is asked after it, so that the search looks for the sign and not at every letter
+EMPHASIS = re.compile(r"\*(?<![\w*_\\]\*)(\*?)(?=\S)([^*\n]{1,200}?)(?<=\S)\*\1(?![\w*(])")
 # of several words: `__init__` is a name
-UNDERLINED = re.compile(r"(?<!\w)__(?=\S)([^_\n]{1,200}? [^_\n]{1,200}?)(?<=\S)__(?!\w)")
+UNDERLINED = re.compile(r"__(?<!\w__)(?=\S)([^_\n]{1,200}? [^_\n]{1,200}?)(?<=\S)__(?!\w)")
 LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\((?:https?:|/|#)[^)\s]{0,500}\)")
 
 
@@ -57,4 +58,4 @@ def _plain(text: str) -> str:
         text = EMPHASIS.sub(r"\2", EMPHASIS.sub(r"\2", text))
     if "__" in text:
         text = UNDERLINED.sub(r"\1", text)
-    return HEADING.sub("", text) if "# " in text else text
+    return HEADING.sub("", text) if text.startswith("#") or "\n#" in text else text

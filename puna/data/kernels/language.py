@@ -11,11 +11,16 @@ import math
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 
 import numpy as np
 from numba import njit
 
+from puna.core.cached import cached_arrays
 from puna.core.errors import RunError
+
+ARRAYS = ("labels", "moves", "rows", "emits", "weights", "prior")
+REVISION = 1  # of what is kept of the model
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,17 @@ class Tables:
 @lru_cache(maxsize=1)
 def tables() -> Tables:
     """The model that comes with py3langid; RunError for a version whose model has another form."""
+    arrays = cached_arrays("languages", f"py3langid-{version('py3langid')}-{REVISION}", ARRAYS, _read_model)
+    labels = tuple(arrays.pop("labels").tolist())
+    return Tables(labels, counts=np.zeros(len(arrays["weights"]), dtype=np.int32), **arrays)
+
+
+def _read_model() -> dict[str, np.ndarray]:
+    """The model's own file is compressed and half of it is written twice; reading it takes 0.8 s and 300 MB."""
     from py3langid import langid
 
     model = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
     try:
-        # the same memory where the width fits: the table is a third of what the model takes
         moves = np.asarray(memoryview(model.tk_nextmove)).astype(np.uint32, copy=False)
         rows = np.array(model.tk_row, dtype=np.int64) << 8
         emits = np.array(model.tk_output, dtype=np.int32)
@@ -56,7 +67,8 @@ def tables() -> Tables:
         raise RunError(f"the model of this py3langid has another form: {error}", fix="install py3langid >= 0.4") from error
     weights = np.ascontiguousarray(model.nb_ptc, dtype=np.float32)
     prior = np.array(model.nb_pc, dtype=np.float32)
-    return Tables(tuple(model.nb_classes), moves, rows, emits, weights, prior, np.zeros(len(weights), dtype=np.int32))
+    labels = np.array(model.nb_classes)
+    return {"labels": labels, "moves": moves, "rows": rows, "emits": emits, "weights": weights, "prior": prior}
 
 
 def probabilities(text: str) -> np.ndarray:

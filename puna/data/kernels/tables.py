@@ -1,4 +1,5 @@
-"""What the kernels must know of Unicode, as arrays indexed by code point, built once a process from Python's own database.
+"""What the kernels must know of Unicode, as arrays indexed by code point, built from Python's own database and kept
+(`puna.core.cached`; making them takes a fifth of a second).
 
 The tables end at U+20000: beyond it lie Chinese characters (letters of a script without spaces, all alike to us), a few
 selectors and private use. Normalisation tables map one code point to one code point, or to a run of several in `extra`.
@@ -10,9 +11,11 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
+
+from puna.core.cached import cached_arrays
 
 SIZE = 0x20000
 LETTER, DIGIT, WORD, MARK, ALONE, SPACE, END, BULLET = (np.uint8(1 << bit) for bit in range(8))
@@ -29,6 +32,8 @@ BULLETS = "•‣▪◦·*-"
 END_MARKS = '.!?"”»:;।。…！？؟۔॥։።｡'  # of sentences, in the scripts that have one
 ACCENTS = re.compile("[\u0300-\u036f]")
 SEVERAL = 0x1000000  # entries from here on: an index into the runs
+FOLD_ARRAYS = ("one", "starts", "extra")
+REVISION = 1  # of what this file makes; the arrays are kept under it
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,14 @@ def tables() -> Tables:
     Lower case is `str.lower` of the single code point, so it knows no context: the final sigma is taken as the common one, and
     U+0130 gives a plain i. The typographic apostrophe becomes the plain one.
     """
+    return Tables(**_cached("classes", ("kind", "lower"), _classes))
+
+
+def _cached(name: str, arrays: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return cached_arrays("unicode", f"{name}-{unicodedata.unidata_version}-{REVISION}", arrays, make)
+
+
+def _classes() -> dict[str, np.ndarray]:
     letters = "".join(map(chr, range(SIZE)))
     kind = np.zeros(SIZE, dtype=np.uint8)
     for bits, categories in (
@@ -77,7 +90,7 @@ def tables() -> Tables:
     kind[[ord(mark) for mark in BULLETS]] |= BULLET
     lower = np.fromiter((ord(letter.lower()[0]) for letter in letters), dtype=np.int32, count=SIZE)
     lower[ord("ς")], lower[ord("’")] = ord("σ"), ord("'")
-    return Tables(kind, lower)
+    return {"kind": kind, "lower": lower}
 
 
 def _of_category(letters: str, wanted: tuple[str, ...]) -> np.ndarray:
@@ -96,20 +109,24 @@ def line_fold() -> Fold:
     Each code point is taken alone: a letter and its accent written as two code points are found equal to the composed one,
     but Korean letters written as jamo and Indian vowel signs written in two parts stay as they are.
     """
-    return _fold(lambda letter: unicodedata.normalize("NFKC", ACCENTS.sub("", unicodedata.normalize("NFD", _lower(letter)))))
+    return Fold(**_cached("lines", FOLD_ARRAYS, partial(_fold, _line_letter)))
 
 
 @lru_cache(maxsize=1)
 def case_fold() -> Fold:
     """`str.casefold` of every code point."""
-    return _fold(str.casefold)
+    return Fold(**_cached("case", FOLD_ARRAYS, partial(_fold, str.casefold)))
+
+
+def _line_letter(letter: str) -> str:
+    return unicodedata.normalize("NFKC", ACCENTS.sub("", unicodedata.normalize("NFD", _lower(letter))))
 
 
 def _lower(letter: str) -> str:
     return letter.lower().replace("ς", "σ")
 
 
-def _fold(function: Callable[[str], str]) -> Fold:
+def _fold(function: Callable[[str], str]) -> dict[str, np.ndarray]:
     one = np.arange(SIZE, dtype=np.int32)
     starts, extra = [0], list[int]()
     for code in range(SIZE):
@@ -122,4 +139,4 @@ def _fold(function: Callable[[str], str]) -> Fold:
             one[code] = SEVERAL + len(starts) - 1
             extra += map(ord, folded)
             starts.append(len(extra))
-    return Fold(one, np.array(starts, dtype=np.int32), np.array(extra or [0], dtype=np.int32))
+    return {"one": one, "starts": np.array(starts, dtype=np.int32), "extra": np.array(extra or [0], dtype=np.int32)}
