@@ -1,8 +1,9 @@
 """Pages to text: main content only, one block a line, code and formulas whole, picture descriptions kept (paper section 3.1.1).
 
-Five steps, each in a file of its own: the character set (`charset`), the bounds that keep parsing linear (`html_bounds`),
-resiliparse's parser, formulas as TeX (`formulas`), and then, on flat arrays of the tree's nodes (`html_nodes`), what is
-content (`main_content`) and how it is laid out as text (`html_layout`). Markdown markers are removed outside code (`markers`).
+Steps, each in a file of its own: the character set (`charset`), the bounds that keep parsing linear (`html_bounds`),
+resiliparse's parser and formulas as TeX (`formulas`), which a page that is nested as it should be and has no formula does not
+need (`html_nested`), and then, on flat arrays of the tree's nodes (`html_nodes`), what is content (`main_content`) and how it is
+laid out as text (`html_layout`). Markdown markers are removed outside code (`markers`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ CODE_GROUP = "code"  # documents of this part of the mix keep their signs
 
 SPACE_LIKE = re.compile("[\u00a0\u2007\u202f]")
 UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\ufeff\u00ad]")  # joiners U+200C and U+200D are letters of Hindi
-UNSEEN_WIDE = re.compile("[\x7f-\x9f\u200b\ufeff\u00ad]")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -73,22 +73,28 @@ def extract_batch(contents: Iterable[bytes], formats: Iterable[str], charsets: I
 
 
 def _from_html(source: str, keep_markers: bool) -> Extracted:
-    from resiliparse.parse.html import HTMLTree
-
-    from puna.data.formulas import replace_formulas
     from puna.data.html_bounds import bounded
+    from puna.data.html_nested import serialised
     from puna.data.html_text import text_of_html
 
     kept, signs = bounded(source.encode("utf-8", "replace"))
-    tree = HTMLTree.parse(kept.decode("utf-8", "replace"))
-    if tree.body is None:
-        return Extracted("")
-    replace_formulas(tree, signs)
-    text, links, link_chars, seen = text_of_html(tree.body.html.encode("utf-8", "replace"))
-    if not text.isascii():
-        text = UNSEEN_WIDE.sub("", SPACE_LIKE.sub(" ", text))
+    body = None if signs else serialised(kept)
+    text, links, link_chars, seen = text_of_html(_parsed(kept, signs) if body is None else body)
     text = text.replace(OPEN, "").replace(CLOSE, "") if keep_markers else remove_markdown(text)
     return Extracted(text.strip("\n"), links, link_chars, seen)
+
+
+def _parsed(page: bytes, signs: int) -> bytes:
+    """The body of a page as resiliparse's parser writes it, formulas as TeX; empty for a page without one."""
+    from resiliparse.parse.html import HTMLTree
+
+    from puna.data.formulas import replace_formulas
+
+    tree = HTMLTree.parse(page.decode("utf-8", "replace"))
+    if tree.body is None:
+        return b""
+    replace_formulas(tree, signs)
+    return tree.body.html.encode("utf-8", "replace")
 
 
 def _from_text(text: str, keep_markers: bool) -> str:

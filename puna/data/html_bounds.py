@@ -253,6 +253,21 @@ def _copy(text, start, end, out, size):
 
 
 @njit(cache=True, nogil=True)
+def _copy_text(text, position, out, size):
+    """Copy a byte and all before the next tag, ends of line as the standard reads them; returns the new (position, size)."""
+    while True:
+        byte = text[position]
+        position += 1
+        if byte == 13:
+            byte = np.uint8(10)
+            position += position < len(text) and text[position] == 10
+        out[size] = byte
+        size += 1
+        if position >= len(text) or text[position] == 60:
+            return position, size
+
+
+@njit(cache=True, nogil=True)
 def _rewrite(text, out, keys, codes):
     """Copy what is kept of `text` to `out`; returns its size and the signs of formulas."""
     size, position, tags, seen, drawings_end, signs = 0, 0, 0, 0, True, 0
@@ -260,9 +275,7 @@ def _rewrite(text, out, keys, codes):
     while position < len(text):
         byte = text[position]
         if byte != 60 or position + 1 >= len(text):
-            out[size] = byte
-            size += 1
-            position += 1
+            position, size = _copy_text(text, position, out, size)
             continue
         closing = text[position + 1] == 47
         start = position + 2 if closing else position + 1

@@ -223,8 +223,11 @@ def _write(source, start, end, out, state):
                 byte, width = np.uint8(34), 6
             elif following == 110:
                 byte, width = np.uint8(160), 6
-        elif byte == 0xC2 and position + 1 < end and source[position + 1] == 0xA0:
-            byte, width = np.uint8(160), 2
+        elif byte == 0xC2 or byte == 0xE2 or byte == 0xEF or byte == 0x7F:
+            byte, width = _unseen(source, position, end)
+        if byte == 0:  # nothing to see
+            position += width
+            continue
         if byte == 160 and width > 1:
             if pre:
                 _put(out, state, np.uint8(32))
@@ -232,6 +235,10 @@ def _write(source, start, end, out, state):
                 state[3] += 1
         elif byte > 32:
             _put(out, state, byte)
+            if width == 1:
+                position = _run(source, position, end, out, state)
+        elif width == 3:
+            _put(out, state, np.uint8(32))
         elif pre and byte == 10:
             _newline(out, state)
         elif pre and (byte == 32 or byte == 9):
@@ -239,6 +246,41 @@ def _write(source, start, end, out, state):
         elif byte in (32, 9, 10, 12):
             state[1] = max(state[1], SPACE)
         position += width
+
+
+@njit(cache=True, nogil=True)
+def _run(source, position, end, out, state):
+    """Copy what follows the visible byte at `position` while it is plain; returns the position of the last byte taken."""
+    size = state[0]
+    while position + 1 < end:
+        byte = source[position + 1]
+        if byte <= 32 or byte == 38 or byte == 0xC2 or byte == 0xE2 or byte == 0xEF or byte == 0x7F:
+            break
+        out[size] = byte
+        size += 1
+        position += 1
+    state[0] = size
+    return position
+
+
+@njit(cache=True, nogil=True)
+def _unseen(source, position, end):
+    """(byte, width) at `position`: 0 for what has no picture (controls, soft hyphen, zero-width space, byte order mark), 160 for
+    the no-break space, 32 for the figure space and the narrow no-break space, the byte itself for all else."""
+    byte = source[position]
+    if byte == 0x7F:
+        return np.uint8(0), 1
+    second = source[position + 1] if position + 1 < end else np.uint8(0)
+    if byte == 0xC2:
+        if second == 0xA0:
+            return np.uint8(160), 2
+        return (np.uint8(0), 2) if 0x80 <= second <= 0x9F or second == 0xAD else (byte, 1)
+    third = source[position + 2] if position + 2 < end else np.uint8(0)
+    if byte == 0xE2 and second == 0x80:
+        if third == 0x87 or third == 0xAF:
+            return np.uint8(32), 3
+        return (np.uint8(0), 3) if third == 0x8B else (byte, 1)
+    return (np.uint8(0), 3) if byte == 0xEF and second == 0xBB and third == 0xBF else (byte, 1)
 
 
 @njit(cache=True, nogil=True)

@@ -7,20 +7,23 @@ Heading, emphasis, link, fence and inline-code markers go and what they mark sta
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Callable
 
 OPEN, CLOSE = "\x02", "\x03"  # what extraction puts around code and formulas
 PROTECTED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}?")
 SIGNS = ("`", "~~~", "*", "](", "__", "#")  # a text without any of these has no markers
 FENCED = re.compile(r"^(```|~~~)[^\n`]*\n(.*?)(?:^\1[ \t]*$\n?|\Z)", re.M | re.S)
-INLINE_CODE = re.compile(r"(?<!`)`([^`\n]{1,200})`(?!`)")
-TEX = re.compile(r"(\\\([^\n]{1,500}?\\\)|\\\[.{1,500}?\\\]|\$\$.{1,500}?\$\$)", re.S)
+INLINE_CODE = re.compile(rf"`(?<!``)([^`\n{OPEN}{CLOSE}]{{1,200}})`(?!`)")
+_TEX = f"[^{OPEN}{CLOSE}]{{1,500}}?"
+TEX = re.compile(rf"(\\\([^\n{OPEN}{CLOSE}]{{1,500}}?\\\)|\\\[{_TEX}\\\]|\$\${_TEX}\$\$)")
 HEADING = re.compile(r"^#{1,6} +(?=\S)", re.M)
 # what may not stand before a sign is asked after it, so that the search looks for the sign and not at every letter
-EMPHASIS = re.compile(r"\*(?<![\w*_\\]\*)(\*?)(?=\S)([^*\n]{1,200}?)(?<=\S)\*\1(?![\w*(])")
+EMPHASIS = re.compile(rf"\*(?<![\w*_\\]\*)(\*?)(?=\S)([^*\n{OPEN}{CLOSE}]{{1,200}}?)(?<=\S)\*\1(?![\w*(])")
 # of several words: `__init__` is a name
-UNDERLINED = re.compile(r"__(?<!\w__)(?=\S)([^_\n]{1,200}? [^_\n]{1,200}?)(?<=\S)__(?!\w)")
-LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\((?:https?:|/|#)[^)\s]{0,500}\)")
+_IN = rf"[^_\n{OPEN}{CLOSE}]{{1,200}}?"
+UNDERLINED = re.compile(rf"__(?<!\w__)(?=\S)({_IN} {_IN})(?<=\S)__(?!\w)")
+LINK = re.compile(rf"!?\[([^\]\n{OPEN}{CLOSE}]{{1,200}})\]\((?:https?:|/|#)[^)\s{OPEN}{CLOSE}]{{0,500}}\)")
 
 
 def remove_markdown(text: str) -> str:
@@ -33,10 +36,10 @@ def remove_markdown(text: str) -> str:
         if "```" in text or "~~~" in text:
             text = _outside(text, lambda part: FENCED.sub(rf"{OPEN}\2{CLOSE}", part))
         if "`" in text:
-            text = _outside(text, lambda part: INLINE_CODE.sub(rf"{OPEN}\1{CLOSE}", part))
+            text = _unmarked(INLINE_CODE, rf"{OPEN}\1{CLOSE}", text)
         if "\\(" in text or "\\[" in text or "$$" in text:
-            text = _outside(text, lambda part: TEX.sub(rf"{OPEN}\1{CLOSE}", part))
-        text = _outside(text, _plain)
+            text = _unmarked(TEX, rf"{OPEN}\1{CLOSE}", text)
+        text = _plain(text)
     return text.replace(OPEN, "").replace(CLOSE, "")
 
 
@@ -52,10 +55,25 @@ def _outside(text: str, change: Callable[[str], str]) -> str:
 
 
 def _plain(text: str) -> str:
+    """Links, emphasis and headings that stand outside code lose their signs."""
     if "](" in text:
-        text = LINK.sub(r"\1", text)
+        text = _unmarked(LINK, r"\1", text)
     if "*" in text:
-        text = EMPHASIS.sub(r"\2", EMPHASIS.sub(r"\2", text))
+        text = _unmarked(EMPHASIS, r"\2", _unmarked(EMPHASIS, r"\2", text))
     if "__" in text:
-        text = UNDERLINED.sub(r"\1", text)
-    return HEADING.sub("", text) if text.startswith("#") or "\n#" in text else text
+        text = _unmarked(UNDERLINED, r"\1", text)
+    return _unmarked(HEADING, "", text) if text.startswith("#") or "\n#" in text else text
+
+
+def _unmarked(pattern: re.Pattern[str], left: str, text: str) -> str:
+    """Every match outside code replaced by `left`; where code begins and ends is found out when there is a match at all."""
+    if OPEN not in text:
+        return pattern.sub(left, text)
+    code: list[int] = []
+
+    def replaced(found: re.Match[str]) -> str:
+        if not code:
+            code.extend(place for span in PROTECTED.finditer(text) for place in span.span())
+        return found[0] if bisect(code, found.start()) % 2 else found.expand(left)
+
+    return pattern.sub(replaced, text)

@@ -46,7 +46,7 @@ def test_figures_carry_their_data_and_tables_align_numbers():
     spec = re.search(r"application/json'>(.*?)</script>", figure([{"y": [1, 2]}], {"x": 1}, "c"), re.S)
     assert json.loads(spec.group(1)) == {"data": [{"y": [1, 2]}], "layout": {"x": 1}}
     text = table(["name", "n"], [["a<", 3]])
-    assert "<td>a&lt;</td><td class=\"n\">3</td>" in text
+    assert '<td>a&lt;</td><td class="n">3</td>' in text
 
 
 def test_an_interval_becomes_error_bars():

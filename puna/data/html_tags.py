@@ -1,0 +1,166 @@
+"""Text, white space and tags copied for `html_nested`, tags with the attributes that are read later, and the state they share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from puna.data.html_bounds import hash_range, look_up, name_table
+from puna.data.html_references import write_escaped, write_reference
+
+SIZE, DEPTH, PHASE, FAILED, PARAGRAPHS, ITEMS, LINKS, BUTTONS, FORMS = range(9)  # of `state`
+ROOM = 256  # bytes that must be left before a token; what is longer asks for itself
+BEFORE, INSIDE, AFTER = range(3)  # the body: values of PHASE
+READ = ("class", "id", "role", "style", "hidden", "alt", "itemprop")
+READ_KEYS, READ_CODES = name_table(dict.fromkeys(READ, 1))
+
+
+@njit(cache=True, nogil=True)
+def is_tag(text, position):
+    """Whether a start or end tag begins here."""
+    if text[position] != 60 or position + 2 >= len(text):
+        return False
+    byte = text[position + 2] if text[position + 1] == 47 else text[position + 1]
+    return 97 <= byte <= 122 or 65 <= byte <= 90
+
+
+@njit(cache=True, nogil=True)
+def blank(text, position, out, state):
+    """White space where no text may stand; it is kept in the body and after it, as the standard has it."""
+    while position < len(text) and not is_tag(text, position):
+        if text[position] not in (9, 10, 12, 13, 32) or state[SIZE] + ROOM > len(out):
+            state[FAILED] = 1
+            return len(text)
+        if state[PHASE] != BEFORE:
+            out[state[SIZE]] = text[position]
+            state[SIZE] += 1
+        position += 1
+    return position
+
+
+@njit(cache=True, nogil=True)
+def plain_text(text, position, out, state):
+    """Text up to the next tag, references read and markup signs escaped; returns the position after it."""
+    size = state[SIZE]
+    while position < len(text):
+        byte = text[position]
+        if byte == 60 and is_tag(text, position):
+            break
+        if size + ROOM > len(out) or byte == 0:
+            state[FAILED] = 1
+            return len(text)
+        if byte == 38:
+            position, size = write_reference(text, position, out, size)
+            if position < 0:
+                state[FAILED] = 1
+                return len(text)
+        elif byte == 60 or byte == 62 or (byte == 0xC2 and position + 1 < len(text) and text[position + 1] == 0xA0):
+            size = write_escaped(np.int64(160) if byte == 0xC2 else np.int64(byte), out, size)
+            position += 2 if byte == 0xC2 else 1
+        else:
+            out[size] = byte
+            size += 1
+            position += 1
+    state[SIZE] = size
+    return position
+
+
+@njit(cache=True, nogil=True)
+def after_raw(text, position, key):
+    """Position after the end tag of the raw element of this name; -1 where there is none."""
+    while position + 1 < len(text):
+        if text[position] == 60 and text[position + 1] == 47:
+            stop = position + 2
+            while stop < len(text) and text[stop] > 32 and text[stop] != 47 and text[stop] != 62:
+                stop += 1
+            if hash_range(text, position + 2, stop) == key:
+                while stop < len(text) and text[stop] != 62:
+                    stop += 1
+                return stop + 1
+        position += 1
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def write_tag(text, position, name_end, out, state):
+    """Write a start tag with the attributes that are read later; returns the position after it."""
+    size = state[SIZE]
+    if size + 2 * (name_end - position) + ROOM > len(out):
+        state[FAILED] = 1
+        return len(text)
+    for index in range(position, name_end):
+        out[size] = text[index]
+        size += 1
+    place = name_end
+    while place < len(text) and text[place] != 62:
+        if text[place] <= 32 or text[place] == 47:
+            place += 1
+            continue
+        begin = place
+        place += 1
+        while place < len(text) and text[place] > 32 and text[place] not in (47, 61, 62):
+            place += 1
+        stop = place
+        read = stop - begin <= 8 and look_up(READ_KEYS, READ_CODES, hash_range(text, begin, stop)) > 0
+        value, value_end, place = _value(text, place)
+        if read:
+            size = _write_attribute(text, begin, stop, value, value_end, out, size)
+            if size < 0:
+                state[FAILED] = 1
+                return len(text)
+    state[FAILED] |= place >= len(text)
+    out[size] = 62
+    state[SIZE] = size + 1
+    return place + 1
+
+
+@njit(cache=True, nogil=True)
+def _value(text, place):
+    """(begin, end) of the value of an attribute whose name ended at `place`, and the position after it."""
+    following = place
+    while following < len(text) and text[following] <= 32:
+        following += 1
+    if following >= len(text) or text[following] != 61:
+        return place, place, place
+    place = following + 1
+    while place < len(text) and text[place] <= 32:
+        place += 1
+    if place < len(text) and (text[place] == 34 or text[place] == 39):
+        begin = place + 1
+        stop = begin
+        while stop < len(text) and text[stop] != text[place]:
+            stop += 1
+        return begin, stop, stop + 1
+    begin = place
+    while place < len(text) and text[place] > 32 and text[place] != 62:
+        place += 1
+    return begin, place, place
+
+
+@njit(cache=True, nogil=True)
+def _write_attribute(text, begin, stop, value, value_end, out, size):
+    """Write ` name="value"`; returns the new size, -1 where a character reference needs a parser."""
+    out[size] = 32
+    size += 1
+    for index in range(begin, stop):
+        out[size] = text[index]
+        size += 1
+    out[size], out[size + 1] = 61, 34
+    size += 2
+    while value < value_end:
+        byte = text[value]
+        if size + ROOM > len(out) or byte == 0 or byte == 13:
+            return -1
+        if byte == 38:
+            value, size = write_reference(text, value, out, size)
+            if value < 0 or value > value_end:
+                return -1
+        elif byte == 34:
+            size = write_escaped(np.int64(34), out, size)
+            value += 1
+        else:
+            out[size] = byte
+            size += 1
+            value += 1
+    out[size] = 34
+    return size + 1
