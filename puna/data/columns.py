@@ -61,7 +61,8 @@ def write_shard_table(path: Path, rows: list[dict[str, Any]], columns: dict[str,
     """Write rows as one Parquet shard; see `write_table`."""
     import pyarrow as pa
 
-    write_table(path, pa.Table.from_pylist(rows, schema=schema(columns)))
+    arrays = [pa.array([row.get(name) for row in rows], type=pa.type_for_alias(kind)) for name, kind in columns.items()]
+    write_table(path, pa.Table.from_arrays(arrays, schema=schema(columns)))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

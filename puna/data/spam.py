@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,13 +69,14 @@ def spam_batch(words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]) 
         numbers = {code: number for number, code in enumerate(lists)}
         which = np.array([numbers.get(code, len(lists)) for code in codes], dtype=np.int32)
         covered, terms = np.zeros((2, len(codes)), dtype=np.int64)
-        cover(words.hashes, words.ends, which, table.starts, table.firsts, table.ranges, table.sizes, table.keys, covered, terms)
+        phrases = (table.starts, table.firsts, table.marks, table.ranges, table.sizes, table.keys)
+        cover(words.hashes, words.ends, which, *phrases, covered, terms)
         columns |= {f"{kind}_share": covered / np.maximum(words.counts, 1), f"{kind}_terms": terms}
     content = (words.lengths >= MIN_CONTENT_LETTERS) & ((words.flags & HAS_LETTER) > 0)
-    rows, starts, stop_words = _stop_words()
+    rows, starts, stop_words, marks = _stop_words()
     which = np.array([rows.get(code, len(rows)) for code in codes], dtype=np.int32)
     stuffing = np.zeros(len(codes))
-    most_frequent_share(words.hashes, words.ends, content, which, starts, stop_words, MIN_STUFFING_WORDS, stuffing)
+    most_frequent_share(words.hashes, words.ends, content, which, starts, stop_words, marks, MIN_STUFFING_WORDS, stuffing)
     return columns | {"stuffing": stuffing}
 
 
@@ -84,6 +86,7 @@ class PhraseTable:
 
     starts: np.ndarray
     firsts: np.ndarray
+    marks: np.ndarray
     ranges: np.ndarray
     sizes: np.ndarray
     keys: np.ndarray
@@ -113,12 +116,24 @@ def _phrase_table(kind: str) -> PhraseTable:
     words = (np.array(values, dtype=np.uint64) for values in (firsts, keys))
     numbers = (np.array(values, dtype=np.int64) for values in (starts, ranges, sizes))
     (firsts_, keys_), (starts_, ranges_, sizes_) = words, numbers
-    return PhraseTable(starts_, firsts_, ranges_, sizes_, keys_)
+    return PhraseTable(starts_, firsts_, _marks(firsts_, starts_), ranges_, sizes_, keys_)
 
 
 @lru_cache(maxsize=1)
-def _stop_words() -> tuple[dict[str, int], np.ndarray, np.ndarray]:
-    """Row of each language, where its stop words begin, and all their hashes, sorted within a language; a last row is empty."""
+def _stop_words() -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray]:
+    """Row of each language, where its stop words begin, all their hashes, sorted within a language, and their marks; a last row
+    is empty."""
     lists = [np.sort(hash_words(language.stop_words)) for language in languages().values()]
     starts = np.cumsum([0, *map(len, lists), 0], dtype=np.int64)
-    return {code: row for row, code in enumerate(languages())}, starts, np.concatenate(lists)
+    words = np.concatenate(lists)
+    return {code: row for row, code in enumerate(languages())}, starts, words, _marks(words, starts)
+
+
+def _marks(words: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Which low bits occur in each list. Returns bool [lists, MARKS]."""
+    from puna.data.kernels.spam import LOW_BITS, MARKS
+
+    found = np.zeros((len(starts) - 1, MARKS), dtype=bool)
+    for row, (first, last) in enumerate(pairwise(starts.tolist())):
+        found[row, words[first:last] & LOW_BITS] = True
+    return found
