@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puna.data.quality import allowed_counts, document_keys, keep_best, quality_rank, sample_down
@@ -36,12 +36,13 @@ def test_the_best_share_of_each_language_is_kept():
     assert keep_best(quality_rank(scores, langs), langs, {}).all()
 
 
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=6), st.data())
 def test_allowed_counts_fulfil_the_shares_and_take_no_more_than_needed(counts, data):
     shares = np.array(data.draw(st.lists(st.sampled_from([0.05, 0.2, 0.5, 1.0]), min_size=len(counts), max_size=len(counts))))
     found = allowed_counts(np.array(counts), shares)
     assert (found <= counts).all() and (found >= 0).all()
-    assert (found <= shares * found.sum() + 1).all()  # one document is the least that can be taken
+    assert (found <= shares * (found.sum() + len(counts)) + 1e-6).all()  # rounding down takes less than one of each kind
     if (np.array(counts) <= shares * sum(counts)).all():
         assert found.tolist() == counts
 
