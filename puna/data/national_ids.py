@@ -8,8 +8,10 @@ digit, so its form and its impossible ranges decide. Each rule cites the place i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from puna.data.pii_seeds import FISCAL, NUMBER, Seeds, about
 
 LABEL_CHARS = 48  # looked at before a number for the word that names it
 YEAR = range(1900, 2100)  # three years in a row look like an Aadhaar number
@@ -27,26 +29,28 @@ class Rule:
 
     Attributes:
         kind: name under which finds are counted.
+        digits: the fewest that stand together in any form; 0 for a code, which has seeds of its own.
         shape: every form in print; a match in a group called `bare` needs the label.
         valid: tells from the digits and letters alone.
         label: the words that name it; None where every form stands for itself.
     """
 
     kind: str
+    digits: int
     shape: re.Pattern[str]
     valid: Callable[[str], bool]
     label: re.Pattern[str] | None = None
 
 
-def national_ids(text: str, stretches: Sequence[tuple[int, int]] | None = None) -> Iterator[tuple[int, int, str]]:
+def national_ids(text: str, seeds: Seeds | None = None) -> Iterator[tuple[int, int, str]]:
     """Every national number as (start, end, kind); `NATIONAL_KINDS` lists the kinds.
 
     Args:
-        stretches: the first and last+1 characters of the parts of the text to look at; None for all of it.
+        seeds: those of the text; None to look at all of it.
     """
-    whole = [(0, len(text))] if stretches is None else stretches
     for rule in RULES:
-        for match in (match for low, high in whole for match in rule.shape.finditer(text, low, high)):
+        looked = [(0, len(text))] if seeds is None else about(seeds, NUMBER if rule.digits else FISCAL, rule.digits)
+        for match in (match for low, high in looked for match in rule.shape.finditer(text, low, high)):
             compact = re.sub(r"[^0-9A-Za-z]", "", match[0]).upper()
             bare = "bare" in match.re.groupindex and match["bare"] is not None
             if not rule.valid(compact) or (bare and not _labelled(text, match.start(), rule.label)):
@@ -129,43 +133,53 @@ _F = "[0-9LMNPQRSTUV]"
 RULES = (
     Rule(
         "ssn",
+        9,
         re.compile(rf"{_LEFT}(?:\d{{3}}-\d\d-\d{{4}}|(?P<bare>\d{{3}} ?\d\d ?\d{{4}})){_RIGHT}", re.A),
         ssn_valid,
         re.compile(r"\bSSN\b|social security", re.I),
     ),
     Rule(
         "cpf",
+        11,
         re.compile(rf"{_LEFT}(?:\d{{3}}\.\d{{3}}\.\d{{3}}-\d\d|(?P<bare>\d{{9}}-?\d\d)){_RIGHT}", re.A),
         cpf_valid,
         re.compile(r"\bCPF\b", re.I),
     ),
     Rule(
         "cnpj",
+        14,
         re.compile(rf"{_LEFT}(?:\d\d\.\d{{3}}\.\d{{3}}/\d{{4}}-\d\d|(?P<bare>\d{{14}})){_RIGHT}", re.A),
         cnpj_valid,
         re.compile(r"\bCNPJ\b", re.I),
     ),
     Rule(
-        "dni", re.compile(rf"{_LEFT}(?:\d{{8}}|\d\d\.\d{{3}}\.\d{{3}}|[XYZ]-?\d{{7}})-?[{DNI_LETTERS}]{_RIGHT}", re.A), dni_valid
+        "dni",
+        7,
+        re.compile(rf"{_LEFT}(?:\d{{8}}|\d\d\.\d{{3}}\.\d{{3}}|[XYZ]-?\d{{7}})-?[{DNI_LETTERS}]{_RIGHT}", re.A),
+        dni_valid,
     ),
     Rule(
         "nir",
+        8,
         re.compile(rf"{_LEFT}[1-478] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AB]) ?\d{{3}} ?\d{{3}} ?\d\d{_RIGHT}", re.A),
         nir_valid,
     ),
     Rule(
         "steuer_id",
+        11,
         re.compile(rf"{_LEFT}(?P<bare>\d\d ?\d{{3}} ?\d{{3}} ?\d{{3}}){_RIGHT}", re.A),
         steuer_id_valid,
         re.compile(r"steuer-?\s?(?:id|identifikation)|\bIdNr|\bSt-?ID\b|\bTIN\b", re.I),
     ),
     Rule(
         "codice_fiscale",
+        0,
         re.compile(rf"{_LEFT}[A-Z]{{6}} ?{_F}{{2}} ?[ABCDEHLMPRST]{_F}{{2}} ?[A-Z]{_F}{{3}} ?[A-Z](?!\w)", re.A),
         codice_fiscale_valid,
     ),
     Rule(
         "aadhaar",
+        12,
         re.compile(
             rf"{_LEFT}(?:[2-9]\d{{3}} \d{{4}} \d{{4}}|[2-9]\d{{3}}-\d{{4}}-\d{{4}}|(?P<bare>[2-9]\d{{11}})){_RIGHT}", re.A
         ),
@@ -174,6 +188,7 @@ RULES = (
     ),
     Rule(
         "thai_id",
+        13,
         re.compile(rf"{_LEFT}(?:\d-\d{{4}}-\d{{5}}-\d\d-\d|\d \d{{4}} \d{{5}} \d\d \d|(?P<bare>\d{{13}})){_RIGHT}", re.A),
         thai_id_valid,
         re.compile(r"ประชาชน|thai (?:national )?id", re.I),

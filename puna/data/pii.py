@@ -2,21 +2,23 @@
 
 The paper (section 3.1.1) removes domains with much personal data and filters the rest; redaction keeps the document. Numbers
 must pass their check digits (Luhn, ISO 7064 and those of `puna.data.national_ids`), so sums and identifiers survive; a phone
-number needs an international prefix, a national shape or a word like "tel" before it. In a batch one compiled pattern first
-tells which texts hold anything that could be personal data, so that clean text costs next to nothing.
+number needs an international prefix, a national shape or a word like "tel" before it. The patterns see only what lies about
+the seeds of their kind (`puna.data.pii_seeds`), so that clean text costs next to nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from puna.data import pii_seeds as seed
 from puna.data.national_ids import NATIONAL_KINDS, national_ids
+from puna.data.pii_seeds import Seeds, Stretch, about, seeds_of, seeds_of_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,15 +26,6 @@ if TYPE_CHECKING:
 KINDS = ("email", "phone", "ip", "card", "iban", *NATIONAL_KINDS)
 PLACEHOLDERS = dict.fromkeys(NATIONAL_KINDS, "<national_id>") | {
     kind: f"<{kind}>" for kind in KINDS if kind not in NATIONAL_KINDS
-}
-# RE2, which has no look-around and reads half a gigabyte a second: whatever `find` finds, one of these is in it
-FILTERS = {
-    "email": r"@|(?i:[\[({]at[\])}])",
-    # seven digits (cards, phones, national numbers), or a dotted address
-    "number": r"(?:\p{Nd}[ ().\-/]{0,14}){7}|(?:[0-9]{1,3}\.){3}[0-9]",
-    # an IPv6 address, an account number, a codice fiscale
-    "code": r"[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}"
-    r"|[A-Z]{6} ?[0-9LMNPQRSTUV]{2} ?[ABCDEHLMPRST]",
 }
 
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+'-]{0,63}@[A-Za-z0-9](?:[\w-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")
@@ -52,6 +45,7 @@ MIN_IPV6_GROUPS = 3  # written out; "::1" is loopback, and a::b is a name in a p
 CARD = re.compile(  # in one run, or in the groups that are printed on cards
     r"(?<![\w.,-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?!\w|[.,-]\d)"
 )
+CARD_DIGITS = 13  # of the shortest
 CARD_FIRST = "23456"  # networks in use: 2 and 5 Mastercard, 3 Amex, JCB and Diners, 4 Visa, 6 Discover and UnionPay
 UNION_PAY = "62"  # the one network with cards of 17 to 19 digits
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
@@ -126,16 +120,7 @@ STATE_BEFORE = re.compile(r"\b[A-Z]{2},?\s$")
 
 HAS_DIGIT = re.compile(r"\d")
 
-# the patterns proper try every letter of a text; they are shown only what lies about these
-SEEDS = {
-    "email": re.compile(r"@|[\[({]at[\])}]", re.I),
-    "number": re.compile(r"\d[\d ().\-/]{5,120}\d"),  # seven digits, or a dotted address
-    "code": re.compile(FILTERS["code"]),
-}
-REACH = {"email": 320, "number": 96, "code": 96}  # characters on both sides: a longest address; a label before a number
-
 Span = tuple[int, int, str]
-Stretch = tuple[int, int]  # first and last+1 character
 
 
 def redact_batch(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, dict[str, np.ndarray]]:
@@ -153,14 +138,10 @@ def redact_batch(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, dict[str,
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
     counts = {kind: np.zeros(len(texts), dtype=np.int32) for kind in KINDS}
-    maybe = {
-        name: pc.match_substring_regex(texts, pattern).fill_null(False).to_numpy(zero_copy_only=False)
-        for name, pattern in FILTERS.items()
-    }
     changed = np.zeros(len(texts), dtype=bool)
     replacements = []
-    for index in np.flatnonzero(np.logical_or.reduce(list(maybe.values()))).tolist():
-        text, found = redact(texts[index].as_py(), [name for name in FILTERS if maybe[name][index]])
+    for index, seeds in seeds_of_batch(texts):
+        text, found = _redact(texts[index].as_py(), seeds)
         if found:
             changed[index] = True
             replacements.append(text)
@@ -171,9 +152,13 @@ def redact_batch(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, dict[str,
     return texts, counts
 
 
-def redact(text: str, look: Collection[str] = tuple(FILTERS)) -> tuple[str, dict[str, int]]:
-    """The text with every find replaced by its placeholder (`PLACEHOLDERS`), and the counts by kind; `look` as in `find`."""
-    spans = find(text, look)
+def redact(text: str) -> tuple[str, dict[str, int]]:
+    """The text with every find replaced by its placeholder (`PLACEHOLDERS`), and the counts by kind."""
+    return _redact(text, seeds_of(text))
+
+
+def _redact(text: str, seeds: Seeds) -> tuple[str, dict[str, int]]:
+    spans = _find(text, seeds)
     if not spans:
         return text, {}
     parts, position = [], 0
@@ -183,48 +168,34 @@ def redact(text: str, look: Collection[str] = tuple(FILTERS)) -> tuple[str, dict
     return "".join([*parts, text[position:]]), dict(Counter(kind for _, _, kind in spans))
 
 
-def find(text: str, look: Collection[str] = tuple(FILTERS)) -> list[Span]:
-    """Every piece of personal data as (start, end, kind), in order and without overlap; the more certain kinds win.
+def find(text: str) -> list[Span]:
+    """Every piece of personal data as (start, end, kind), in order and without overlap; the more certain kinds win."""
+    return _find(text, seeds_of(text))
 
-    Args:
-        look: which of `FILTERS` the text passed; the others' patterns are not tried.
-    """
+
+def _find(text: str, seeds: Seeds) -> list[Span]:
     taken: list[Span] = []
-    for span in _candidates(text, look):
+    for span in _candidates(text, seeds):
         if all(span[1] <= start or span[0] >= end for start, end, _ in taken):
             taken.append(span)
     return sorted(taken)
 
 
-def _candidates(text: str, look: Collection[str]) -> Iterator[Span]:
-    about = {name: _about(text, name) if name in look else [] for name in SEEDS}
-    yield from ((match.start(), match.end(), "email") for match in _matches(EMAIL, text, about["email"]))
-    yield from ((match.start(), match.end(), "email") for match in _matches(EMAIL_SPELLED, text, about["email"]))
-    yield from ((match.start(), match.end(), "ip") for match in _matches(IPV6, text, about["code"]) if _is_address_6(match[0]))
-    yield from ((start, end, "iban") for start, end in _ibans(text, about["code"]))
-    yield from national_ids(text, _merged(about["number"] + about["code"]))
-    numbers = about["number"]
-    yield from ((match.start(), match.end(), "card") for match in _matches(CARD, text, numbers) if _is_card(match[0]))
-    yield from ((match.start(), match.end(), "ip") for match in _matches(IPV4, text, numbers) if _is_address(text, match))
-    labelled = _matches(PHONE_LABELLED, text, numbers)
+def _candidates(text: str, seeds: Seeds) -> Iterator[Span]:
+    def matches(pattern: re.Pattern[str], kind: int, digits: int = 0) -> Iterator[re.Match[str]]:
+        return _matches(pattern, text, about(seeds, kind, digits))
+
+    yield from ((match.start(), match.end(), "email") for match in matches(EMAIL, seed.EMAIL))
+    yield from ((match.start(), match.end(), "email") for match in matches(EMAIL_SPELLED, seed.SPELLED))
+    yield from ((match.start(), match.end(), "ip") for match in matches(IPV6, seed.HEXADECIMAL) if _is_address_6(match[0]))
+    yield from ((start, end, "iban") for start, end in _ibans(text, about(seeds, seed.ACCOUNT)))
+    yield from national_ids(text, seeds)
+    cards = matches(CARD, seed.NUMBER, CARD_DIGITS)
+    yield from ((match.start(), match.end(), "card") for match in cards if _is_card(match[0]))
+    yield from ((match.start(), match.end(), "ip") for match in matches(IPV4, seed.DOTTED) if _is_address(text, match))
+    labelled = matches(PHONE_LABELLED, seed.LABELLED)
     yield from ((*match.span(1), "phone") for match in labelled if _digits(match[1]) in PHONE_DIGITS)
-    yield from ((match.start(), match.end(), "phone") for match in _matches(PHONE, text, numbers) if _is_phone(text, match))
-
-
-def _about(text: str, name: str) -> list[Stretch]:
-    reach = REACH[name]
-    return _merged([(max(0, seed.start() - reach), seed.end() + reach) for seed in SEEDS[name].finditer(text)])
-
-
-def _merged(stretches: list[Stretch]) -> list[Stretch]:
-    """Stretches in order, those that touch as one."""
-    merged: list[Stretch] = []
-    for low, high in sorted(stretches):
-        if merged and low <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(merged[-1][1], high)
-        else:
-            merged.append((low, high))
-    return merged
+    yield from ((match.start(), match.end(), "phone") for match in matches(PHONE, seed.NUMBER) if _is_phone(text, match))
 
 
 def _matches(pattern: re.Pattern[str], text: str, stretches: list[Stretch]) -> Iterator[re.Match[str]]:
