@@ -26,6 +26,8 @@ DRAWING = "svg"
 OPENS = ("p", "br")  # an end tag without a start tag makes an element of these; of others it says nothing and is slow
 SLOTS = 256  # names are told apart by this many hashes
 
+S32, ZERO, ONE = np.uint64(32), np.uint64(0), np.uint64(1)
+
 _PLAIN, _FORMATTING, _LEFT_OUT, _ONCE, _RAW, _REMOVED, _DRAWING, _OPENS = range(8)
 
 # What a page says of formulas, seen on the way; without the sign nobody needs to look for the thing.
@@ -41,9 +43,20 @@ def name_hash(name: str) -> int:
 
 
 def name_table(entries: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted hashes and their codes, for `look_up`."""
-    hashed = sorted((name_hash(name), code) for name, code in entries.items())
-    return np.array([key for key, _ in hashed], dtype=np.uint64), np.array([code for _, code in hashed], dtype=np.int64)
+    """The codes of some names, for `look_up`."""
+    return hash_table({name_hash(name): code for name, code in entries.items()})
+
+
+def hash_table(codes: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Open table of 64-bit hashes (uint64, 0 where free) and their codes (int64), a quarter full at most."""
+    slots = 1 << (4 * len(codes)).bit_length()
+    keys, values = np.zeros(slots, dtype=np.uint64), np.zeros(slots, dtype=np.int64)
+    for key, code in codes.items():
+        slot = (key ^ (key >> 32)) & (slots - 1)
+        while keys[slot]:
+            slot = (slot + 1) & (slots - 1)
+        keys[slot], values[slot] = key, code
+    return keys, values
 
 
 @njit(cache=True, nogil=True)
@@ -61,14 +74,13 @@ def hash_range(text, start, end):
 @njit(cache=True, nogil=True)
 def look_up(keys, codes, key):
     """The code of a hash, or -1."""
-    low, high = 0, len(keys)
-    while low < high:
-        middle = (low + high) >> 1
-        if keys[middle] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return codes[low] if low < len(keys) and keys[low] == key else -1
+    mask = np.uint64(len(keys) - 1)
+    slot = (key ^ (key >> S32)) & mask
+    while keys[slot] != key:
+        if keys[slot] == ZERO:
+            return np.int64(-1)
+        slot = (slot + ONE) & mask
+    return codes[slot]
 
 
 def _tag_table() -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from html.entities import html5
 import numpy as np
 from numba import njit
 
-from puna.data.html_bounds import look_up
+from puna.data.html_bounds import hash_table, look_up
 
 OFFSET, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a
 LONGEST = 32
@@ -20,10 +20,9 @@ MASK = (1 << 64) - 1
 
 
 def _table() -> tuple[np.ndarray, np.ndarray]:
-    """Sorted hashes of the names with one code point each."""
+    """The names with one code point each."""
     single = {name[:-1]: ord(value) for name, value in html5.items() if name.endswith(";") and len(value) == 1}
-    hashed = sorted((reduce(_hash_step, name.encode(), int(OFFSET)), point) for name, point in single.items())
-    return np.array([key for key, _ in hashed], dtype=np.uint64), np.array([point for _, point in hashed], dtype=np.int64)
+    return hash_table({reduce(_hash_step, name.encode(), int(OFFSET)): point for name, point in single.items()})
 
 
 def _hash_step(value: int, byte: int) -> int:
