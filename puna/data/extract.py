@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from puna.data.charset import decode_page
-from puna.data.markers import CLOSE, OPEN, remove_markdown
+from puna.data.markers import remove_markdown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,8 +79,8 @@ def _from_html(source: str, keep_markers: bool) -> Extracted:
 
     kept, signs = bounded(source.encode("utf-8", "replace"))
     body = None if signs else serialised(kept)
-    text, links, link_chars, seen = text_of_html(_parsed(kept, signs) if body is None else body)
-    text = text.replace(OPEN, "").replace(CLOSE, "") if keep_markers else remove_markdown(text)
+    found = text_of_html(_parsed(kept, signs) if body is None else body, keep_markers=keep_markers)
+    text, links, link_chars, seen = found
     return Extracted(text.strip("\n"), links, link_chars, seen)
 
 

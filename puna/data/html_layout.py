@@ -86,6 +86,44 @@ def write_text(source, kind, section, parent, last, start, end, flags, kept, lay
 
 
 @njit(cache=True, nogil=True)
+def close_up(text, keep_markers):
+    """Take the control characters around code out of a written text, in place.
+
+    Returns:
+        The new size; -1, with nothing changed, where something outside code may be a markdown marker (`puna.data.markers`).
+    """
+    size, inside, changed = 0, False, False
+    for position in range(len(text)):
+        byte = text[position]
+        if byte == OPEN or byte == CLOSE:
+            inside, changed = byte == OPEN, True
+            continue
+        if not (keep_markers or inside) and _may_mark(text, position):
+            return -1
+        size += 1
+    if changed:
+        size = 0
+        for byte in text:
+            if byte != OPEN and byte != CLOSE:
+                text[size] = byte
+                size += 1
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _may_mark(text, position):
+    byte = text[position]
+    if byte == 42 or byte == 96:  # * `
+        return True
+    before = text[position - 1] if position else np.uint8(10)
+    if byte == 35:  # a # that begins a line
+        return before == 10
+    if byte == 40 or byte == 91:  # a link ](, or TeX between \( or \[
+        return before == 92 or (byte == 40 and before == 93)
+    return byte == before and (byte == 95 or byte == 126 or byte == 36)  # __ ~~ $$
+
+
+@njit(cache=True, nogil=True)
 def _gap(kind, section, node):
     """What separates the node from its neighbours."""
     what = kind[node]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from puna.data.html_layout import layout_rows, write_text
+from puna.data.html_layout import close_up, layout_rows, write_text
 from puna.data.html_nodes import read_nodes
 from puna.data.main_content import content_nodes, measure
+from puna.data.markers import remove_markdown
 
 
-def text_of_html(serialised: bytes) -> tuple[str, int, int, int]:
+def text_of_html(serialised: bytes, *, keep_markers: bool = False) -> tuple[str, int, int, int]:
     """Main content of a page.
 
     Args:
         serialised: the body as a parser wrote it out, in UTF-8.
+        keep_markers: leave markdown markers alone.
 
     Returns:
-        Text, with control characters around code and formulas (see `html_layout`); links, characters inside links, and
-        characters seen of the whole page.
+        Text; links, characters inside links, and characters seen of the whole page.
     """
     source = np.frombuffer(serialised, dtype=np.uint8)
     kind, section, parent, last, start, end, flags = read_nodes(source)
@@ -25,4 +26,9 @@ def text_of_html(serialised: bytes) -> tuple[str, int, int, int]:
     kept = content_nodes(source, kind, section, parent, last, start, end, flags, tuple(sizes))
     layout = layout_rows(kind, parent, flags, sizes[0])
     written = write_text(source, kind, section, parent, last, start, end, flags, kept, layout)
-    return written.tobytes().decode("utf-8", "replace"), links, link_chars, seen
+    size = close_up(written, keep_markers)
+    if size >= 0:
+        text = written[:size].tobytes().decode("utf-8", "replace")
+    else:
+        text = remove_markdown(written.tobytes().decode("utf-8", "replace"))
+    return text, links, link_chars, seen
