@@ -7,7 +7,6 @@ signatures, shingles for exact verification, lines. `index/` finds a document by
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,8 @@ from puna.data.dedup import line_keys_batch, text_keys, url_key
 from puna.data.engine import EngineSettings, save_array
 from puna.data.extract import extract_batch
 from puna.data.fasttext import model_digest
-from puna.data.language import UNKNOWN, identify_batch
+from puna.data.groups import guess_groups
+from puna.data.language import identify_batch
 from puna.data.lookup import index_partitions, index_rows, sorted_index
 from puna.data.minhash import MinHashSettings, signatures
 from puna.data.signals import COLUMNS, measure_batch
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = "facts"
-REVISION = 2
+REVISION = 3
 CORES = 2
 
 SPAM_COLUMNS = {
@@ -58,13 +58,6 @@ SPAM_COLUMNS = {
 }
 SLICE_PAGES = 64  # held at a time: three megabytes of crawled pages, half a gigabyte of the largest there may be
 DATE_DIGITS = 14  # year to second
-CODE_LINE = re.compile(
-    r"[{};]\s*$|^\s*(?:def |class |import |from \w+ import|return\b|#include|function |const |var |let |public |if \(|>>> )",
-    re.M,
-)
-CODE_LINES = 0.25  # of the lines
-MATHS_SHARE = 0.04  # of the characters
-MATHS_SIGNS = re.compile(r"\d|[=+×÷√∑∫≤≥^]|\\frac|\\sum")
 
 
 class Settings(StageSettings):
@@ -176,9 +169,9 @@ def _language_columns(texts: pa.Array, groups: pa.ChunkedArray, model: str) -> d
     import pyarrow as pa
 
     langs, shares = identify_batch(texts, Path(model) if model else None)
-    given = zip(groups.to_pylist(), texts.to_pylist(), langs, strict=True)
+    given, guessed = groups.to_pylist(), guess_groups(texts, langs)
     return {
-        "group": pa.array([group or guess_group(text, lang) for group, text, lang in given], pa.string()),
+        "group": pa.array([group or guess for group, guess in zip(given, guessed, strict=True)], pa.string()),
         "lang": pa.array(langs, pa.string()),
         "lang_p": pa.array(shares, pa.float32()),
     }
@@ -211,15 +204,3 @@ def _spam_columns(words: Words, langs: pa.Array, found: pa.Table) -> dict[str, p
     links, link_chars, seen_chars = (found[name].to_numpy() for name in ("links", "link_chars", "seen_chars"))
     signals = spam_batch(words, langs) | {"links": links, "link_share": link_chars / np.maximum(seen_chars, 1)}
     return typed_columns(signals, SPAM_COLUMNS)
-
-
-def guess_group(text: str, lang: str) -> str:
-    """The part of the data mix a document of no declared group belongs to, by language and by its signs.
-
-    Thresholds are read off samples: prose has under 0.01 mathematical signs per character, worked school problems 0.05 to 0.15.
-    """
-    if lang not in ("en", UNKNOWN):
-        return "multilingual"
-    if len(CODE_LINE.findall(text)) > CODE_LINES * (text.count("\n") + 1):
-        return "code"
-    return "maths" if len(MATHS_SIGNS.findall(text)) > MATHS_SHARE * len(text) else "general"

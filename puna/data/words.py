@@ -59,7 +59,8 @@ def utf8_of(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.ndarr
     """The bytes of an Arrow string column (or of a list of str), without a copy where it is one array.
 
     Returns:
-        uint8 [bytes] and int64 [texts + 1], first byte of every text and the end of the last. A null is an empty text.
+        uint8 [bytes], not to be written to (so that kernels are compiled once for buffers of all kinds), and int64 [texts + 1],
+        first byte of every text and the end of the last. A null is an empty text.
     """
     import pyarrow as pa
 
@@ -71,10 +72,11 @@ def utf8_of(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> tuple[np.ndarr
         texts = texts.fill_null("")
     _, offsets, data = texts.buffers()
     width = np.int64 if pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type) else np.int32
-    if not len(texts):
-        return np.zeros(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
-    bounds = np.frombuffer(offsets, dtype=width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
-    return np.frombuffer(data, dtype=np.uint8) if data else np.zeros(0, dtype=np.uint8), bounds
+    found, bounds = np.frombuffer(data or b"", dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    found.flags.writeable = False
+    if len(texts):
+        bounds = np.frombuffer(offsets, dtype=width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return found, bounds
 
 
 def strings_of(column: pa.Array | pa.ChunkedArray | Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,6 +75,19 @@ def test_a_batch_gives_what_single_texts_give():
     codes, found = identify_batch(pa.array(texts))
     assert codes == ["de", UNKNOWN, UNKNOWN, "es"]
     assert found.dtype == "float32" and found.tolist() == pytest.approx([identify(text or "")[1] for text in texts])
+
+
+@needs_udhr
+def test_a_batch_gives_what_single_texts_give_for_long_and_mixed_ones():
+    whole = list(declarations().values())
+    mixed = [first[:700] + "\n" + second[:900] for first, second in pairwise(whole)]
+    texts = [*whole, *mixed, *(text[-60:] for text in whole), "x", *(unicodedata.normalize("NFD", text[:900]) for text in whole)]
+    codes, found = identify_batch(pa.chunked_array([texts[:50], texts[50:]]))
+    assert list(zip(codes, found.tolist(), strict=True)) == [identify(text) for text in texts]
+
+
+def test_half_a_character_is_no_language():
+    assert identify("\ud800" * 40) == (UNKNOWN, 0.0)
 
 
 def test_coverage():

@@ -46,7 +46,7 @@ def keys_of_lines(data, offsets, kind, one, starts, extra, languages, fold_digit
 
 
 @njit(cache=True, nogil=True)
-def _run(code, one, starts, extra):  # type: ignore[no-untyped-def]
+def folded_run(code, one, starts, extra):  # type: ignore[no-untyped-def]
     """What a code point is folded to: a single code point, or (-1, begin, end) of a run in `extra`."""
     if code >= SIZE:
         return code, 0, 0
@@ -60,7 +60,7 @@ def _run(code, one, starts, extra):  # type: ignore[no-untyped-def]
 def _has_digit(data, i, end, kind, one, starts, extra):  # type: ignore[no-untyped-def]
     while i < end:
         code, i = decode(data, i, end)
-        code, first, last = _run(code, one, starts, extra)
+        code, first, last = folded_run(code, one, starts, extra)
         if code >= 0 and kind_of(kind, code) & DIGIT:
             return True
         for j in range(first, last):
@@ -74,7 +74,7 @@ def _line_key(data, i, end, kind, one, starts, extra, language, exact, min_lette
     state, letters, begun, space, digits = SEED ^ language, 0, False, False, False
     while i < end:
         code, i = decode(data, i, end)
-        code, first, last = _run(code, one, starts, extra)
+        code, first, last = folded_run(code, one, starts, extra)
         while code >= 0 or first < last:
             if code < 0:
                 code = np.int64(extra[first])
@@ -121,7 +121,7 @@ def keys_of_texts(data, offsets, kind, one, starts, extra, keys):  # type: ignor
             if space and begun:
                 state = step(state, BLANK)
             begun, space = True, False
-            code, first, last = _run(code, one, starts, extra)
+            code, first, last = folded_run(code, one, starts, extra)
             if code >= 0:
                 state = step(state, code)
             for j in range(first, last):

@@ -118,6 +118,12 @@ def case_fold() -> Fold:
     return Fold(**_cached("case", FOLD_ARRAYS, partial(_fold, str.casefold)))
 
 
+@lru_cache(maxsize=1)
+def composed_fold() -> Fold:
+    """Unicode's form C of every code point alone."""
+    return Fold(**_cached("composed", FOLD_ARRAYS, partial(_fold, partial(unicodedata.normalize, "NFC"))))
+
+
 def _line_letter(letter: str) -> str:
     return unicodedata.normalize("NFKC", ACCENTS.sub("", unicodedata.normalize("NFD", _lower(letter))))
 

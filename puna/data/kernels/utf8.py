@@ -60,3 +60,48 @@ def finish(state):  # type: ignore[no-untyped-def]
     state = (state ^ (state >> S29)) * FINISH
     state ^= state >> S32
     return state if state != np.uint64(0) else np.uint64(1)
+
+
+@njit(cache=True, nogil=True)
+def encode(code, out, i):  # type: ignore[no-untyped-def]
+    """Write a code point at byte `i` of `out`; returns the byte after it."""
+    if code < 0x80:
+        out[i] = code
+        return i + 1
+    if code < 0x800:
+        out[i] = 0xC0 | code >> 6
+        out[i + 1] = 0x80 | code & 0x3F
+        return i + 2
+    if code < 0x10000:
+        out[i] = 0xE0 | code >> 12
+        out[i + 1] = 0x80 | code >> 6 & 0x3F
+        out[i + 2] = 0x80 | code & 0x3F
+        return i + 3
+    out[i] = 0xF0 | code >> 18
+    out[i + 1] = 0x80 | code >> 12 & 0x3F
+    out[i + 2] = 0x80 | code >> 6 & 0x3F
+    out[i + 3] = 0x80 | code & 0x3F
+    return i + 4
+
+
+@njit(cache=True, nogil=True)
+def forward(data, i, end, count):  # type: ignore[no-untyped-def]
+    """The byte after `count` more characters, at most `end`."""
+    if end - i <= count:
+        return end
+    while i < end:
+        if data[i] & 0xC0 != 0x80:
+            if count == 0:
+                break
+            count -= 1
+        i += 1
+    return i
+
+
+@njit(cache=True, nogil=True)
+def backward(data, i, begin, count):  # type: ignore[no-untyped-def]
+    """Where the character begins that is `count` characters before byte `i`, at least `begin`."""
+    while i > begin and count > 0:
+        i -= 1
+        count -= data[i] & 0xC0 != 0x80
+    return i
