@@ -39,6 +39,7 @@ $(VENV)/.python:
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) -e . -c constraints.txt
+	$(BIN)/python -m puna.commands.kernels
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -95,7 +95,7 @@ def close_up(text, keep_markers):
     size, inside, changed = 0, False, False
     for position in range(len(text)):
         byte = text[position]
-        if byte == OPEN or byte == CLOSE:
+        if byte in (OPEN, CLOSE):
             inside, changed = byte == OPEN, True
             continue
         if not (keep_markers or inside) and _may_mark(text, position):
