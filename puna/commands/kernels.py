@@ -1,8 +1,9 @@
 """Compile the kernels of curation and of the tokenizer ahead of time, as `make` does after an installation.
 
 numba compiles a function when it is first called and keeps the result beside the source; for all of them together that is
-most of a minute, which a first run would wait for. `python -m puna.commands.kernels` makes two small runs side by side in a folder
-that is deleted again: generated pages through curation and tokenizer, and texts, so that two cores share the work.
+most of a minute, which a first run would wait for. `python -m puna.commands.kernels` makes two small runs side by side in a
+folder that is deleted again: generated pages through curation and tokenizer, which begins with HTML, and the facts of a text,
+which begin with words, so that two cores share the work.
 """
 
 from __future__ import annotations
@@ -15,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 PAGES = 80  # of the generated world: enough for every kernel to be called
-TEXT = "At mile {mile} the river passes the mill, and the town has a bridge where {more} people and a train cross the water to the sea.\n"
+TEXT = "The river rises in the hills above the town and flows for ninety miles to the sea. Der Fluss entspringt in den Bergen.\n"
 
 
 def recipes(folder: Path) -> dict[str, dict[str, Any]]:
     """The stages of the two runs, by name."""
-    curate = {"uses": "data.curate", "from": "pages", "workers": 1}
     return {
         "pages": {
             "pages": {"uses": "data.collect", "sources": [{"world": {"pages": PAGES}}]},
-            "documents": curate,
+            "documents": {"uses": "data.curate", "from": "pages", "workers": 1},
             "tokenizer": {"uses": "tokenizer.train", "from": "documents", "vocab": 600},
             "tokens": {"uses": "data.shards", "from": ["documents", "tokenizer"], "mix": {"general": 1}},
         },
         "texts": {
             "pages": {"uses": "data.collect", "sources": [{"path": str(folder / "river"), "group": "general"}]},
-            "documents": curate,
+            "facts": {"uses": "data.facts", "from": "pages", "workers": 1},
         },
     }
 
@@ -41,7 +41,7 @@ def compile_kernels() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "river").mkdir()
-        (folder / "river" / "river.txt").write_text("".join(TEXT.format(mile=mile, more=mile**3) for mile in range(20)))
+        (folder / "river" / "river.txt").write_text(TEXT * 20)
         running = [_start(folder / name, stages) for name, stages in recipes(folder).items()]
         outputs = [process.communicate()[0] for process in running]
     failed = [(process.returncode, output) for process, output in zip(running, outputs, strict=True) if process.returncode]
