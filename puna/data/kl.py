@@ -46,8 +46,9 @@ def count_words(words: Words, langs: Sequence[str]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     ends = words.ends.tolist()
     for begin, end, lang in zip([0, *ends], ends, langs, strict=False):
-        counts = found.setdefault(lang, np.zeros(1 << BUCKETS_LOG2, dtype=np.int64))
-        count_buckets(words.hashes[begin:end], np.uint64(64 - BUCKETS_LOG2), counts)
+        if lang not in found:
+            found[lang] = np.zeros(1 << BUCKETS_LOG2, dtype=np.int64)
+        count_buckets(words.hashes[begin:end], np.uint64(64 - BUCKETS_LOG2), found[lang])
     return found
 
 
