@@ -23,9 +23,14 @@ lint: setup-test
 bench: setup-test
 	for bench in bench/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$bench --quick || exit 1; done
 
+# the peers in environments of their own: datatrove needs an old trafilatura, and pip older than 24 cannot resolve it
 bench-env:
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "datatrove[io,processing,cli]" "trafilatura<1.12" readability-lxml lxml_html_clean spacy
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=24"
+	$(BENCH)/bin/python -m pip install --quiet "datatrove[io,processing,cli]==0.10.1" "trafilatura<1.12" lxml_html_clean spacy
+	$(PYTHON) -m venv $(BENCH)/extraction
+	$(BENCH)/extraction/bin/python -m pip install --quiet --disable-pip-version-check "pip>=24"
+	$(BENCH)/extraction/bin/python -m pip install --quiet trafilatura==2.3.1 readability-lxml lxml_html_clean
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
