@@ -8,8 +8,8 @@ Three sets, scored by token F1 (bag of words; letters of scripts without blanks 
 - `world`: clean pages of the generated mini-world, whose main content is known exactly;
 - `pairs`: folders of the user's with `x.html` and, anywhere below, `x.txt` (the wanted text).
 The peers run in an environment of their own (`make bench-env`, then `--peer-python .bench-env/extraction/bin/python`), else
-their columns are left out. Times are CPU milliseconds per
-page of one thread; the limit beside them is resiliparse's parser alone, which every extractor on it has to wait for.
+their columns are left out. Times are CPU milliseconds per page
+of one thread; the limit beside them is resiliparse's parser alone, which every extractor on it has to wait for.
 """
 
 from __future__ import annotations

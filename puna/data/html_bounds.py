@@ -2,15 +2,17 @@
 
 A parser that follows the HTML standard is not linear: every paragraph repeats the formatting elements left open before it, every
 closing tag searches the open elements, every attribute is compared with the others of its tag. A page of 130 KB can cost a
-minute and gigabytes. One pass over the bytes (0.1 ms for 45 KB) leaves out what cannot matter, scripts, styles, comments and
-drawings, and takes away what makes the parser slow, and ends the page where the budget of tags ends. Known pipelines fork a
-child for every page and kill it after a timeout; here the same page gives the same text on every machine.
+minute and gigabytes. One pass over the bytes (0.1 ms for 36 KB) leaves out what cannot matter, scripts, styles, comments,
+drawings and attributes that nobody reads, and takes away what makes the parser slow, and ends the page where the budget of tags
+ends. Known pipelines fork a child for every page and kill it after a timeout; here the same page gives the same text on every
+machine.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from puna.data.kernels.decorators import inlined, kernel
 
 MAX_TAGS = 60_000  # of a page; the worst page found by search takes half a second with so many
 MAX_ATTRIBUTES = 48  # of one tag
@@ -29,6 +31,9 @@ SLOTS = 256  # names are told apart by this many hashes
 S32, ZERO, ONE = np.uint64(32), np.uint64(0), np.uint64(1)
 
 _PLAIN, _FORMATTING, _LEFT_OUT, _ONCE, _RAW, _REMOVED, _DRAWING, _OPENS = range(8)
+
+# attributes that extraction reads, that tell formulas from other things, or that change how a parser builds the tree
+READ = "class id role style hidden alt itemprop type encoding alttext data-latex display mode open close"
 
 # What a page says of formulas, seen on the way; without the sign nobody needs to look for the thing.
 SCRIPT_SIGN, RENDERED_SIGN, MATH_SIGN, PICTURE_SIGN = 1, 2, 4, 8
@@ -59,7 +64,7 @@ def hash_table(codes: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return keys, values
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def hash_range(text, start, end):
     """FNV-1a of text[start:end] with ASCII letters lowered."""
     value = np.uint64(0xCBF29CE484222325)
@@ -71,7 +76,7 @@ def hash_range(text, start, end):
     return value
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def look_up(keys, codes, key):
     """The code of a hash, or -1."""
     mask = np.uint64(len(keys) - 1)
@@ -97,6 +102,7 @@ def _tag_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 KEYS, CODES = _tag_table()
+READ_KEYS, READ_CODES = name_table(dict.fromkeys(READ.split(), 1))
 CLASS_HASH, MATH_HASH, PICTURE_HASH, CONTAINER_HASH = (
     np.uint64(name_hash(name)) for name in ("class", "math", "img", "mjx-container")
 )
@@ -113,11 +119,11 @@ def bounded(source: bytes) -> tuple[bytes, int]:
     """
     text = np.frombuffer(source, dtype=np.uint8)
     out = np.empty(len(text) + 1, dtype=np.uint8)
-    size, signs = _rewrite(text, out, KEYS, CODES)
+    size, signs = _rewrite(text, out, KEYS, CODES, np.zeros(SLOTS, np.int64))
     return out[:size].tobytes(), int(signs)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _find(text, start, first, second):
     """Position of the byte pair (first, second) at or after start; the end where there is none."""
     for position in range(start, len(text) - 1):
@@ -126,12 +132,12 @@ def _find(text, start, first, second):
     return len(text)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _is_letter(byte):
     return 97 <= byte <= 122 or 65 <= byte <= 90
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _name_end(text, start):
     end = start
     while end < len(text) and text[end] > 32 and text[end] != 47 and text[end] != 62:
@@ -139,51 +145,65 @@ def _name_end(text, start):
     return end
 
 
-@njit(cache=True, nogil=True)
-def _tag_end(text, start):
-    """(position after the tag's `>`, end of what is kept of its attributes, signs of formulas in its class).
+@kernel
+def _copy_tag(text, position, name_end, bare, out, size):
+    """Copy a tag with the attributes that somebody reads, none where `bare`.
 
-    Attributes beyond the limit are not kept.
+    Returns:
+        Position after the tag's `>`, the new size, and the signs of formulas in its class.
     """
-    position, attributes, kept, signs = start, 0, -1, 0
-    while position < len(text) and text[position] != 62:
-        byte = text[position]
-        if byte <= 32 or byte == 47:
-            position += 1
+    size = _copy(text, position, name_end, out, size)
+    place, attributes, signs, slash = name_end, 0, 0, False
+    while place < len(text) and text[place] != 62:
+        if text[place] <= 32 or text[place] == 47:
+            slash = text[place] == 47
+            place += 1
             continue
-        if attributes == MAX_ATTRIBUTES and kept < 0:
-            kept = position
+        slash = False
         attributes += 1
-        begin = position
-        while position < len(text) and text[position] > 32 and text[position] != 61 and text[position] != 62:
-            position += 1
-        following = position
-        is_class = position - begin == 5 and hash_range(text, begin, position) == CLASS_HASH
-        while following < len(text) and text[following] <= 32:
-            following += 1
-        if following < len(text) and text[following] == 61:
-            position = following + 1
-            while position < len(text) and text[position] <= 32:
-                position += 1
-            begin = position
-            if position < len(text) and (text[position] == 34 or text[position] == 39):
-                quote = text[position]
-                position += 1
-                while position < len(text) and text[position] != quote:
-                    position += 1
-                position += 1
-            else:
-                while position < len(text) and text[position] > 32 and text[position] != 62:
-                    position += 1
-            if is_class:
-                signs |= _class_signs(text, begin, min(position, len(text)))
-        elif position == start and text[position] == 61:
-            position += 1
-    position = min(position, len(text))
-    return min(position + 1, len(text)), position if kept < 0 else kept, signs
+        begin = place
+        while place < len(text) and text[place] > 32 and text[place] != 61 and text[place] != 62:
+            place += 1
+        name = hash_range(text, begin, place)
+        value, place = _value(text, place)
+        place = min(place, len(text))
+        if name == CLASS_HASH:
+            signs |= _class_signs(text, value, place)
+        if not bare and attributes <= MAX_ATTRIBUTES and look_up(READ_KEYS, READ_CODES, name) > 0:
+            out[size] = 32
+            size = _copy(text, begin, place, out, size + 1)
+    if slash and not bare:  # it ends elements of MathML
+        out[size], out[size + 1] = 32, 47
+        size += 2
+    if place < len(text):
+        out[size] = 62
+        size += 1
+    return min(place + 1, len(text)), size, signs
 
 
-@njit(cache=True, nogil=True)
+@inlined
+def _value(text, place):
+    """(first byte of the value, quote included, and position after it) of an attribute whose name ended at `place`."""
+    following = place
+    while following < len(text) and text[following] <= 32:
+        following += 1
+    if following >= len(text) or text[following] != 61:
+        return place, place
+    place = following + 1
+    while place < len(text) and text[place] <= 32:
+        place += 1
+    begin = place
+    if place < len(text) and (text[place] == 34 or text[place] == 39):
+        place += 1
+        while place < len(text) and text[place] != text[begin]:
+            place += 1
+        return begin, place + 1
+    while place < len(text) and text[place] > 32 and text[place] != 62:
+        place += 1
+    return begin, place
+
+
+@inlined
 def _class_signs(text, start, end):
     """RENDERED_SIGN and PICTURE_SIGN for what a class may mean; the tag decides which of them counts."""
     signs, key = 0, np.uint64(0)
@@ -202,7 +222,7 @@ def _class_signs(text, start, end):
     return signs
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _tag_signs(name, in_class):
     if name == MATH_HASH:
         return MATH_SIGN
@@ -211,7 +231,7 @@ def _tag_signs(name, in_class):
     return RENDERED_SIGN if name == CONTAINER_HASH else in_class & RENDERED_SIGN
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _element_end(text, start, name_start, name_end):
     """Where the end tag of the element of that name begins at or after start; the end of the text where there is none."""
     length, name = name_end - name_start, hash_range(text, name_start, name_end)
@@ -225,7 +245,7 @@ def _element_end(text, start, name_start, name_end):
         position += 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_tex(text, start, end):
     """Whether the attributes of a script name the type math/tex or math/mml."""
     for position in range(start, end - 5):
@@ -234,7 +254,7 @@ def _is_tex(text, start, end):
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _comment_end(text, start):
     """Position after a comment, doctype, processing instruction or CDATA that begins at `start` with `<!` or `<?` or `</`."""
     if start + 3 < len(text) and text[start + 1] == 33 and text[start + 2] == 45 and text[start + 3] == 45:
@@ -256,7 +276,7 @@ def _comment_end(text, start):
     return len(text)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _copy(text, start, end, out, size):
     for position in range(start, end):
         out[size] = text[position]
@@ -264,7 +284,7 @@ def _copy(text, start, end, out, size):
     return size
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _copy_text(text, position, out, size):
     """Copy a byte and all before the next tag, ends of line as the standard reads them; returns the new (position, size)."""
     while True:
@@ -279,11 +299,10 @@ def _copy_text(text, position, out, size):
             return position, size
 
 
-@njit(cache=True, nogil=True)
-def _rewrite(text, out, keys, codes):
+@kernel
+def _rewrite(text, out, keys, codes, unclosed):
     """Copy what is kept of `text` to `out`; returns its size and the signs of formulas."""
     size, position, tags, seen, drawings_end, signs = 0, 0, 0, 0, True, 0
-    unclosed = np.zeros(SLOTS, np.int64)
     while position < len(text):
         byte = text[position]
         if byte != 60 or position + 1 >= len(text):
@@ -306,7 +325,8 @@ def _rewrite(text, out, keys, codes):
         slot = np.int64(name & np.uint64(SLOTS - 1))
         code = look_up(keys, codes, name)
         kind, index = (code >> 6, code & 63) if code >= 0 else (_PLAIN, 0)
-        after, kept, in_class = _tag_end(text, name_end)
+        before = size
+        after, size, in_class = _copy_tag(text, position, name_end, closing or kind == _FORMATTING, out, size)
         signs |= _tag_signs(name, in_class)
         body_end = after
         if not closing:
@@ -316,8 +336,6 @@ def _rewrite(text, out, keys, codes):
                 body_end = _element_end(text, after, start, name_end)
                 if body_end == len(text):  # without an end tag only the tag itself goes
                     drawings_end, body_end = False, after
-            elif kind == _FORMATTING:
-                kept = name_end
             elif kind == _ONCE:
                 kind = _LEFT_OUT if (seen >> index) & 1 else kind
                 seen |= 1 << index
@@ -325,15 +343,10 @@ def _rewrite(text, out, keys, codes):
         removed = removed or (closing and unclosed[slot] == 0 and kind != _OPENS)
         unclosed[slot] = max(unclosed[slot] + (-1 if closing else 1), 0)
         if kind == _REMOVED and not closing:
-            if _is_tex(text, name_end, kept):
+            if _is_tex(text, name_end, after):
                 signs |= SCRIPT_SIGN
             else:
                 removed = True
-        if not removed:
-            size = _copy(text, position, kept, out, size)
-            if text[after - 1] == 62:
-                out[size] = 62
-                size += 1
-            size = _copy(text, after, body_end, out, size)
+        size = before if removed else _copy(text, after, body_end, out, size)
         position = body_end
     return size, signs

@@ -31,10 +31,12 @@ from puna.data.html_nodes import (
     TABLE,
     TEXT,
 )
+from puna.data.kernels.decorators import inlined, kernel
 
 OPEN, CLOSE = 2, 3  # control characters around code
 LONG_CELL = 200  # bytes of text; a longer cell with line breaks is layout and no datum
 NOTHING, SPACE, LINE, BLANK = range(4)  # what stands between what was written and what comes next
+STATE = 9
 
 
 @njit(cache=True, nogil=True)
@@ -60,14 +62,19 @@ def layout_rows(kind, parent, flags, text):
     return layout
 
 
-@njit(cache=True, nogil=True)
-def write_text(source, kind, section, parent, last, start, end, flags, kept, layout):
-    """The text of the kept nodes as UTF-8 (uint8)."""
-    count = len(kind)
-    out = np.empty(len(source) + 8 * count + 16, np.uint8)
-    # size, pending, tabs, hard blanks, code depth, pre depth, cell depth, whether code is open, cells of the row so far
-    state = np.zeros(9, np.int64)
-    open_node = 0
+@kernel
+def write_text(source, kind, section, parent, last, start, end, flags, kept, layout, out, state):
+    """Write the text of the kept nodes as UTF-8.
+
+    Args:
+        out: uint8, room for all of `source` and 8 bytes more for every node.
+        state: int64 [STATE], zero before.
+
+    Returns:
+        The size of the text.
+    """
+    # state: size, pending, tabs, hard blanks, code depth, pre depth, cell depth, whether code is open, cells of the row so far
+    count, open_node = len(kind), 0
     for node in range(1, count):
         while last[open_node] <= node:
             _leave(kind, section, flags, kept, layout, open_node, out, state)
@@ -82,10 +89,10 @@ def write_text(source, kind, section, parent, last, start, end, flags, kept, lay
     while open_node > 0:
         _leave(kind, section, flags, kept, layout, open_node, out, state)
         open_node = parent[open_node]
-    return out[: state[0]]
+    return state[0]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def close_up(text, keep_markers):
     """Take the control characters around code out of a written text, in place.
 
@@ -110,7 +117,7 @@ def close_up(text, keep_markers):
     return size
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _may_mark(text, position):
     byte = text[position]
     if byte == 42 or byte == 96:  # * `
@@ -123,7 +130,7 @@ def _may_mark(text, position):
     return byte == before and (byte == 95 or byte == 126 or byte == 36)  # __ ~~ $$
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _gap(kind, section, node):
     """What separates the node from its neighbours."""
     what = kind[node]
@@ -134,7 +141,7 @@ def _gap(kind, section, node):
     return LINE if what in (BLOCK, ITEM, ROW, CELL) else NOTHING
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _separate(state, gap):
     if state[6]:  # inside a datum of a table
         gap = min(gap, SPACE)
@@ -143,7 +150,7 @@ def _separate(state, gap):
         state[3] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _enter(source, kind, section, start, end, flags, layout, node, out, state):
     what = kind[node]
     if what == CELL and not layout[node]:
@@ -171,7 +178,7 @@ def _enter(source, kind, section, start, end, flags, layout, node, out, state):
         state[1] = max(state[1], SPACE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _leave(kind, section, flags, kept, layout, node, out, state):
     if not kept[node]:
         return
@@ -196,12 +203,12 @@ def _leave(kind, section, flags, kept, layout, node, out, state):
         state[2] = state[8] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_file_name(source, start, end):
     return end - start > 4 and (source[end - 4] == 46 or source[end - 5] == 46) and source[end - 1] not in (46, 41)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _newline(out, state):
     """A line end inside preformatted text; blanks before it go, and so does one where a block ended the line already."""
     if state[1] >= LINE:
@@ -214,7 +221,7 @@ def _newline(out, state):
     state[0] = size + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _flush(out, state):
     """Write what separates, before something visible is written."""
     size, gap = state[0], state[1]
@@ -242,7 +249,7 @@ def _flush(out, state):
     state[0], state[1], state[2], state[3] = size, NOTHING, 0, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _write(source, start, end, out, state):
     position = start
     pre = state[5] > 0
@@ -286,7 +293,7 @@ def _write(source, start, end, out, state):
         position += width
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _run(source, position, end, out, state):
     """Copy what follows the visible byte at `position` while it is plain; returns the position of the last byte taken."""
     size = state[0]
@@ -301,7 +308,7 @@ def _run(source, position, end, out, state):
     return position
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _unseen(source, position, end):
     """(byte, width) at `position`: 0 for what has no picture (controls, soft hyphen, zero-width space, byte order mark), 160 for
     the no-break space, 32 for the figure space and the narrow no-break space, the byte itself for all else."""
@@ -321,7 +328,7 @@ def _unseen(source, position, end):
     return (np.uint8(0), 3) if byte == 0xEF and second == 0xBB and third == 0xBF else (byte, 1)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _put(out, state, byte):
     if state[1] or state[2] or state[3] or (state[4] and not state[7]):
         _flush(out, state)

@@ -9,7 +9,6 @@ an implied tbody or colgroup, void and raw elements. Of attributes only those st
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from puna.data.html_bounds import hash_range, look_up, name_hash, name_table
 from puna.data.html_tags import (
@@ -32,6 +31,7 @@ from puna.data.html_tags import (
     plain_text,
     write_tag,
 )
+from puna.data.kernels.decorators import inlined, kernel
 
 # What the standard does with a tag of each kind.
 (ORDINARY, VOID, RULE, BLOCK, PREFORMATTED, HEADING, FORMATTING, LINK, PARAGRAPH, ITEM, DEFINITION, TABLE, SECTION, ROW, CELL,
@@ -80,6 +80,7 @@ def _tags() -> tuple[np.ndarray, np.ndarray]:
 
 
 TAG_KEYS, TAG_KINDS = _tags()
+TBODY, COLGROUP, P = (np.frombuffer(name, dtype=np.uint8) for name in (b"tbody", b"colgroup", b"p"))
 SPECIAL_HASH, SECTION_HASH, COLUMNS_HASH, RUBY_HASH, ADDRESS_HASH, DIV_HASH, SCRIPT_HASH, STYLE_HASH = (
     np.uint64(name_hash(name)) for name in (SPECIAL, "tbody", "colgroup", "ruby", "address", "div", "script", "style")
 )
@@ -93,14 +94,12 @@ def serialised(source: bytes) -> bytes | None:
     """
     text = np.frombuffer(source, dtype=np.uint8)
     out = np.empty(2 * len(text) + 8 * ROOM, dtype=np.uint8)
-    size = _serialise(text, out)
+    size = _serialise(text, out, np.zeros(9, np.int64), np.zeros(MAX_DEPTH, np.uint64), np.zeros(MAX_DEPTH, np.int64))
     return out[:size].tobytes() if size >= 0 else None
 
 
-@njit(cache=True, nogil=True)
-def _serialise(text, out):
-    state = np.zeros(9, np.int64)
-    keys, kinds = np.zeros(MAX_DEPTH, np.uint64), np.zeros(MAX_DEPTH, np.int64)
+@kernel
+def _serialise(text, out, state, keys, kinds):
     position = 0
     while position < len(text):
         if state[FAILED] or state[SIZE] + ROOM > len(out) or state[DEPTH] + 4 > MAX_DEPTH:
@@ -117,14 +116,14 @@ def _serialise(text, out):
     return -1 if state[FAILED] or state[PHASE] == BEFORE else state[SIZE]
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _push(key, kind, state, keys, kinds):
     keys[state[DEPTH]], kinds[state[DEPTH]] = key, kind
     state[DEPTH] += 1
     _count(kind, 1, state)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _count(kind, by, state):
     if kind == PARAGRAPH:
         state[PARAGRAPHS] += by
@@ -138,7 +137,7 @@ def _count(kind, by, state):
         state[FORMS] += by
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _pop(out, state, kinds):
     """Close the innermost element; `html_nodes` does not ask for the name."""
     state[DEPTH] -= 1
@@ -148,7 +147,7 @@ def _pop(out, state, kinds):
     state[SIZE] = size + 3
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _open(name, key, kind, out, state, keys, kinds):
     """Open an element that nobody wrote."""
     size = state[SIZE]
@@ -160,14 +159,14 @@ def _open(name, key, kind, out, state, keys, kinds):
     _push(key, kind, state, keys, kinds)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _close_implied(out, state, kinds, but):
     """Close what needs no end tag, except elements of the kind `but`."""
     while kinds[state[DEPTH] - 1] in (PARAGRAPH, ITEM, DEFINITION, RUBY_PART) and kinds[state[DEPTH] - 1] != but:
         _pop(out, state, kinds)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _close_paragraph(out, state, kinds):
     """Before a block: an open paragraph in scope ends; fails where something else is open inside it."""
     if state[PARAGRAPHS] == 0:
@@ -183,7 +182,7 @@ def _close_paragraph(out, state, kinds):
         depth -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _close_item(kind, out, state, keys, kinds):
     """Before an li, dd or dt: the one before it ends; fails where something else is open inside that."""
     if state[ITEMS] == 0:
@@ -204,7 +203,7 @@ def _close_item(kind, out, state, keys, kinds):
         depth -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _link_open(state, kinds):
     """Whether a link is open since the last cell or caption: a second one would end it."""
     depth = state[DEPTH] - 1
@@ -215,7 +214,7 @@ def _link_open(state, kinds):
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _start_tag(text, position, out, state, keys, kinds):
     name_end = position + 1
     while name_end < len(text) and text[name_end] > 32 and text[name_end] != 47 and text[name_end] != 62:
@@ -255,7 +254,7 @@ def _start_tag(text, position, out, state, keys, kinds):
     return after if after >= 0 else len(text)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prepare(kind, out, state, keys, kinds):
     """What the standard does before it inserts an element of this kind into the body; fails where it would do more."""
     top = kinds[state[DEPTH] - 1]
@@ -292,7 +291,7 @@ def _prepare(kind, out, state, keys, kinds):
     state[FAILED] |= top == SELECT
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prepare_table(kind, out, state, keys, kinds):
     """A tag inside a table: cells and rows end those before them, a row without a section gets one."""
     if kind in (SECTION, ROW, CELL):
@@ -306,16 +305,16 @@ def _prepare_table(kind, out, state, keys, kinds):
             _pop(out, state, kinds)
     top = kinds[state[DEPTH] - 1]
     if kind == ROW and top == TABLE:
-        _open(np.array([116, 98, 111, 100, 121], np.uint8), SECTION_HASH, SECTION, out, state, keys, kinds)
+        _open(TBODY, SECTION_HASH, SECTION, out, state, keys, kinds)
         top = SECTION
     elif kind == COLUMN and top == TABLE:
-        _open(np.array([99, 111, 108, 103, 114, 111, 117, 112], np.uint8), COLUMNS_HASH, COLUMNS, out, state, keys, kinds)
+        _open(COLGROUP, COLUMNS_HASH, COLUMNS, out, state, keys, kinds)
         top = COLUMNS
     fits = (kind == CELL and top == ROW) or (kind == ROW and top == SECTION) or (kind == COLUMN and top == COLUMNS)
     state[FAILED] |= not (fits or (top == TABLE and kind in (SECTION, CAPTION, COLUMNS)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _end_tag(text, position, out, state, keys, kinds):
     name_end = position + 2
     while name_end < len(text) and text[name_end] > 32 and text[name_end] != 47 and text[name_end] != 62:
@@ -333,7 +332,7 @@ def _end_tag(text, position, out, state, keys, kinds):
         if TABLE <= kind <= ROW:
             _close_parts(kind, out, state, kinds)
         if kind == PARAGRAPH and state[PARAGRAPHS] == 0 and not TABLE <= kinds[state[DEPTH] - 1] <= ROW:
-            _open(np.array([112], np.uint8), key, kind, out, state, keys, kinds)  # an end alone makes an empty paragraph
+            _open(P, key, kind, out, state, keys, kinds)  # an end alone makes an empty paragraph
         if keys[state[DEPTH] - 1] != key or state[DEPTH] < 2:
             state[FAILED] = 1
         else:
@@ -348,7 +347,7 @@ def _end_tag(text, position, out, state, keys, kinds):
     return after + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _close_parts(kind, out, state, kinds):
     """Before the end of a row, section or table: the parts that are open inside it end."""
     top = kinds[state[DEPTH] - 1]

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from puna.data.html_bounds import hash_range, look_up, name_hash, name_table
+from puna.data.kernels.decorators import kernel
 
 # Other modules compile these numbers into their kernels; clear `__pycache__` after renumbering them.
 # Tags by what they mean for text; the kinds from BLOCK to PRE are blocks.
@@ -93,8 +94,8 @@ def _tags() -> tuple[np.ndarray, np.ndarray]:
 
 
 TAG_KEYS, TAG_CODES = _tags()
-CLASS, ID, ROLE, STYLE, HIDDEN_NAME, HREF, ALT, ITEMPROP = (
-    np.uint64(name_hash(name)) for name in ("class", "id", "role", "style", "hidden", "href", "alt", "itemprop")
+CLASS, ID, ROLE, STYLE, HIDDEN_NAME, ALT, ITEMPROP = (
+    np.uint64(name_hash(name)) for name in ("class", "id", "role", "style", "hidden", "alt", "itemprop")
 )
 BODY_PROPERTY = np.uint64(name_hash("articlebody"))
 
@@ -161,7 +162,7 @@ def read_nodes(source):
     return kind[:count], section[:count], parent[:count], last[:count], start[:count], end[:count], flags[:count]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _after_comment(source, position):
     comment = position + 3 < len(source) and source[position + 2] == 45 and source[position + 3] == 45
     place = position + 4 if comment else position
@@ -172,7 +173,7 @@ def _after_comment(source, position):
     return len(source)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _raw_end(source, position, name):
     """Where the end tag of a raw text element begins."""
     while position + 1 < len(source):
@@ -186,7 +187,7 @@ def _raw_end(source, position, name):
     return len(source)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _attributes(source, position, node, start, end, flags):
     """Read the attributes of the tag whose name ends at `position` into the node; returns the position after the tag."""
     while position < len(source) and source[position] != 62:
@@ -221,7 +222,7 @@ def _attributes(source, position, node, start, end, flags):
     return position + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _words(source, start, end):
     """Flags of the words of a class or id; a word ends at a sign, a digit or before a capital that follows a small letter."""
     flags, begin = 0, start
@@ -237,7 +238,7 @@ def _words(source, start, end):
     return flags
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _style(source, start, end):
     """HIDDEN for `display: none` and `visibility: hidden`, KEEPS_SPACE for `white-space: pre...`; blanks do not count."""
     flags, key = 0, np.uint64(0)

@@ -10,9 +10,9 @@ from functools import reduce
 from html.entities import html5
 
 import numpy as np
-from numba import njit
 
 from puna.data.html_bounds import hash_table, look_up
+from puna.data.kernels.decorators import kernel
 
 OFFSET, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a
 LONGEST = 32
@@ -32,7 +32,7 @@ def _hash_step(value: int, byte: int) -> int:
 KEYS, POINTS = _table()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def write_reference(text, position, out, size):
     """Write what the `&` at `position` begins, escaped again where it must be.
 
@@ -53,7 +53,7 @@ def write_reference(text, position, out, size):
     return after, write_escaped(point, out, size)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _name(text, begin):
     """(code point, position after the semicolon) of a name; -1 where there is no such name."""
     key, position = OFFSET, begin
@@ -69,7 +69,7 @@ def _name(text, begin):
     return np.int64(-1), position
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _number(text, begin):
     """(code point, position after the semicolon) of a number; -1 for one that the standard replaces."""
     hexadecimal = begin < len(text) and text[begin] | 32 == 120
@@ -91,7 +91,7 @@ def _number(text, begin):
     return value, position + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def write_escaped(point, out, size):
     """Write a code point in UTF-8; markup signs, the double quote and the no-break space as references. Returns the new size."""
     if point in (34, 38, 60, 62, 160):
@@ -119,7 +119,7 @@ def write_escaped(point, out, size):
     return size
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _letters(out, size, first, second, third, fourth):
     out[size] = 38
     size += 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from puna.data.html_bounds import hash_range, look_up, name_table
 from puna.data.html_references import write_escaped, write_reference
+from puna.data.kernels.decorators import inlined, kernel
 
 SIZE, DEPTH, PHASE, FAILED, PARAGRAPHS, ITEMS, LINKS, BUTTONS, FORMS = range(9)  # of `state`
 ROOM = 256  # bytes that must be left before a token; what is longer asks for itself
@@ -15,7 +15,7 @@ READ = ("class", "id", "role", "style", "hidden", "alt", "itemprop")
 READ_KEYS, READ_CODES = name_table(dict.fromkeys(READ, 1))
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def is_tag(text, position):
     """Whether a start or end tag begins here."""
     if text[position] != 60 or position + 2 >= len(text):
@@ -24,7 +24,7 @@ def is_tag(text, position):
     return 97 <= byte <= 122 or 65 <= byte <= 90
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def blank(text, position, out, state):
     """White space where no text may stand; it is kept in the body and after it, as the standard has it."""
     while position < len(text) and not is_tag(text, position):
@@ -38,7 +38,7 @@ def blank(text, position, out, state):
     return position
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def plain_text(text, position, out, state):
     """Text up to the next tag, references read and markup signs escaped; returns the position after it."""
     size = state[SIZE]
@@ -65,7 +65,7 @@ def plain_text(text, position, out, state):
     return position
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def after_raw(text, position, key):
     """Position after the end tag of the raw element of this name; -1 where there is none."""
     while position + 1 < len(text):
@@ -81,7 +81,7 @@ def after_raw(text, position, key):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def write_tag(text, position, name_end, out, state):
     """Write a start tag with the attributes that are read later; returns the position after it."""
     size = state[SIZE]
@@ -114,7 +114,7 @@ def write_tag(text, position, name_end, out, state):
     return place + 1
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def _value(text, place):
     """(begin, end) of the value of an attribute whose name ended at `place`, and the position after it."""
     following = place
@@ -137,7 +137,7 @@ def _value(text, place):
     return begin, place, place
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _write_attribute(text, begin, stop, value, value_end, out, size):
     """Write ` name="value"`; returns the new size, -1 where a character reference needs a parser."""
     out[size] = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from puna.data.html_layout import close_up, layout_rows, write_text
+from puna.data.html_layout import STATE, close_up, layout_rows, write_text
 from puna.data.html_nodes import read_nodes
 from puna.data.main_content import content_nodes, measure
 from puna.data.markers import remove_markdown
@@ -25,7 +25,8 @@ def text_of_html(serialised: bytes, *, keep_markers: bool = False) -> tuple[str,
     *sizes, seen, links, link_chars = measure(source, kind, parent, start, end, flags)
     kept = content_nodes(source, kind, section, parent, last, start, end, flags, tuple(sizes))
     layout = layout_rows(kind, parent, flags, sizes[0])
-    written = write_text(source, kind, section, parent, last, start, end, flags, kept, layout)
+    out, state = np.empty(len(source) + 8 * len(kind) + 16, np.uint8), np.zeros(STATE, np.int64)
+    written = out[: write_text(source, kind, section, parent, last, start, end, flags, kept, layout, out, state)]
     size = close_up(written, keep_markers)
     if size >= 0:
         text = written[:size].tobytes().decode("utf-8", "replace")
