@@ -1,10 +1,15 @@
 """The command line: exit codes, one message per mistake, JSON for programs, and the verbs about the store."""
 
 import json
+import re
 import subprocess
 import time
+import tomllib
 
 import pytest
+
+from puna.commands.stores import NEEDED
+from puna.core.modules import PACKAGE
 
 RECIPE = """name: small
 seed: 1
@@ -159,3 +164,18 @@ def test_run_of_a_stage_that_expands_runs_its_parts(puna, tmp_path):
     assert not (tmp_path / "joined.parts").exists()
     assert "kept" in puna("run", "fake_rounds", "--out", "joined", "--input", "first=first", "rounds=3")[1]
     assert "holds something else" in puna("run", "fake_rounds", "--out", "joined", "--input", "first=first", "rounds=2")[2]
+
+
+def test_doctor_looks_for_what_the_package_is_installed_with(puna):
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert set(NEEDED) == {re.match(r"[\w-]+", text)[0] for text in project["dependencies"]}
+    code, out, err = puna("doctor", "--json")
+    assert code == 0, out + err
+    facts = json.loads(out)
+    assert facts["problems"] == [] and list(facts["packages"]) == list(NEEDED)
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["serve"], ["up"]])
+def test_a_port_that_cannot_be_is_refused(puna, words):
+    code, _, err = puna(*words, "--port", "99999")
+    assert code == 2 and "--port" in err
