@@ -77,7 +77,7 @@ def resource_error(error: BaseException, path: Path | None = None) -> RunError |
             )
         if isinstance(seen, MemoryError):
             return RunError(
-                "the memory is exhausted", where=path and path.name, fix="use fewer --cores; the same command continues"
+                "the memory is exhausted", where=path.name if path else None, fix="use fewer --cores; the same command continues"
             )
         seen = seen.__cause__ or seen.__context__
     return None

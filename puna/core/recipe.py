@@ -14,24 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import NonNegativeFloat, ValidationError
 
 from puna.core.errors import InputError, PunaError
 from puna.core.modules import PACKAGE, did_you_mean
+from puna.core.problems import explained
 from puna.core.settings import Settings
 from puna.core.source import KeyPath, Origins, load_file, parse_value, shown
 
 ALL = "all"
+OVERRIDE = "override "  # how an origin on the command line begins
 STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class Budget(Settings):
     """What the author measured, for the plan and for the order of work; nothing is enforced."""
 
-    minutes: float | None = None
-    memory_gb: float | None = None
-    disk_gb: float | None = None
-    seconds: dict[str, float] = {}
+    minutes: NonNegativeFloat | None = None
+    memory_gb: NonNegativeFloat | None = None
+    disk_gb: NonNegativeFloat | None = None
+    seconds: dict[str, NonNegativeFloat] = {}
 
 
 class _Head(Settings):
@@ -73,6 +75,11 @@ class Recipe:
                 return self.origins[path[:end]]
         return self.label
 
+    def blamed(self, *path: str | int) -> str:
+        """As `origin`, but the last override inside the value where there is one: a user's own change is looked at first."""
+        inside = [place for known, place in self.origins.items() if known[: len(path)] == path and place.startswith(OVERRIDE)]
+        return inside[-1] if inside else self.origin(*path)
+
 
 def load_recipe(target: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load, extend and override a recipe.
@@ -105,7 +112,7 @@ def validate_settings(model: type[Settings], values: dict[str, Any], recipe: Rec
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, model, recipe, ("stages", stage), f"stage '{stage}'") from error
+        raise explained(error, model, values, recipe, ("stages", stage), f"stage '{stage}'") from error
     except PunaError as error:
         error.where = error.where or recipe.origin("stages", stage)
         raise
@@ -235,7 +242,7 @@ def _assign(data: dict[str, Any], origins: Origins, parts: list[str], value: Any
             place[key] = {}
         place = place[key]
     _forget(origins, path)
-    origins.update({(*path, *inner): f"override {text}" for inner in _paths(value, ())})
+    origins.update({(*path, *inner): f"{OVERRIDE}{text}" for inner in _paths(value, ())})
 
 
 def _checked(data: dict[str, Any], origins: Origins, label: str) -> Recipe:
@@ -244,7 +251,7 @@ def _checked(data: dict[str, Any], origins: Origins, label: str) -> Recipe:
     try:
         checked = _Head.model_validate(head)
     except ValidationError as error:
-        raise _explained(error, _Head, recipe, (), "the recipe", extra_keys=["stages", "extends"]) from error
+        raise explained(error, _Head, head, recipe, (), "the recipe", extra_keys=["stages", "extends"]) from error
     if not STAGE_NAME.fullmatch(checked.name):
         raise InputError(f"'{checked.name}' cannot name a run", where=recipe.origin("name"), fix="use letters, digits, - and _")
     stages = data.get("stages")
@@ -298,37 +305,3 @@ def parse_entry(name: str, value: dict[str, Any], where: str) -> StageEntry:
         raise InputError(f"`from` of stage '{name}' names a stage twice", where=where, fix="name it once")
     settings = {key: item for key, item in value.items() if key not in ("uses", "from")}
     return StageEntry(name, uses, None if list(sources) == [ALL] else tuple(sources), settings)
-
-
-def _explained(
-    error: ValidationError, model: type[Settings], recipe: Recipe, path: KeyPath, owner: str, extra_keys: Sequence[str] = ()
-) -> InputError:
-    """The first problem pydantic found, as what / where / fix."""
-    problem = error.errors(include_url=False)[0]
-    loc: KeyPath = problem["loc"]
-    where, key = recipe.origin(*path, *loc), ".".join(map(str, loc))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        known = [*_fields_at(model, loc[:-1]), *extra_keys]
-        return InputError(f"{owner} has no setting '{key}'{more}", where=where, fix=did_you_mean(str(loc[-1]), known))
-    if problem["type"] == "missing":
-        return InputError(f"{owner} needs the setting '{key}'{more}", where=where, fix=f"add `{loc[-1]}: ...`")
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if problem["type"] == "value_error":
-        return InputError(f"{owner}: {key + ': ' if key else ''}{message}{more}", where=where)
-    return InputError(f"{owner}: '{key}' is {problem['input']!r} and should be {message}{more}", where=where)
-
-
-def _fields_at(model: type[Settings], loc: KeyPath) -> list[str]:
-    """Names of the fields of the settings class that sits at `loc`, empty where that is not one class."""
-    current: Any = model
-    for part in loc:
-        fields = getattr(current, "model_fields", {})
-        if part not in fields:
-            continue  # a list position, or pydantic's name for one branch of a union
-        annotation = fields[part].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        if not inner:
-            return []
-        current = inner[0]
-    return list(getattr(current, "model_fields", {}))

@@ -6,9 +6,13 @@ left out of the fingerprint by type and not by habit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+# bounds of a number stand in its type, beside pydantic's PositiveInt, NonNegativeFloat, ...
+Share = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=0, lt=1)]  # never the whole
 
 
 class Settings(BaseModel):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -43,7 +44,7 @@ class TokenFile(StageSettings):
     group: str = "general"
     source: str | None = None
     licence: str = "unknown"
-    strip: tuple[int, ...] = ()
+    strip: tuple[NonNegativeInt, ...] = ()
 
 
 class Settings(MixSettings):
