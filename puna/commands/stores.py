@@ -88,14 +88,15 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove artifacts no run points to."""
+    """Remove artifacts no run points to, and half-done work that no run would go on from."""
     from puna.core import explain
 
-    rows = explain.collect_garbage(directory, dry_run=dry_run)
+    rows, kept = explain.collect_garbage(directory, dry_run=dry_run), explain.saved_states(directory)
     total = sum(row["bytes"] for row in rows)
     lines = [f"{size(row['bytes']):>10}  {row['path']}" for row in rows]
+    lines += [f"{size(row['bytes']):>10}  {row['path']} is kept: the run '{row['run']}' goes on from it" for row in kept]
     show(
-        {"removed": [] if dry_run else rows, "would_remove": rows if dry_run else [], "bytes": total},
+        {"removed": [] if dry_run else rows, "would_remove": rows if dry_run else [], "kept": kept, "bytes": total},
         "\n".join([*lines, f"{'would free' if dry_run else 'freed'} {size(total)} in {len(rows)} places"]),
         as_json,
     )
