@@ -54,7 +54,8 @@ class ModelShape(BaseSettings):
 
     def config(self, vocab_size: int, seq_len: int) -> ModelConfig:
         """The model configuration for a vocabulary and a longest row."""
-        shape = self.model_dump() | {"ffn_dim": self.ffn_dim or ffn_width(self.dim), "max_seq_len": self.max_seq_len or seq_len}
+        own = self.model_dump(include=set(ModelShape.model_fields))
+        shape = own | {"ffn_dim": self.ffn_dim or ffn_width(self.dim), "max_seq_len": self.max_seq_len or seq_len}
         return ModelConfig(vocab_size=vocab_size, **shape)
 
 

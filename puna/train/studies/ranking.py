@@ -151,7 +151,7 @@ def read_ladder(settings: Settings, artifacts: Sequence[Artifact], study: str, s
 
 def target_flops(settings: Settings, vocab_size: int) -> float:
     """Training FLOPs of the target, by the same convention as the ladder's."""
-    shape = ModelShape(**settings.target.model_dump(exclude={"steps"})).config(vocab_size, settings.seq_len)
+    shape = settings.target.config(vocab_size, settings.seq_len)
     tokens = (
         settings.target.steps * Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len).rows * settings.seq_len
     )
