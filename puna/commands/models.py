@@ -54,17 +54,22 @@ def serve(
 def evaluate(
     model: Model = None,
     tasks: Annotated[
-        Path | None, typer.Option("--tasks", help="Task rows (JSONL), or a tasks artifact (default: the last run's test tasks).")
+        Path | None,
+        typer.Option("--tasks", help="JSONL of GSM8K or task rows, or a tasks artifact (default: the last run's)."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of an answer; a longer one fails.")] = 48,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
     """Score a model on verifiable tasks, with 95 % intervals."""
-    path, rows = latest.model_dir(directory, model), tasks or _last_tasks(directory)
+    path, file = latest.model_dir(directory, model), tasks or _last_tasks(directory)
+    from puna.post.task_files import read_tasks
+
+    rows = read_tasks(file, limit)  # a wrong file is said before torch is imported
     from puna.evals.command import evaluate as score
 
-    score(path, rows, limit=limit, as_json=as_json)
+    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json)
 
 
 def convert(
