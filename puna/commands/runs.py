@@ -156,7 +156,10 @@ def run(
     values: Annotated[
         list[str] | None, typer.Argument(help="key.path=value ... settings of the stage.", show_default=False)
     ] = None,
-    given: Annotated[list[str] | None, typer.Option("--input", help="name=DIRECTORY of an input; may be repeated.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="name=DIRECTORY of an input; its kind=DIRECTORY if no stage made it."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     cores: Cores = None,
     as_json: Json = False,
@@ -191,7 +194,7 @@ def _named_paths(words: list[str]) -> dict[str, Path]:
     for word in words:
         name, equals, path = word.partition("=")
         if not equals or not name or not path:
-            raise InputError("an input has the form name=DIRECTORY", where=word, fix="--input pages=runs/cria/01-pages")
+            raise InputError("an input has the form name=DIRECTORY", where=word, fix="such as --input pages=runs/cria/01-pages")
         pairs[name] = Path(path)
     return pairs
 

@@ -144,6 +144,14 @@ def tidy(path: Path) -> None:
         shutil.rmtree(beside(path, suffix), ignore_errors=True)
 
 
+def clear_failed(path: Path) -> None:
+    """Remove what a stage left that refused its input: `.partial`, and `.scratch` where no work was saved."""
+    scratch = beside(path, SCRATCH)
+    shutil.rmtree(beside(path, PARTIAL), ignore_errors=True)
+    if scratch.is_dir() and {file.name for file in scratch.iterdir()} <= {OWNER}:
+        shutil.rmtree(scratch)
+
+
 def commit(path: Path, record: dict[str, Any], files: FileList) -> Artifact:
     """Make `<path>.partial` the artifact: files to disk, record last, rename, scratch away.
 

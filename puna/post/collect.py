@@ -129,9 +129,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     held = collected.held + [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
     if not train and not any(collected.tasks.values()):
         raise InputError(
-            "no source gave a usable row",
+            "no source gave a usable row" + (f": {collected.bad[0]['reason']}" if collected.bad else ""),
             where=", ".join(_name(source) for source in settings.sources),
-            fix="look at bad_rows.jsonl, or set `format` to the shape of your rows",
+            fix="set `format` to the shape of your rows",
         )
     if not collected.tasks["dev"]:
         ctx.note("nothing in these sources can be verified: models will be judged by the loss on held-out dialogs")

@@ -9,7 +9,8 @@ import tomllib
 import pytest
 
 from puna.commands.stores import NEEDED
-from puna.core.modules import PACKAGE
+from puna.core.kinds import MARKS
+from puna.core.modules import PACKAGE, load_stage
 
 RECIPE = """name: small
 seed: 1
@@ -152,6 +153,8 @@ def test_one_stage_alone(puna, tmp_path):
     assert json.loads((tmp_path / "second/artifact.json").read_text())["inputs"][1]["name"] == "lines"
     assert "done" in puna("run", "fake_write", "--out", "third")[1]
     assert puna("run", "fake_write", "--out", "plain")[0] == 2
+    assert puna("run", "fake_write", "--out", "bad", "fail=input")[0] == 2
+    assert not list(tmp_path.glob("bad*"))
     assert "kept" in puna("run", "fake_write", "--out", "first", "lines=[p, q]")[1]
 
 
@@ -179,3 +182,18 @@ def test_doctor_looks_for_what_the_package_is_installed_with(puna):
 def test_a_port_that_cannot_be_is_refused(puna, words):
     code, _, err = puna(*words, "--port", "99999")
     assert code == 2 and "--port" in err
+
+
+def test_a_folder_that_is_no_artifact_is_named_with_the_stage_that_makes_one(puna, tmp_path):
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl" / "a.warc.gz").write_bytes(b"x")
+    code, _, err = puna("run", "data.curate", "--out", "o", "--input", "pages=crawl")
+    assert code == 2 and "this is no `pages` artifact" in err and "puna run data.collect --out DIR 'sources=[...]'" in err
+    code, _, err = puna("run", "data.curate", "--out", "o", "--input", "page=crawl")
+    assert code == 2 and "'page' is no kind of input" in err and "did you mean 'pages'" in err
+    assert not list(tmp_path.glob("o*"))
+
+
+@pytest.mark.parametrize(("kind", "mark"), MARKS.items())
+def test_kinds_are_made_by_the_stage_that_is_named(kind, mark):
+    assert kind == load_stage(mark[1]).KIND
