@@ -35,6 +35,10 @@ class PunaError(Exception):
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
+    def sentence(self) -> str:
+        """The same on one line, for programs and web pages."""
+        return self.what + (f" ({self.where})" if self.where else "") + (f": {self.fix}" if self.fix else "")
+
     def __reduce__(self) -> tuple:
         return _rebuild, (type(self), self.what, self.where, self.fix)
 
