@@ -66,7 +66,7 @@ def run_alone(
             try:
                 known[node.name] = _make(job, report, stopping)
             except InputError:
-                store.clear_failed(place)
+                store.tidy(place)
                 with contextlib.suppress(OSError):  # absent, or it holds finished parts
                     parts.rmdir()
                 raise

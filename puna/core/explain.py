@@ -163,9 +163,9 @@ def config_rows(recipe: Recipe, graph: Graph) -> list[dict[str, Any]]:
                 "origin": recipe.origins.get((*base, "from"), "default") if own else f"expanded from {node.owner}",
             }
         )
-        rows += _setting_rows(
-            node.settings.model_dump(mode="json"), node.raw, base, recipe, None if own else f"expanded from {node.owner}"
-        )
+        written = recipe.stages[node.name].settings if own else node.raw  # a stage that expands is handed all its defaults
+        values = node.settings.model_dump(mode="json")
+        rows += _setting_rows(values, written, base, recipe, None if own else f"expanded from {node.owner}")
     return rows
 
 
@@ -175,7 +175,9 @@ def _setting_rows(
     rows: list[dict[str, Any]] = []
     for key, value in values.items():
         given = written.get(key) if isinstance(written, dict) and key in written else None
-        present = isinstance(written, dict) and key in written
+        present = given is not None or (isinstance(written, dict) and key in written)
+        if not isinstance(written, dict) and written is not None:  # a short form, as `engine: ray` is of `engine: {name: ray}`
+            present = value == written
         if isinstance(value, dict) and value:
             rows += _setting_rows(value, given, (*path, key), recipe, maker)
         else:

@@ -140,7 +140,7 @@ def _read(target: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Origins, 
     if parent is None:
         return data, origins, label
     beside = Path(target.rsplit(":", 1)[0] if ".py:" in target else target).parent / str(parent)
-    base, base_origins, _ = _read(str(beside) if beside.exists() else str(parent), (*seen, target))
+    base, base_origins, _ = _read(str(beside) if beside.is_file() else str(parent), (*seen, target))
     merged = _merge(base, data, (), base_origins, origins)
     merged["stages"] = {name: entry for name, entry in (merged.get("stages") or {}).items() if entry is not None}
     return merged, base_origins, label

@@ -139,17 +139,9 @@ def prepare(path: Path, fingerprint: str) -> tuple[Path, Path]:
 
 
 def tidy(path: Path) -> None:
-    """Remove what a kill right after the commit left beside a finished artifact; the caller knows nobody is making it."""
+    """Remove what lies beside an artifact's place after a kill or a refused input; the caller knows nobody is making it."""
     for suffix in (PARTIAL, SCRATCH, OLD):
         shutil.rmtree(beside(path, suffix), ignore_errors=True)
-
-
-def clear_failed(path: Path) -> None:
-    """Remove what a stage left that refused its input: `.partial`, and `.scratch` where no work was saved."""
-    scratch = beside(path, SCRATCH)
-    shutil.rmtree(beside(path, PARTIAL), ignore_errors=True)
-    if scratch.is_dir() and {file.name for file in scratch.iterdir()} <= {OWNER}:
-        shutil.rmtree(scratch)
 
 
 def commit(path: Path, record: dict[str, Any], files: FileList) -> Artifact:

@@ -134,12 +134,21 @@ def test_errors_as_json(puna):
     assert code == 2 and error["where"] == "override seed=x" and error["exit_code"] == 2
 
 
-def test_config_shows_origins(puna):
+def test_config_shows_origins(puna, tmp_path):
     code, out, _ = puna("config", "small.yaml", "m.steps=5")
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert code == 0
     assert "small.yaml:5" in lines["stages.a.lines"] and "default" in lines["stages.a.model.dim"]
     assert lines["stages.m.steps"].endswith("override m.steps=5")
+    (tmp_path / "more.yaml").write_text(
+        "name: more\nstages:\n  pages: {uses: data.collect}\n"
+        "  docs: {uses: data.curate, from: pages, engine: ray, lines: {limit: 3}}\n"
+    )
+    lines = {line.split()[0]: line.split()[-1] for line in puna("config", "more.yaml")[1].splitlines()}
+    origins = [
+        lines[f"stages.docs.{key}"] for key in ("lines.limit", "lines.min_letters", "engine.name", "engine.retries", "redact")
+    ]
+    assert origins == ["more.yaml:4", "default", "more.yaml:4", "default", "default"]
 
 
 def test_one_stage_alone(puna, tmp_path):
