@@ -9,6 +9,7 @@ import typer
 
 from puna.commands import latest
 from puna.commands.options import HERE, Dir, Json
+from puna.core.errors import InputError
 
 Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage of the last run (default: its chat model).")]
 
@@ -24,6 +25,8 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk to a model in the terminal."""
+    if prompt is not None and not prompt.strip():
+        raise InputError("the prompt is empty", where="--prompt", fix="give a question, or leave --prompt out to converse")
     path = latest.model_dir(directory, model)  # a wrong name is said before torch is imported
     from puna.serve.terminal import chat as talk
 
@@ -85,7 +88,6 @@ def convert(
 
 
 def _last_tasks(root: Path) -> Path:
-    from puna.core.errors import InputError
     from puna.core.explain import pointed
 
     run_dir = latest.run_dir(root, None)

@@ -110,6 +110,7 @@ def status(
 ) -> None:
     """What a run has finished, and what it is doing."""
     from puna.core.console import clock
+    from puna.core.explain import pointed
     from puna.core.journal import read_status
     from puna.core.lease import is_held
 
@@ -119,9 +120,11 @@ def status(
         found["state"] = "interrupted"
         for stage in found["stages"]:
             stage["state"] = "interrupted" if stage["state"] == "running" else stage["state"]
-    rows = []
+    made, rows = pointed(run_dir), []
     for stage in found["stages"]:
         took = clock(stage["ended"] - stage["started"]) if stage["started"] and stage["ended"] else ""
+        if stage["state"] == "reused" and stage["name"] in made:
+            took = clock(made[stage["name"]].record["wall_s"])
         share = f"{100 * stage['done'] / stage['total']:.0f}%" if stage["state"] == "running" and stage["total"] else ""
         rows.append(
             [stage["name"], stage["kind"], f"{stage['state']} {share}".strip(), took, (stage["error"] or {}).get("what", "")]

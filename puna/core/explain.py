@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.core import store
+from puna.core.console import clock, moment
 from puna.core.errors import InputError
 from puna.core.graph import Graph
 from puna.core.journal import STATUS, read_status
@@ -64,7 +65,7 @@ def _walk(recipe: Recipe, graph: Graph, root: Path, goal: str) -> dict[str, Why]
         if found is not None:
             made[name] = found
             drift = found.record.get("code") != source_hash(load_stage(node.uses))
-            reason = f"made {found.record['finished_at']} in {found.record['wall_s']} s"
+            reason = f"made {moment(found.record['finished_at'])} in {clock(found.record['wall_s'])}"
             reason += "; the code has changed since (--strict makes it again)" if drift else ""
             states[name] = Why(name, "finished", reason, changes, before.path.name if before else None)
         else:

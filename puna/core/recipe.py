@@ -126,7 +126,9 @@ def _finish(data: dict[str, Any], origins: Origins, label: str, overrides: Seque
 
 def _read(target: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Origins, str]:
     if target in seen:
-        raise InputError("recipes extend each other in a circle", where=" -> ".join((*seen, target)))
+        raise InputError(
+            "recipes extend each other in a circle", where=" -> ".join((*seen, target)), fix="take one `extends` out"
+        )
     if re.search(r"\.py:\w+$", target):
         data, origins, label = _read_python(target)
     else:
@@ -135,7 +137,11 @@ def _read(target: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Origins, 
         label = shown(path)
         target = str(path)
     if not isinstance(data, dict):
-        raise InputError("a recipe is a map with `name` and `stages`", where=label)
+        raise InputError(
+            "a recipe is a map with `name` and `stages`",
+            where=label,
+            fix="begin with `name: mine` and `extends: cria`, or with `name` and `stages`",
+        )
     parent = data.pop("extends", None)
     if parent is None:
         return data, origins, label
@@ -162,17 +168,23 @@ def _read_python(target: str) -> tuple[dict[str, Any], Origins, str]:
     file, function = target.rsplit(":", 1)
     path = Path(file)
     if not path.is_file():
-        raise InputError("there is no such recipe file", where=file)
+        raise InputError("there is no such recipe file", where=file, fix="check the path before `.py`")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py file always has a loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     build = getattr(module, function, None)
     if not callable(build):
-        raise InputError(f"'{path.name}' has no function '{function}'", where=file)
+        raise InputError(
+            f"'{path.name}' has no function '{function}'", where=file, fix="name a function of that file after the colon"
+        )
     data = build()
     if not isinstance(data, dict):
-        raise InputError(f"'{function}' must return a map as a YAML recipe would hold", where=target)
+        raise InputError(
+            f"'{function}' must return a map as a YAML recipe would hold",
+            where=target,
+            fix="return {'name': ..., 'stages': {...}}",
+        )
     label = f"{shown(path)}:{function}()"
     return data, dict.fromkeys(_paths(data, ()), label), label
 
@@ -231,10 +243,14 @@ def _assign(data: dict[str, Any], origins: Origins, parts: list[str], value: Any
         key: str | int = part
         if isinstance(place, list):
             if not part.isdigit() or int(part) >= len(place):
-                raise InputError(f"'{part}' is no position in a list of {len(place)}", where=text)
+                raise InputError(
+                    f"'{part}' is no position in a list of {len(place)}", where=text, fix="count from 0, or give the whole list"
+                )
             key = int(part)
         elif not isinstance(place, dict):
-            raise InputError(f"'{'.'.join(map(str, path))}' is a single value and has nothing inside", where=text)
+            raise InputError(
+                f"'{'.'.join(map(str, path))}' is a single value and has nothing inside", where=text, fix="give the value itself"
+            )
         path = (*path, key)
         if depth == len(parts) - 1:
             place[key] = value
@@ -300,7 +316,11 @@ def parse_entry(name: str, value: dict[str, Any], where: str) -> StageEntry:
     if isinstance(sources, str):
         sources = [sources]
     if not isinstance(sources, (list, tuple)) or not all(isinstance(s, str) for s in sources):
-        raise InputError(f"`from` of stage '{name}' must be a stage's name, a list of names, or all", where=where)
+        raise InputError(
+            f"`from` of stage '{name}' must be a stage's name, a list of names, or all",
+            where=where,
+            fix="for instance `from: [documents, tokenizer]`",
+        )
     if len(set(sources)) < len(sources):
         raise InputError(f"`from` of stage '{name}' names a stage twice", where=where, fix="name it once")
     settings = {key: item for key, item in value.items() if key not in ("uses", "from")}

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     def _check(self) -> Settings:
         if isinstance(self.n, dict) and set(self.n) != set(self.lengths):
             raise ValueError(f"n must name every length: {', '.join(map(str, self.lengths))}")
+        if self.queries > self.pairs:
+            raise ValueError(f"queries {self.queries} is more than pairs {self.pairs}")
         return self
 
     def rows_at(self, length: int) -> int:

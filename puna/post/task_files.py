@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from puna.core.errors import InputError
+from puna.core.modules import did_you_mean
 from puna.data.open_file import STREAM_ERRORS, open_bytes
 from puna.post.formats import UnreadableRow, read_row
 from puna.tokenizer.dialog import Provenance, Task
+from puna.verify.check import VERIFIERS
 
 FORMS = (
     'one JSON object a line: {"question": ..., "answer": "... #### 7"} as in GSM8K, or '
@@ -63,6 +65,9 @@ def _tasks(file: Path) -> Iterator[Task]:
             raise InputError(f"this row is no task: {error}", where=f"{file}:{number}", fix=FORMS) from error
         if not tasks or not tasks[0].verifier:
             raise InputError("this row has no answer that can be checked", where=f"{file}:{number}", fix=FORMS)
+        if tasks[0].verifier not in VERIFIERS:
+            what, fix = f"there is no check called '{tasks[0].verifier}'", did_you_mean(tasks[0].verifier, VERIFIERS)
+            raise InputError(what, where=f"{file}:{number}", fix=fix)
         yield tasks[0]
     _refuse(bad, file)
 

@@ -60,6 +60,12 @@ class Needles(BaseSettings):
     test_pairs: PositiveInt = 4
     test_rows: PositiveInt = 100
 
+    @model_validator(mode="after")
+    def _asked_of_what_is_there(self) -> Needles:
+        if self.queries > self.pairs:
+            raise ValueError(f"queries {self.queries} is more than pairs {self.pairs}")
+        return self
+
 
 class Gate(BaseSettings):
     """What a stage must show: needle accuracy, and a held-out loss at the old length of at most (1 + tolerance) x the start's."""
@@ -108,7 +114,11 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     old = load_for(ctx, corpus)
     short = old.config.max_seq_len
     if settings.stages[0] < short:
-        raise InputError(f"a stage of {settings.stages[0]} tokens is shorter than the model's {short}", where="stages")
+        raise InputError(
+            f"a stage of {settings.stages[0]} tokens is shorter than the model's {short}",
+            where="stages",
+            fix="begin `stages` at the model's own length",
+        )
     model = lengthened(old, settings.stages[-1], settings.rope_scaling)
     lengths = [short, *settings.stages]
     watcher = LongWatcher(corpus, settings, ctx.stream_seed("needle-test"), short)

@@ -26,6 +26,7 @@ stages:
 def puna(tmp_path, command, cli_environment):
     """`puna(words...)` runs the command in a directory with `small.yaml` and returns (exit code, stdout, stderr)."""
     (tmp_path / "small.yaml").write_text(RECIPE)
+    (tmp_path / "empty.yaml").write_text("")
 
     def go(*words):
         done = subprocess.run([*command, *words], cwd=tmp_path, env=cli_environment, capture_output=True, text=True)
@@ -80,7 +81,7 @@ def test_up_and_the_verbs_after_it(puna, tmp_path):
     assert "small: finished, 3 of 3 stages finished" in puna("status")[1]
 
     code, out, _ = puna("why", "b")
-    assert code == 0 and out.startswith("b: finished: made ")
+    assert code == 0 and re.match(r"b: finished: made \d{4}-\d\d-\d\d \d\d:\d\d in \d\.\d s\n", out)
     code, out, _ = puna("why", "b", "b.keep=1", "--json")
     assert json.loads(out)[0]["changes"] == [{"field": "settings.keep", "before": 100, "now": 1}]
     code, out, _ = puna("why", "m", "a.lines=[q]")
@@ -92,6 +93,7 @@ def test_up_and_the_verbs_after_it(puna, tmp_path):
     assert code == 1 and "joined.txt: changed" in out and "1 damaged" in out
 
     assert puna("up", "small.yaml", "name=other", "b.keep=1", "--no-page", "--json")[0] == 0
+    assert re.search(r"^a +lines +reused +\d\.\d s$", puna("status", "other")[1], re.MULTILINE)
     code, out, _ = puna("diff", "small", "other", "--json")
     states = {row["stage"]: row["state"] for row in json.loads(out)}
     assert states == {"a": "same", "b": "differs", "m": "same"} or states["a"] == "same"
@@ -116,6 +118,10 @@ def test_up_json_is_lines_of_json(puna):
         (["status"], 2, "there is no run here"),
         (["why", "zz", "--recipe", "small.yaml"], 2, "the recipe has no stage 'zz'"),
         (["chat", "--prompt", "x"], 2, "there is no run here"),
+        (["chat", "o/c1"], 2, "there is no model 'o/c1': no such directory, and there is no run 'o'"),
+        (["chat", "-p", " "], 2, "the prompt is empty"),
+        (["up", "empty.yaml"], 2, "fix:   begin with `name: mine`"),
+        (["up", "small.yaml", "m.steps=many"], 2, "fix:   give a valid integer, or leave it out (the default is 30)"),
         (["run", "fake_writ", "--out", "o"], 2, "there is no stage file 'fake_writ'"),
         (["run", "fake_join", "--out", "o", "--input", "a"], 2, "name=DIRECTORY"),
         (["run", "fake_join", "--out", "o", "--input", "a=nowhere"], 2, "is no directory"),

@@ -92,6 +92,8 @@ def test_negative_numbers_are_refused_by_name(uses):
         ("tokens.held=5", "'held' is 5 and should be a number less than 1"),
         ("tokens.mix={general: -1}", "'mix.general' is -1"),
         ("needle.n=0", "'n' is 0"),
+        ("needle.queries=9", "queries 9 is more than pairs 4"),
+        ("flagship-long.needles.pairs=1", "queries 4 is more than pairs 1"),
         ("scores.max_tokens=0", "'max_tokens' is 0"),
         ("perplexity.length=0", "'length' is 0"),
     ],

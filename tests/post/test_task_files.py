@@ -70,3 +70,9 @@ def test_missing_and_empty_files(tmp_path):
         read_tasks(tmp_path / "nothing.jsonl")
     with pytest.raises(InputError, match="no tasks"):
         read_tasks(lines(tmp_path / "empty.jsonl"))
+
+
+def test_an_unknown_check_is_named_before_anything_is_answered(tmp_path):
+    with pytest.raises(InputError, match="no check called 'numbr'") as error:
+        read_tasks(lines(tmp_path / "g.jsonl", {**SHORT, "verifier": "numbr"}))
+    assert "did you mean 'number'" in error.value.fix
