@@ -16,9 +16,9 @@ Portion = Annotated[float, Field(ge=0, lt=1)]  # never the whole
 
 
 class Settings(BaseModel):
-    """Base of every stage's settings: unknown keys are refused, values never change after loading."""
+    """Base of every stage's settings: unknown keys and infinite numbers are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what comes out, as JSON values, execution fields left out at every depth."""

@@ -95,6 +95,8 @@ class Pool:
 
     def batches(self, settings: Settings, ctx: StageContext) -> DialogBatches:
         """Packed batches as a pure function of the step."""
+        if settings.batch_tokens < self.length:
+            ctx.note(f"a step reads one row of {self.length} tokens, though batch_tokens is {settings.batch_tokens}")
         examples = [(example.ids, example.loss_mask) for example in self.examples]
         return dialog_batches(examples, self.length, max(settings.batch_tokens, self.length), batch_seed(settings, ctx))
 

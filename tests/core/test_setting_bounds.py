@@ -73,6 +73,8 @@ def test_negative_numbers_are_refused_by_name(uses):
     [
         ("flagship.steps=0", "'steps' is 0 and should be a number greater than 0"),
         ("flagship.optim.lr=-1", "'optim.lr' is -1"),
+        ("flagship.optim.lr=.inf", "'optim.lr' is inf and should be a finite number"),
+        ("documents.words.max_deviations=.nan", "'words.max_deviations' is nan"),
         ("flagship.seq_len=0", "'seq_len' is 0"),
         ("flagship.batch_tokens=64", "batch_tokens 64 is less than one row of seq_len 128"),
         ("flagship.phases=[{after_tokens: 9, seq_len: 4096}]", "batch_tokens 1024 is less than one row of seq_len 4096"),
