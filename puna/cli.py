@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from puna.commands import explain, models, runs, stores, texts
-from puna.core.errors import InputError, PunaError, RunError
+from puna.core.errors import InputError, PunaError, resource_error
 
 app = typer.Typer(
     name="puna",
@@ -48,8 +48,11 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `puna status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        _end(_from_system(error))
+    except Exception as error:
+        known = resource_error(error) or (_from_system(error) if isinstance(error, OSError) else None)
+        if known is None:
+            raise
+        _end(known)
     except KeyboardInterrupt:
         print("puna: stopped", file=sys.stderr)
         sys.exit(130)
@@ -67,17 +70,13 @@ def _end(error: PunaError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _from_system(error: OSError) -> PunaError:
-    """What the operating system refuses outside any stage: a full disk, a directory that may not be written, a busy port."""
+def _from_system(error: OSError) -> PunaError | None:
+    """What the operating system refuses outside any stage: a directory that may not be written, a busy port."""
     where = str(error.filename) if error.filename else None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(
-            "the disk is full", where=where, fix="free space (puna gc removes what no run uses) or choose another --dir"
-        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"not allowed: {error.strerror}", where=where, fix="choose another --dir, or change its permissions")
     if error.errno == errno.EADDRINUSE:
         return InputError("the port is in use", where=where, fix="choose another --port")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return InputError(f"{error.strerror}", where=where, fix="check the path")
-    raise error
+    return None

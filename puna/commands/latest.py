@@ -46,7 +46,15 @@ def model_dir(root: Path, model: str | None) -> Path:
     from puna.core.modules import did_you_mean
 
     run, slash, stage = (model or "").rpartition("/")
-    directory = run_dir(root, run if slash else None)
+    try:
+        directory = run_dir(root, run if slash else None)
+    except InputError as error:
+        if model is None:
+            raise
+        fix = "name a directory with config.json, a stage of the last run, or RUN/STAGE"
+        raise InputError(
+            f"there is no model '{model}': no such directory, and {error.what}", where=error.where, fix=fix
+        ) from error
     models = {name: a for name, a in pointed(directory).items() if a.kind == "model"}
     if not models:
         raise InputError("this run has made no model yet", where=str(directory), fix="puna up, or name a model's directory")

@@ -9,6 +9,7 @@ import typer
 
 from puna.commands import latest
 from puna.commands.options import HERE, Dir, Json
+from puna.core.errors import InputError
 
 Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage of the last run (default: its chat model).")]
 
@@ -24,6 +25,8 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk to a model in the terminal."""
+    if prompt is not None and not prompt.strip():
+        raise InputError("the prompt is empty", where="--prompt", fix="give a question, or leave --prompt out to converse")
     path = latest.model_dir(directory, model)  # a wrong name is said before torch is imported
     from puna.serve.terminal import chat as talk
 
@@ -54,17 +57,22 @@ def serve(
 def evaluate(
     model: Model = None,
     tasks: Annotated[
-        Path | None, typer.Option("--tasks", help="Task rows (JSONL), or a tasks artifact (default: the last run's test tasks).")
+        Path | None,
+        typer.Option("--tasks", help="JSONL of GSM8K or task rows, or a tasks artifact (default: the last run's)."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of an answer; a longer one fails.")] = 48,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
     """Score a model on verifiable tasks, with 95 % intervals."""
-    path, rows = latest.model_dir(directory, model), tasks or _last_tasks(directory)
+    path, file = latest.model_dir(directory, model), tasks or _last_tasks(directory)
+    from puna.post.task_files import read_tasks
+
+    rows = read_tasks(file, limit)  # a wrong file is said before torch is imported
     from puna.evals.command import evaluate as score
 
-    score(path, rows, limit=limit, as_json=as_json)
+    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json)
 
 
 def convert(
@@ -80,7 +88,6 @@ def convert(
 
 
 def _last_tasks(root: Path) -> Path:
-    from puna.core.errors import InputError
     from puna.core.explain import pointed
 
     run_dir = latest.run_dir(root, None)

@@ -110,6 +110,7 @@ def status(
 ) -> None:
     """What a run has finished, and what it is doing."""
     from puna.core.console import clock
+    from puna.core.explain import pointed
     from puna.core.journal import read_status
     from puna.core.lease import is_held
 
@@ -119,9 +120,11 @@ def status(
         found["state"] = "interrupted"
         for stage in found["stages"]:
             stage["state"] = "interrupted" if stage["state"] == "running" else stage["state"]
-    rows = []
+    made, rows = pointed(run_dir), []
     for stage in found["stages"]:
         took = clock(stage["ended"] - stage["started"]) if stage["started"] and stage["ended"] else ""
+        if stage["state"] == "reused" and stage["name"] in made:
+            took = clock(made[stage["name"]].record["wall_s"])
         share = f"{100 * stage['done'] / stage['total']:.0f}%" if stage["state"] == "running" and stage["total"] else ""
         rows.append(
             [stage["name"], stage["kind"], f"{stage['state']} {share}".strip(), took, (stage["error"] or {}).get("what", "")]
@@ -156,7 +159,10 @@ def run(
     values: Annotated[
         list[str] | None, typer.Argument(help="key.path=value ... settings of the stage.", show_default=False)
     ] = None,
-    given: Annotated[list[str] | None, typer.Option("--input", help="name=DIRECTORY of an input; may be repeated.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="name=DIRECTORY of an input; its kind=DIRECTORY if no stage made it."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     cores: Cores = None,
     as_json: Json = False,
@@ -191,7 +197,7 @@ def _named_paths(words: list[str]) -> dict[str, Path]:
     for word in words:
         name, equals, path = word.partition("=")
         if not equals or not name or not path:
-            raise InputError("an input has the form name=DIRECTORY", where=word, fix="--input pages=runs/cria/01-pages")
+            raise InputError("an input has the form name=DIRECTORY", where=word, fix="such as --input pages=runs/cria/01-pages")
         pairs[name] = Path(path)
     return pairs
 

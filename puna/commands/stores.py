@@ -13,6 +13,13 @@ import typer
 from puna.commands import latest
 from puna.commands.options import HERE, Dir, Json, show, size, table
 
+# what the package is installed with (pyproject.toml), and what some verbs use when it is there
+NEEDED = (
+    "torch", "numpy", "safetensors", "pyarrow", "pydantic", "PyYAML", "typer", "rich", "fastapi", "uvicorn", "regex", "tiktoken",
+    "numba", "fastwarc", "resiliparse", "py3langid", "xxhash", "fsspec", "gguf", "plotly",
+)  # fmt: skip
+OPTIONAL = ("ray", "transformers")
+
 RunOption = Annotated[str | None, typer.Option("--run", help="A run (default: the last).")]
 
 
@@ -81,20 +88,23 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove artifacts no run points to."""
+    """Remove artifacts no run points to, and half-done work that no run would go on from."""
     from puna.core import explain
 
-    rows = explain.collect_garbage(directory, dry_run=dry_run)
+    rows, kept = explain.collect_garbage(directory, dry_run=dry_run), explain.saved_states(directory)
     total = sum(row["bytes"] for row in rows)
     lines = [f"{size(row['bytes']):>10}  {row['path']}" for row in rows]
+    lines += [f"{size(row['bytes']):>10}  {row['path']} is kept: the run '{row['run']}' goes on from it" for row in kept]
     show(
-        {"removed": [] if dry_run else rows, "would_remove": rows if dry_run else [], "bytes": total},
+        {"removed": [] if dry_run else rows, "would_remove": rows if dry_run else [], "kept": kept, "bytes": total},
         "\n".join([*lines, f"{'would free' if dry_run else 'freed'} {size(total)} in {len(rows)} places"]),
         as_json,
     )
 
 
-def doctor(directory: Dir = HERE, port: Annotated[int, typer.Option("--port")] = 8000, as_json: Json = False) -> None:
+def doctor(
+    directory: Dir = HERE, port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000, as_json: Json = False
+) -> None:
     """What this machine has, what is installed, and what is missing."""
     from puna.core import hardware
 
@@ -108,22 +118,8 @@ def doctor(directory: Dir = HERE, port: Annotated[int, typer.Option("--port")] =
         "python_supported": sys.version_info >= (3, 11),
         "directory_writable": _writable(directory),
         "port_free": _port_free(port),
-        "packages": hardware.versions(
-            (
-                "pydantic",
-                "pyarrow",
-                "polars",
-                "tiktoken",
-                "rustbpe",
-                "fastapi",
-                "uvicorn",
-                "plotly",
-                "fastwarc",
-                "resiliparse",
-                "py3langid",
-            )
-        ),
-        "optional": hardware.versions(("ray", "transformers", "huggingface_hub", "tensorboard", "wandb", "gguf")),
+        "packages": hardware.versions(NEEDED),
+        "optional": hardware.versions(OPTIONAL),
     }
     problems = [name for name in ("python_supported", "directory_writable") if not facts[name]]
     problems += [f"{name} is missing" for name, version in facts["packages"].items() if version == "missing"]

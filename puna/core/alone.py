@@ -14,7 +14,9 @@ from typing import Any
 from puna.core import store
 from puna.core.errors import InputError, Preempted
 from puna.core.graph import Source, build_alone
+from puna.core.kinds import check_unrecorded
 from puna.core.layout import identity_of
+from puna.core.modules import stage_files
 from puna.core.recipe import recipe_from_data
 from puna.core.stage import Artifact
 from puna.core.worker import Job, job_for, make
@@ -48,7 +50,7 @@ def run_alone(
     name = uses.rpartition(".")[2]
     data = {"name": "alone", "seed": seed, "stages": {name: {"uses": uses}}}
     recipe = recipe_from_data(data, "command line", [f"stages.{name}.{text}" for text in overrides])
-    known = {label: _given(label, path) for label, path in inputs.items()}
+    known = {label: _given(label, path, uses in stage_files()) for label, path in inputs.items()}
     graph = build_alone(recipe, name, [Source(label, artifact.kind) for label, artifact in known.items()])
     parts = store.beside(out, PARTS)
     if (there := store.read(out)) is not None:
@@ -61,7 +63,13 @@ def run_alone(
             identity = replace(identity_of(out.parent, recipe, node, artifacts), path=place)
             (_refuse_other if place == out else _clear_other)(place, identity)
             job = job_for(node, identity, artifacts, seed=seed, cores=cores, command=command)
-            known[node.name] = _make(job, report, stopping)
+            try:
+                known[node.name] = _make(job, report, stopping)
+            except InputError:
+                store.tidy(place)
+                with contextlib.suppress(OSError):  # absent, or it holds finished parts
+                    parts.rmdir()
+                raise
     shutil.rmtree(parts, ignore_errors=True)
     return known[name]
 
@@ -89,9 +97,11 @@ def _make(job: Job, report: Report, stopping: Callable[[], bool]) -> Artifact:
     return made
 
 
-def _given(name: str, path: Path) -> Artifact:
+def _given(name: str, path: Path, own: bool) -> Artifact:
     if not path.is_dir():
         raise InputError(f"the input '{name}' is no directory", where=str(path), fix="name the directory of an artifact")
+    if own and store.read(path) is None:
+        check_unrecorded(name, path)
     return store.read_or_adopt(path.resolve(), name, name)
 
 

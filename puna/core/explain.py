@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from puna.core import store
+from puna.core.console import clock, moment
 from puna.core.errors import InputError
 from puna.core.graph import Graph
+from puna.core.journal import STATUS, read_status
 from puna.core.layout import identity_of, run_directory, stage_link
 from puna.core.lease import is_held
 from puna.core.modules import did_you_mean, load_stage, source_hash
@@ -63,7 +65,7 @@ def _walk(recipe: Recipe, graph: Graph, root: Path, goal: str) -> dict[str, Why]
         if found is not None:
             made[name] = found
             drift = found.record.get("code") != source_hash(load_stage(node.uses))
-            reason = f"made {found.record['finished_at']} in {found.record['wall_s']} s"
+            reason = f"made {moment(found.record['finished_at'])} in {clock(found.record['wall_s'])}"
             reason += "; the code has changed since (--strict makes it again)" if drift else ""
             states[name] = Why(name, "finished", reason, changes, before.path.name if before else None)
         else:
@@ -162,9 +164,9 @@ def config_rows(recipe: Recipe, graph: Graph) -> list[dict[str, Any]]:
                 "origin": recipe.origins.get((*base, "from"), "default") if own else f"expanded from {node.owner}",
             }
         )
-        rows += _setting_rows(
-            node.settings.model_dump(mode="json"), node.raw, base, recipe, None if own else f"expanded from {node.owner}"
-        )
+        written = recipe.stages[node.name].settings if own else node.raw  # a stage that expands is handed all its defaults
+        values = node.settings.model_dump(mode="json")
+        rows += _setting_rows(values, written, base, recipe, None if own else f"expanded from {node.owner}")
     return rows
 
 
@@ -174,7 +176,9 @@ def _setting_rows(
     rows: list[dict[str, Any]] = []
     for key, value in values.items():
         given = written.get(key) if isinstance(written, dict) and key in written else None
-        present = isinstance(written, dict) and key in written
+        present = given is not None or (isinstance(written, dict) and key in written)
+        if not isinstance(written, dict) and written is not None:  # a short form, as `engine: ray` is of `engine: {name: ray}`
+            present = value == written
         if isinstance(value, dict) and value:
             rows += _setting_rows(value, given, (*path, key), recipe, maker)
         else:
@@ -188,8 +192,20 @@ def verify(artifacts: Iterator[Artifact] | list[Artifact]) -> list[dict[str, Any
     return [{"name": a.name, "path": str(a.path), "changed": store.changed_files(a)} for a in artifacts]
 
 
+def saved_states(root: Path) -> list[dict[str, Any]]:
+    """Half-done work of stages that a run has not finished, which `puna up` goes on from; rows of path, bytes and run."""
+    rows = []
+    for run_dir in sorted(path.parent for path in (root / "runs").glob(f"*/{STATUS}")):
+        stages = [s for s in read_status(run_dir).get("stages", []) if s["state"] not in ("finished", "reused")]
+        for stage in stages:
+            for path in sorted((root / "store" / stage["uses"]).glob(f"*{store.SCRATCH}")):
+                if path.name.removesuffix(store.SCRATCH).rpartition("-")[0] == stage["name"]:
+                    rows.append({"path": str(path.relative_to(root)), "bytes": _bytes(path), "run": run_dir.name})
+    return rows
+
+
 def collect_garbage(root: Path, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Remove what no run points to and what a killed stage left behind; rows of path and bytes.
+    """Remove what no run points to and what a killed stage left behind, except `saved_states`; rows of path and bytes.
 
     Raises InputError while a run is going on, since its newest artifacts are not pointed to yet.
     """
@@ -199,15 +215,19 @@ def collect_garbage(root: Path, *, dry_run: bool) -> list[dict[str, Any]]:
             f"the run '{busy[0]}' is going on", where=str(root / "runs" / busy[0]), fix="wait for its end, then puna gc"
         )
     kept = {link.resolve() for link in (root / "runs").glob("*/*") if link.is_symlink()}
+    kept |= {(root / row["path"]).resolve() for row in saved_states(root)}
     rows = []
     for path in sorted((root / "store").glob("*/*")):
         if path.resolve() in kept or (path.name.endswith(store.LOCK) and is_held(path)) or is_held(_lock_of(path)):
             continue
-        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-        rows.append({"path": str(path.relative_to(root)), "bytes": size})
+        rows.append({"path": str(path.relative_to(root)), "bytes": _bytes(path)})
         if not dry_run:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return rows
+
+
+def _bytes(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def _lock_of(path: Path) -> Path:

@@ -82,7 +82,7 @@ def build_alone(recipe: Recipe, name: str, given: Sequence[Source]) -> Graph:
 def _add(nodes: Graph, entry: StageEntry, sources: tuple[str, ...], recipe: Recipe, owner: str, last: bool = False) -> None:
     """Add one entry, or the graph it expands to; `last` marks the entry that closes its own expansion."""
     if entry.name in nodes:
-        raise InputError(f"two stages are called '{entry.name}'", where=recipe.origin("stages", owner))
+        raise InputError(f"two stages are called '{entry.name}'", where=recipe.origin("stages", owner), fix="rename one of them")
     module = load_stage(entry.uses, recipe.origin("stages", owner, "uses"))
     settings = validate_settings(module.Settings, entry.settings, recipe, owner if entry.name == owner else entry.name)
     expand = getattr(module, "expand", None)

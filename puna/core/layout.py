@@ -32,7 +32,11 @@ def identity_of(root: Path, recipe: Recipe, node: Node, inputs: Sequence[Artifac
     try:
         read = outside(node.settings) if outside else None
     except OSError as error:
-        raise InputError(f"stage '{node.name}' cannot read its file: {error.strerror}", where=error.filename) from error
+        raise InputError(
+            f"stage '{node.name}' cannot read its file: {error.strerror}",
+            where=error.filename,
+            fix="check the path in its settings",
+        ) from error
     return store.identify(
         root,
         name=node.name,

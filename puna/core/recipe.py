@@ -14,24 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import NonNegativeFloat, ValidationError
 
 from puna.core.errors import InputError, PunaError
 from puna.core.modules import PACKAGE, did_you_mean
+from puna.core.problems import explained
 from puna.core.settings import Settings
 from puna.core.source import KeyPath, Origins, load_file, parse_value, shown
 
 ALL = "all"
+OVERRIDE = "override "  # how an origin on the command line begins
 STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class Budget(Settings):
     """What the author measured, for the plan and for the order of work; nothing is enforced."""
 
-    minutes: float | None = None
-    memory_gb: float | None = None
-    disk_gb: float | None = None
-    seconds: dict[str, float] = {}
+    minutes: NonNegativeFloat | None = None
+    memory_gb: NonNegativeFloat | None = None
+    disk_gb: NonNegativeFloat | None = None
+    seconds: dict[str, NonNegativeFloat] = {}
 
 
 class _Head(Settings):
@@ -73,6 +75,11 @@ class Recipe:
                 return self.origins[path[:end]]
         return self.label
 
+    def blamed(self, *path: str | int) -> str:
+        """As `origin`, but the last override inside the value where there is one: a user's own change is looked at first."""
+        inside = [place for known, place in self.origins.items() if known[: len(path)] == path and place.startswith(OVERRIDE)]
+        return inside[-1] if inside else self.origin(*path)
+
 
 def load_recipe(target: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load, extend and override a recipe.
@@ -105,7 +112,7 @@ def validate_settings(model: type[Settings], values: dict[str, Any], recipe: Rec
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, model, recipe, ("stages", stage), f"stage '{stage}'") from error
+        raise explained(error, model, values, recipe, ("stages", stage), f"stage '{stage}'") from error
     except PunaError as error:
         error.where = error.where or recipe.origin("stages", stage)
         raise
@@ -119,7 +126,9 @@ def _finish(data: dict[str, Any], origins: Origins, label: str, overrides: Seque
 
 def _read(target: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Origins, str]:
     if target in seen:
-        raise InputError("recipes extend each other in a circle", where=" -> ".join((*seen, target)))
+        raise InputError(
+            "recipes extend each other in a circle", where=" -> ".join((*seen, target)), fix="take one `extends` out"
+        )
     if re.search(r"\.py:\w+$", target):
         data, origins, label = _read_python(target)
     else:
@@ -128,12 +137,16 @@ def _read(target: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Origins, 
         label = shown(path)
         target = str(path)
     if not isinstance(data, dict):
-        raise InputError("a recipe is a map with `name` and `stages`", where=label)
+        raise InputError(
+            "a recipe is a map with `name` and `stages`",
+            where=label,
+            fix="begin with `name: mine` and `extends: cria`, or with `name` and `stages`",
+        )
     parent = data.pop("extends", None)
     if parent is None:
         return data, origins, label
     beside = Path(target.rsplit(":", 1)[0] if ".py:" in target else target).parent / str(parent)
-    base, base_origins, _ = _read(str(beside) if beside.exists() else str(parent), (*seen, target))
+    base, base_origins, _ = _read(str(beside) if beside.is_file() else str(parent), (*seen, target))
     merged = _merge(base, data, (), base_origins, origins)
     merged["stages"] = {name: entry for name, entry in (merged.get("stages") or {}).items() if entry is not None}
     return merged, base_origins, label
@@ -155,17 +168,23 @@ def _read_python(target: str) -> tuple[dict[str, Any], Origins, str]:
     file, function = target.rsplit(":", 1)
     path = Path(file)
     if not path.is_file():
-        raise InputError("there is no such recipe file", where=file)
+        raise InputError("there is no such recipe file", where=file, fix="check the path before `.py`")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py file always has a loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     build = getattr(module, function, None)
     if not callable(build):
-        raise InputError(f"'{path.name}' has no function '{function}'", where=file)
+        raise InputError(
+            f"'{path.name}' has no function '{function}'", where=file, fix="name a function of that file after the colon"
+        )
     data = build()
     if not isinstance(data, dict):
-        raise InputError(f"'{function}' must return a map as a YAML recipe would hold", where=target)
+        raise InputError(
+            f"'{function}' must return a map as a YAML recipe would hold",
+            where=target,
+            fix="return {'name': ..., 'stages': {...}}",
+        )
     label = f"{shown(path)}:{function}()"
     return data, dict.fromkeys(_paths(data, ()), label), label
 
@@ -224,10 +243,14 @@ def _assign(data: dict[str, Any], origins: Origins, parts: list[str], value: Any
         key: str | int = part
         if isinstance(place, list):
             if not part.isdigit() or int(part) >= len(place):
-                raise InputError(f"'{part}' is no position in a list of {len(place)}", where=text)
+                raise InputError(
+                    f"'{part}' is no position in a list of {len(place)}", where=text, fix="count from 0, or give the whole list"
+                )
             key = int(part)
         elif not isinstance(place, dict):
-            raise InputError(f"'{'.'.join(map(str, path))}' is a single value and has nothing inside", where=text)
+            raise InputError(
+                f"'{'.'.join(map(str, path))}' is a single value and has nothing inside", where=text, fix="give the value itself"
+            )
         path = (*path, key)
         if depth == len(parts) - 1:
             place[key] = value
@@ -235,7 +258,7 @@ def _assign(data: dict[str, Any], origins: Origins, parts: list[str], value: Any
             place[key] = {}
         place = place[key]
     _forget(origins, path)
-    origins.update({(*path, *inner): f"override {text}" for inner in _paths(value, ())})
+    origins.update({(*path, *inner): f"{OVERRIDE}{text}" for inner in _paths(value, ())})
 
 
 def _checked(data: dict[str, Any], origins: Origins, label: str) -> Recipe:
@@ -244,7 +267,7 @@ def _checked(data: dict[str, Any], origins: Origins, label: str) -> Recipe:
     try:
         checked = _Head.model_validate(head)
     except ValidationError as error:
-        raise _explained(error, _Head, recipe, (), "the recipe", extra_keys=["stages", "extends"]) from error
+        raise explained(error, _Head, head, recipe, (), "the recipe", extra_keys=["stages", "extends"]) from error
     if not STAGE_NAME.fullmatch(checked.name):
         raise InputError(f"'{checked.name}' cannot name a run", where=recipe.origin("name"), fix="use letters, digits, - and _")
     stages = data.get("stages")
@@ -293,42 +316,12 @@ def parse_entry(name: str, value: dict[str, Any], where: str) -> StageEntry:
     if isinstance(sources, str):
         sources = [sources]
     if not isinstance(sources, (list, tuple)) or not all(isinstance(s, str) for s in sources):
-        raise InputError(f"`from` of stage '{name}' must be a stage's name, a list of names, or all", where=where)
+        raise InputError(
+            f"`from` of stage '{name}' must be a stage's name, a list of names, or all",
+            where=where,
+            fix="for instance `from: [documents, tokenizer]`",
+        )
     if len(set(sources)) < len(sources):
         raise InputError(f"`from` of stage '{name}' names a stage twice", where=where, fix="name it once")
     settings = {key: item for key, item in value.items() if key not in ("uses", "from")}
     return StageEntry(name, uses, None if list(sources) == [ALL] else tuple(sources), settings)
-
-
-def _explained(
-    error: ValidationError, model: type[Settings], recipe: Recipe, path: KeyPath, owner: str, extra_keys: Sequence[str] = ()
-) -> InputError:
-    """The first problem pydantic found, as what / where / fix."""
-    problem = error.errors(include_url=False)[0]
-    loc: KeyPath = problem["loc"]
-    where, key = recipe.origin(*path, *loc), ".".join(map(str, loc))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        known = [*_fields_at(model, loc[:-1]), *extra_keys]
-        return InputError(f"{owner} has no setting '{key}'{more}", where=where, fix=did_you_mean(str(loc[-1]), known))
-    if problem["type"] == "missing":
-        return InputError(f"{owner} needs the setting '{key}'{more}", where=where, fix=f"add `{loc[-1]}: ...`")
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if problem["type"] == "value_error":
-        return InputError(f"{owner}: {key + ': ' if key else ''}{message}{more}", where=where)
-    return InputError(f"{owner}: '{key}' is {problem['input']!r} and should be {message}{more}", where=where)
-
-
-def _fields_at(model: type[Settings], loc: KeyPath) -> list[str]:
-    """Names of the fields of the settings class that sits at `loc`, empty where that is not one class."""
-    current: Any = model
-    for part in loc:
-        fields = getattr(current, "model_fields", {})
-        if part not in fields:
-            continue  # a list position, or pydantic's name for one branch of a union
-        annotation = fields[part].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        if not inner:
-            return []
-        current = inner[0]
-    return list(getattr(current, "model_fields", {}))

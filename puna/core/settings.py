@@ -6,15 +6,19 @@ left out of the fingerprint by type and not by habit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# bounds of a number stand in its type, beside pydantic's PositiveInt, NonNegativeFloat, ...
+Share = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=0, lt=1)]  # never the whole
+
 
 class Settings(BaseModel):
-    """Base of every stage's settings: unknown keys are refused, values never change after loading."""
+    """Base of every stage's settings: unknown keys and infinite numbers are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what comes out, as JSON values, execution fields left out at every depth."""

@@ -46,7 +46,9 @@ def load_file(path: Path) -> tuple[Any, Origins]:
     except UnicodeDecodeError as error:
         raise InputError("the recipe is not UTF-8 text", where=shown(path), fix="save it as UTF-8") from error
     except OSError as error:
-        raise InputError(f"the recipe cannot be read: {error.strerror}", where=shown(path)) from error
+        raise InputError(
+            f"the recipe cannot be read: {error.strerror}", where=shown(path), fix="check the path and its permissions"
+        ) from error
     return load_text(text, shown(path))
 
 
@@ -100,7 +102,7 @@ def _build_mapping(loader: _Loader, node: yaml.MappingNode, path: KeyPath, label
     for key, _ in node.value:
         place = f"{label}:{key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
-            raise InputError("a key must be a plain word", where=place)
+            raise InputError("a key must be a plain word", where=place, fix="write `word: value`")
         if key.value in written:
             raise InputError(f"the key '{key.value}' stands twice", where=place, fix="keep one of them")
         written.add(key.value)

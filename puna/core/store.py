@@ -139,7 +139,7 @@ def prepare(path: Path, fingerprint: str) -> tuple[Path, Path]:
 
 
 def tidy(path: Path) -> None:
-    """Remove what a kill right after the commit left beside a finished artifact; the caller knows nobody is making it."""
+    """Remove what lies beside an artifact's place after a kill or a refused input; the caller knows nobody is making it."""
     for suffix in (PARTIAL, SCRATCH, OLD):
         shutil.rmtree(beside(path, suffix), ignore_errors=True)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import json
 import os
 import resource
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.core import lineage, store
-from puna.core.errors import InputError, Preempted, PunaError, RunError
+from puna.core.errors import InputError, Preempted, PunaError, RunError, resource_error
 from puna.core.graph import Node
 from puna.core.hardware import machine_facts
 from puna.core.lease import Lease
@@ -109,7 +108,7 @@ def make(job: Job, report: Report, stopping: Callable[[], bool]) -> dict[str, An
         finally:
             lock.free()
     except Exception as error:
-        if (known := _resource_error(error, path)) is not None:
+        if (known := resource_error(error, path)) is not None:
             shutil.rmtree(store.beside(path, store.PARTIAL), ignore_errors=True)
             raise known from error
         raise
@@ -225,24 +224,6 @@ def _wait(lock: Lease, job: Job, report: Report, stopping: Callable[[], bool]) -
         time.sleep(0.1)
 
 
-def _resource_error(error: BaseException, path: Path) -> RunError | None:
-    """A full disk or exhausted memory anywhere in the chain of causes, as a RunError. Native libraries only say so in words."""
-    seen: BaseException | None = error
-    while seen is not None:
-        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or any(words in str(seen) for words in ("No space left on device", "os error 28", "Disk quota exceeded")):
-            free = shutil.disk_usage(path.parent).free // 2**20
-            return RunError(
-                f"the disk is full ({free} MB left)",
-                where=str(path.parent),
-                fix="free space (puna gc removes what no run uses), or choose another --dir; puna up continues",
-            )
-        if isinstance(seen, MemoryError):
-            return RunError("the memory is exhausted", where=path.name, fix="use fewer --cores; puna up continues")
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
 class _Sender:
     """Writes events to the run's pipe as JSON lines, progress at most every `PROGRESS_EVERY_S`."""
 
@@ -286,7 +267,6 @@ def _limit_threads(cores: int) -> None:
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
-        "POLARS_MAX_THREADS",
         "RAYON_NUM_THREADS",
         "NUMBA_NUM_THREADS",
     ):

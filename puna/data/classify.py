@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from pydantic import field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -51,7 +51,7 @@ class LabelFile(StageSettings):
     label_field: str = "label"
     text_field: str | None = None
     licence: str = "unknown"
-    rows: int | None = None
+    rows: PositiveInt | None = None
 
 
 class Settings(StageSettings):
@@ -71,10 +71,10 @@ class Settings(StageSettings):
     labels: tuple[LabelFile, ...] = ()
     judge: Judge | None = None
     documents_label: str | None = None
-    documents: int = 5000
+    documents: PositiveInt = 5000
     classes: tuple[str, ...] = ()
     positive: str | None = None
-    held: float = 0.2
+    held: float = Field(0.2, ge=0, lt=1)
     linear: LinearSettings = LinearSettings()
 
     @field_validator("labels", mode="before")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from puna.core.errors import InputError, RunError
 from puna.core.settings import Settings, execution
@@ -49,15 +50,15 @@ class Judge(Settings):
     url: str = execution("")
     model: str
     prompt: str = "quality"
-    documents: int = 1000
-    max_chars: int = 4000
-    max_tokens: int = 16
+    documents: PositiveInt = 1000
+    max_chars: PositiveInt = 4000
+    max_tokens: PositiveInt = 16
     licence: str = "unknown"
     key_variable: str = execution("")
-    price_in: float = execution(0.0)
-    price_out: float = execution(0.0)
+    price_in: NonNegativeFloat = execution(0.0)
+    price_out: NonNegativeFloat = execution(0.0)
     parallel: int = execution(4, ge=1)
-    timeout_s: float = execution(120.0)
+    timeout_s: PositiveFloat = execution(120.0)
     tries: int = execution(4, ge=1)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import xxhash
-from pydantic import field_validator
+from pydantic import PositiveInt, field_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -72,9 +72,9 @@ class Settings(StageSettings):
     """
 
     sources: tuple[Source, ...] = (PydocSource(), WorldSource())
-    pages_per_shard: int = 512
-    document_chars: int = 8_000
-    page_bytes: int = 8 << 20
+    pages_per_shard: PositiveInt = 512
+    document_chars: PositiveInt = 8_000
+    page_bytes: PositiveInt = 8 << 20
     block: BlockSettings = BlockSettings()
 
     @field_validator("sources", mode="before")

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import NonNegativeInt, ValidationInfo, field_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
-from puna.core.settings import execution
+from puna.core.settings import Share, execution
 from puna.core.stage import StageContext
 from puna.data.columns import read_layout
 from puna.data.decide import FOLDERS, Thresholds, decide_shard, decided
@@ -61,8 +61,8 @@ class LineSettings(StageSettings):
         keep_digits: groups whose lines are compared with their digits and signs, because these are the content.
     """
 
-    limit: int = 6
-    min_letters: int = 12
+    limit: NonNegativeInt = 6
+    min_letters: NonNegativeInt = 12
     keep_digits: tuple[str, ...] = ("maths", "code")
 
 
@@ -85,7 +85,7 @@ class Settings(StageSettings):
 
     languages: tuple[str, ...] = LLAMA_LANGUAGES
     language_model: str = execution("")
-    language_p: float = 0.65
+    language_p: Share = 0.65
     lines: LineSettings = LineSettings()
     minhash: MinHashSettings = MinHashSettings()
     spam: SpamLimits = SpamLimits()
@@ -94,7 +94,7 @@ class Settings(StageSettings):
     code: Limits = CODE
     multilingual: Limits = PROSE
     words: KlLimits = KlLimits(max_deviations=None)
-    scores: dict[str, float] = {}
+    scores: dict[str, Share] = {}
     decontaminate: DecontaminationSettings = DecontaminationSettings()
     keep: KeepSettings = KeepSettings()
     redact: bool = True

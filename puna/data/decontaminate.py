@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xxhash
-from pydantic import field_validator, model_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from puna.core.errors import InputError
-from puna.core.settings import Settings, execution
+from puna.core.settings import Settings, Share, execution
 from puna.data.open_file import STREAM_ERRORS, inner_suffix, open_bytes
 from puna.data.words import Words, scan, utf8_of
 
@@ -44,8 +44,8 @@ class EvaluationSettings(Settings):
     """
 
     files: tuple[str, ...] = execution(())  # their content counts, see `evaluation_digests`
-    ngrams: tuple[int, ...] = (8, 13)
-    common_items: int = 10
+    ngrams: tuple[PositiveInt, ...] = (8, 13)
+    common_items: NonNegativeInt = 10
 
     @field_validator("files", mode="before")
     @classmethod
@@ -62,8 +62,8 @@ class DecontaminationSettings(EvaluationSettings):
         mode: "drop" the document, or "mask": cut the shared words out of its text, unless they are more than half of it.
     """
 
-    max_shares: tuple[float, ...] = (0.2, 0.0)
-    max_item_share: float = 0.8
+    max_shares: tuple[Share, ...] = (0.2, 0.0)
+    max_item_share: Share = 0.8
     mode: Literal["drop", "mask"] = "drop"
 
     def measured(self) -> EvaluationSettings:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
 from puna.core.settings import Settings as StageSettings
-from puna.core.settings import execution
+from puna.core.settings import Share, execution
 from puna.core.stage import StageContext
 from puna.data.columns import Layout, read_layout, read_table, write_table
 from puna.data.engine import EngineSettings, load_array
@@ -50,12 +51,12 @@ class Settings(StageSettings):
     """
 
     languages: tuple[str, ...] = LLAMA_LANGUAGES
-    language_p: float = 0.65
+    language_p: Share = 0.65
     spam: SpamLimits = SpamLimits()
     minhash: MinHashSettings = MinHashSettings()
-    line_limit: int = 6
+    line_limit: NonNegativeInt = 6
     engine: EngineSettings = execution(EngineSettings())
-    workers: int = execution(2)
+    workers: PositiveInt = execution(2)
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

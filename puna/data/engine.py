@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from puna.core.settings import Settings
 from puna.data.engines import processes, ray_tasks, slurm
@@ -48,8 +48,8 @@ class EngineSettings(Settings):
 
     name: Literal["serial", "processes", "ray", "slurm"] = "processes"
     address: str | None = None
-    memory_mb: int | None = None
-    retries: int = 3
+    memory_mb: PositiveInt | None = None
+    retries: NonNegativeInt = 3
     sbatch: tuple[str, ...] = ()
     array_tasks: int = Field(default=1000, ge=1)
     partition_mb: int = Field(default=PARTITION_BYTES >> 20, ge=1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
+from pydantic import NonNegativeInt, PositiveInt
 
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
@@ -71,14 +72,14 @@ class Settings(StageSettings):
         language_model: a classifier in fastText's format that names languages instead of Puna's own; empty for none.
     """
 
-    permutations: int = 112
-    shingle_words: int = 5
-    shingle_letters: int = 12
-    line_min_letters: int = 12
+    permutations: PositiveInt = 112
+    shingle_words: PositiveInt = 5
+    shingle_letters: PositiveInt = 12
+    line_min_letters: NonNegativeInt = 12
     line_keep_digits: tuple[str, ...] = ("maths", "code")
     language_model: str = execution("")  # its content counts, see `outside`
     engine: EngineSettings = execution(EngineSettings())
-    workers: int = execution(2)
+    workers: PositiveInt = execution(2)
 
 
 def outside(settings: Settings) -> dict[str, Any]:

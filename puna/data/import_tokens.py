@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -43,7 +44,7 @@ class TokenFile(StageSettings):
     group: str = "general"
     source: str | None = None
     licence: str = "unknown"
-    strip: tuple[int, ...] = ()
+    strip: tuple[NonNegativeInt, ...] = ()
 
 
 class Settings(MixSettings):
@@ -120,7 +121,9 @@ def open_tokens(path: Path) -> TokenDocuments:
         if path.suffix == ".ds":
             return _datatrove(path, path.with_name(f"{path.name}.index"))
     except OSError as error:
-        raise InputError(f"these tokens cannot be read: {error}", where=str(path)) from error
+        raise InputError(
+            f"these tokens cannot be read: {error}", where=str(path), fix="copy or convert the files again"
+        ) from error
     raise InputError("this is no file of token ids that is known", where=str(path), fix="give a .bin with its .idx, or a .ds")
 
 
@@ -204,7 +207,7 @@ def _paths(pattern: str) -> list[Path]:
     path = Path(pattern)
     found = sorted(path.parent.glob(path.name)) if any(sign in path.name for sign in "*?[") else [path]
     if not found:
-        raise InputError("no file matches this pattern", where=pattern)
+        raise InputError("no file matches this pattern", where=pattern, fix="check the path (relative to where you run puna)")
     return [p for p in found if len(found) == 1 or p.suffix in (".bin", ".ds")]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from puna.core.settings import Settings
 from puna.data.words import Words
@@ -34,9 +35,9 @@ class KlLimits(Settings):
         min_language_words: a language with fewer words in the corpus is compared with all languages together.
     """
 
-    max_deviations: float | None = 8.0
-    min_words: int = 50
-    min_language_words: int = 20_000
+    max_deviations: NonNegativeFloat | None = 8.0
+    min_words: NonNegativeInt = 50
+    min_language_words: NonNegativeInt = 20_000
 
 
 def count_words(words: Words, langs: Sequence[str]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from puna.core.errors import InputError
 from puna.core.rng import numpy_stream
@@ -39,18 +39,16 @@ class LinearSettings(Settings):
         epochs, rate: passes over the labelled texts, and the AdaGrad step at the first of them; it falls to 0 on a line.
     """
 
-    buckets_log2: int = 18
+    buckets_log2: int = Field(default=18, ge=8, le=28)
     word_pairs: bool = True
-    least_chars: int = 3
-    most_chars: int = 5
-    max_bytes: int = 8192
-    epochs: int = 5
-    rate: float = 2.0
+    least_chars: NonNegativeInt = 3
+    most_chars: NonNegativeInt = 5
+    max_bytes: PositiveInt = 8192
+    epochs: PositiveInt = 5
+    rate: PositiveFloat = 2.0
 
     @model_validator(mode="after")
     def _possible(self) -> LinearSettings:
-        if not 8 <= self.buckets_log2 <= 28 or self.max_bytes < 1 or self.epochs < 1:
-            raise ValueError("`buckets_log2` is 8 to 28, `max_bytes` and `epochs` are at least 1")
         if self.most_chars and not 1 <= self.least_chars <= self.most_chars <= 8:
             raise ValueError("character n-grams need 1 <= least_chars <= most_chars <= 8, or most_chars 0")
         return self

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
@@ -49,10 +50,10 @@ class Settings(StageSettings):
         evaluation: the files whose n-grams are looked for.
     """
 
-    min_language_words: int = KlLimits().min_language_words
+    min_language_words: NonNegativeInt = KlLimits().min_language_words
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = execution(EngineSettings())
-    workers: int = execution(2)
+    workers: PositiveInt = execution(2)
 
 
 def outside(settings: Settings) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from pydantic import PositiveInt
 
 from puna.core.rng import numpy_stream
-from puna.core.settings import Settings
+from puna.core.settings import Settings, Share
 from puna.data.words import Words
 
 EMPTY = np.uint32(0xFFFFFFFF)
@@ -26,12 +27,12 @@ class MinHashSettings(Settings):
         min_shingles: shorter documents are compared for equality only.
     """
 
-    shingle_words: int = 5
-    shingle_letters: int = 12
-    bands: int = 14
-    rows: int = 8
-    threshold: float = 0.8
-    min_shingles: int = 12
+    shingle_words: PositiveInt = 5
+    shingle_letters: PositiveInt = 12
+    bands: PositiveInt = 14
+    rows: PositiveInt = 8
+    threshold: Share = 0.8
+    min_shingles: PositiveInt = 12
 
 
 def signatures(words: Words, settings: MinHashSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -36,13 +36,13 @@ class MixSettings(StageSettings):
         held: share of documents held out of training, by hash of their id.
     """
 
-    mix: dict[str, float] = PAPER_MIX
-    anneal_mix: dict[str, float] = {"general": 0.30, "maths": 0.40, "code": 0.20, "multilingual": 0.10}
-    long_mix: dict[str, float] | None = None
-    source_weights: dict[Phase, dict[str, float]] = {}
-    planned_tokens: dict[Phase, float] = {}
+    mix: dict[str, NonNegativeFloat] = PAPER_MIX
+    anneal_mix: dict[str, NonNegativeFloat] = {"general": 0.30, "maths": 0.40, "code": 0.20, "multilingual": 0.10}
+    long_mix: dict[str, NonNegativeFloat] | None = None
+    source_weights: dict[Phase, dict[str, NonNegativeFloat]] = {}
+    planned_tokens: dict[Phase, NonNegativeFloat] = {}
     max_epochs: float = Field(MAX_EPOCHS, gt=0)
-    held: float = 0.02
+    held: float = Field(0.02, ge=0, lt=1)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Contents:
 def write_manifest(settings: MixSettings, ctx: StageContext, contents: Contents, tokenizer: Any) -> dict[str, Any]:
     """Write `mix.json`, record the sources' licences, and return the summary of the stage.
 
-    Raises InputError when a mix has a negative weight or none of its groups is there, or a source weight is of no source.
+    Raises InputError when everything is held out, none of a mix's groups is there, or a source weight is of no source.
     """
     counts = contents.groups
     table = [{"source": name, **contents.sources[name]} for name in sorted(contents.sources)]
@@ -127,6 +127,10 @@ def write_manifest(settings: MixSettings, ctx: StageContext, contents: Contents,
 def _mixes(settings: MixSettings, counts: Mapping[str, GroupCount], ctx: StageContext) -> dict[str, Any]:
     """Weights by group of the two mixes every reader knows, and the plan of each phase by source."""
     present = [group for group in sorted(counts) if counts[group].train]
+    held = sum(count.held_documents for count in counts.values())
+    if held and not present:
+        what = f"all {held} documents are held out of training"
+        raise InputError(what, where=f"held: {settings.held}", fix="a smaller `held`: 0.02 is usual")
     mix = normalised_mix(settings.mix, present, "mix", ctx)
     anneal = normalised_mix(settings.anneal_mix, present, "anneal_mix", ctx)
     long = mix if settings.long_mix is None else normalised_mix(settings.long_mix, present, "long_mix", ctx)
@@ -148,12 +152,8 @@ def normalised_mix(weights: dict[str, float], present: list[str], name: str, ctx
     """Weights of the groups that have tokens, scaled to sum 1; what is left out is noted.
 
     Raises:
-        InputError: a weight is negative, or no group with a weight is there.
+        InputError: no group with a weight is there.
     """
-    if any(weight < 0 for weight in weights.values()):
-        raise InputError(
-            f"weights of `{name}` must not be negative", where=str(weights), fix=f"{name}: {{general: 0.5, maths: 0.25}}"
-        )
     used = {group: weight for group, weight in sorted(weights.items()) if weight > 0 and group in present}
     if not used:
         raise InputError(

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from puna.core.errors import InputError, RunError
 from puna.core.settings import Settings
 from puna.data import pydoc_render
@@ -49,7 +51,7 @@ class PydocSettings(Settings):
 
     modules: tuple[str, ...] = ()
     group: Literal["general", "maths", "code", "multilingual"] = "code"
-    page_bytes: int = 60_000
+    page_bytes: PositiveInt = 60_000
 
 
 def read_pydoc(settings: PydocSettings) -> Iterator[PageRow | BadRow]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xxhash
 
-from puna.core.settings import Settings
+from puna.core.settings import Settings, Share
 
 OTHERS = "*"  # the share of every language that is not named
 
@@ -28,9 +28,9 @@ class KeepSettings(Settings):
     """
 
     rank_by: str | None = None
-    keep_share: dict[str, float] = {OTHERS: 1.0}
+    keep_share: dict[str, Share] = {OTHERS: 1.0}
     kinds: str | None = None
-    max_share: dict[str, float] = {}
+    max_share: dict[str, Share] = {}
 
 
 def quality_rank(scores: np.ndarray, langs: Sequence[str]) -> np.ndarray:

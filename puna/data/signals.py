@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
+from pydantic import NonNegativeFloat, NonNegativeInt
 
-from puna.core.settings import Settings
+from puna.core.settings import Settings, Share
 from puna.data.kernels.tables import tables
 from puna.data.languages import languages
 from puna.data.words import HAS_LETTER, Words, hash_words, strings_of, utf8_of
@@ -41,26 +42,26 @@ class Limits(Settings):
     with a brace (`max_braces` 0) and every line of fewer than three words.
     """
 
-    min_words: int | None = 20
-    max_words: int | None = 100_000
-    min_word_chars: float | None = 2.0
-    max_word_chars: float | None = 10.0
-    max_symbols: float | None = 0.1
-    max_bullet_lines: float | None = 0.9
-    max_ellipsis_lines: float | None = 0.3
-    min_alpha_words: float | None = 0.8
-    min_stop_words: int | None = 2
-    max_duplicate_lines: float | None = 0.30
-    max_duplicate_line_chars: float | None = 0.20
-    min_repetition_words: int = 100
-    max_top_ngrams: tuple[float, float, float] | None = (0.20, 0.18, 0.16)
-    max_duplicate_ngrams: tuple[float, float, float, float, float, float] | None = (0.30, 0.28, 0.26, 0.24, 0.22, 0.20)
-    max_unreadable: float | None = 0.01
-    min_punctuated_lines: float | None = None
-    max_short_lines: float | None = None
-    max_line_breaks: float | None = None
-    max_few_word_lines: float | None = None
-    max_braces: float | None = None
+    min_words: NonNegativeInt | None = 20
+    max_words: NonNegativeInt | None = 100_000
+    min_word_chars: NonNegativeFloat | None = 2.0
+    max_word_chars: NonNegativeFloat | None = 10.0
+    max_symbols: NonNegativeFloat | None = 0.1
+    max_bullet_lines: Share | None = 0.9
+    max_ellipsis_lines: Share | None = 0.3
+    min_alpha_words: Share | None = 0.8
+    min_stop_words: NonNegativeInt | None = 2
+    max_duplicate_lines: Share | None = 0.30
+    max_duplicate_line_chars: Share | None = 0.20
+    min_repetition_words: NonNegativeInt = 100
+    max_top_ngrams: tuple[Share, Share, Share] | None = (0.20, 0.18, 0.16)
+    max_duplicate_ngrams: tuple[Share, Share, Share, Share, Share, Share] | None = (0.30, 0.28, 0.26, 0.24, 0.22, 0.20)
+    max_unreadable: Share | None = 0.01
+    min_punctuated_lines: Share | None = None
+    max_short_lines: Share | None = None
+    max_line_breaks: NonNegativeFloat | None = None
+    max_few_word_lines: Share | None = None
+    max_braces: NonNegativeFloat | None = None
 
 
 PROSE_GROUPS = ("general", "multilingual")

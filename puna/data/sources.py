@@ -14,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import xxhash
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, PositiveInt, Tag
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings
@@ -57,7 +57,7 @@ Format = Literal["auto", "warc", "arc", "html", "jsonl", "parquet", "xml", "zip"
 class WorldSettings(Settings):
     """The generated mini-world: number of pages and, for tests, another seed than the run's."""
 
-    pages: int = 3000
+    pages: PositiveInt = 3000
     seed: int | None = None
 
 

@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import NonNegativeInt
 
-from puna.core.settings import Settings
+from puna.core.settings import Settings, Share
 from puna.data.languages import languages
 from puna.data.spam_words import ADVERTS, DIRTY
 from puna.data.words import HAS_LETTER, Words, hash_words, scan, strings_of
@@ -38,14 +39,14 @@ class SpamLimits(Settings):
         dirty_share, dirty_terms: an adult page, likewise.
     """
 
-    advert_share: float = 0.12
-    advert_terms: int = 3
-    farm_links: int = 15
-    farm_link_share: float = 0.5
-    farm_advert_share: float = 0.04
-    stuffing_share: float = 0.3
-    dirty_share: float = 0.03
-    dirty_terms: int = 3
+    advert_share: Share = 0.12
+    advert_terms: NonNegativeInt = 3
+    farm_links: NonNegativeInt = 15
+    farm_link_share: Share = 0.5
+    farm_advert_share: Share = 0.04
+    stuffing_share: Share = 0.3
+    dirty_share: Share = 0.03
+    dirty_terms: NonNegativeInt = 3
 
 
 def spam_batch(words: Words, langs: pa.Array | pa.ChunkedArray | Sequence[str]) -> dict[str, np.ndarray]:

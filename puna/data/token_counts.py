@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from puna.core.settings import Settings as StageSettings
 from puna.core.settings import execution
@@ -52,7 +52,7 @@ class Settings(StageSettings):
     """
 
     min_count: int = Field(default=1, ge=1)
-    workers: int = execution(2)
+    workers: PositiveInt = execution(2)
     engine: EngineSettings = execution(EngineSettings())
 
 

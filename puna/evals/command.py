@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from puna.core.errors import InputError
 from puna.evals.stats import rate
 from puna.evals.tasks import run_tasks
 from puna.infer.load import load_engine
-from puna.tokenizer.dialog import Task, read_rows
+from puna.tokenizer.dialog import Task
 
 
-def evaluate(model_dir: str | Path, tasks: str | Path, limit: int | None = None, as_json: bool = False) -> dict[str, Any]:
-    """Print and return pass rates with 95 % intervals, overall and by family and language.
+def evaluate(
+    model_dir: str | Path, tasks: Sequence[Task], *, source: str | Path, max_tokens: int = 48, as_json: bool = False
+) -> dict[str, Any]:
+    """Print and return pass rates of greedy answers with 95 % intervals, overall and by family and language.
 
-    `tasks` is a JSONL file of Task rows, or a directory with a `test.jsonl`. Greedy answers of at most 48 tokens.
+    `source` names the tasks in what is printed.
     """
-    path = Path(tasks)
-    rows = list(read_rows(path / "test.jsonl" if path.is_dir() else path, Task))[:limit]
-    if not rows:
-        raise InputError("there are no tasks in the file", where=str(path))
     engine, tokenizer = load_engine(model_dir)
-    answers = run_tasks(engine, tokenizer, rows)
+    answers = run_tasks(engine, tokenizer, tasks, max_tokens=max_tokens)
     counts: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for task, answer in zip(rows, answers, strict=True):
+    for task, answer in zip(tasks, answers, strict=True):
         for key in (("", "overall"), ("family", task.family), ("lang", task.lang)):
             counts[key].append(answer.passed)
-    result: dict[str, Any] = {"model": str(model_dir), "tasks": str(path), "family": {}, "lang": {}}
+    result: dict[str, Any] = {"model": str(model_dir), "tasks": str(source), "family": {}, "lang": {}}
     for (grouping, name), passed in sorted(counts.items()):
         (result[grouping] if grouping else result)[name] = rate(sum(passed), len(passed))
     print(json.dumps(result, ensure_ascii=False) if as_json else _table(result))

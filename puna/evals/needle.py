@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 
 from puna.core.errors import InputError
 from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
 from puna.evals.comparison import Comparison, check_names
 from puna.evals.stats import rate
@@ -39,17 +40,19 @@ class Settings(BaseSettings):
     """`n` rows per length and depth (one number, or one for each length), each with `pairs` entries of which `queries` are asked;
     `compare` names paired tests."""
 
-    lengths: tuple[int, ...] = (128, 256, 512, 1024)
-    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    n: int | dict[int, int] = 16
-    pairs: int = 4
-    queries: int = 2
+    lengths: tuple[PositiveInt, ...] = (128, 256, 512, 1024)
+    depths: tuple[Share, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    n: PositiveInt | dict[PositiveInt, PositiveInt] = 16
+    pairs: PositiveInt = 4
+    queries: PositiveInt = 2
     compare: tuple[Comparison, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
         if isinstance(self.n, dict) and set(self.n) != set(self.lengths):
             raise ValueError(f"n must name every length: {', '.join(map(str, self.lengths))}")
+        if self.queries > self.pairs:
+            raise ValueError(f"queries {self.queries} is more than pairs {self.pairs}")
         return self
 
     def rows_at(self, length: int) -> int:

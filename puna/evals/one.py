@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
 from puna.core.rng import derive_seed
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
@@ -27,10 +29,10 @@ class Settings(BaseSettings):
     """Which items, and how answers are drawn. `limit` takes the first items only; `split` is a file of the tasks artifact."""
 
     split: str = "test"
-    limit: int | None = None
-    max_tokens: int = 48
-    temperature: float = 0.0
-    top_p: float = 1.0
+    limit: PositiveInt | None = None
+    max_tokens: PositiveInt = 48
+    temperature: NonNegativeFloat = 0.0
+    top_p: float = Field(1.0, gt=0, le=1)
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
@@ -34,8 +35,8 @@ BATCH_TOKENS = 8192  # positions per forward pass, padding included
 class Settings(BaseSettings):
     """`tokens` held-out tokens of each group at most; `length`: documents are cut into windows of this many tokens."""
 
-    tokens: int = 8192
-    length: int = 128
+    tokens: PositiveInt = 8192
+    length: PositiveInt = 128
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from puna.core.errors import InputError
+from puna.core.errors import InputError, resource_error
 from puna.infer.fp8 import quantize_model
 from puna.model.checkpoint import GENERATION, load_model, read_json, save_model
 from puna.model.llama import Llama
@@ -29,7 +29,8 @@ def convert(src: str | Path, dst: str | Path, to: str) -> dict[str, Any]:
     Returns:
         form, parameters, and the bytes of weights before and after. `dst` appears only when it is whole.
 
-    Raises InputError for an unknown form, a source that is no model, and a destination that holds files.
+    Raises InputError for an unknown form, a source that is no model, and a destination that holds files; RunError
+    for a full disk.
     """
     src, dst = Path(src), Path(dst)
     if to not in FORMS:
@@ -50,8 +51,11 @@ def convert(src: str | Path, dst: str | Path, to: str) -> dict[str, Any]:
         if dst.exists():
             dst.rmdir()
         partial.rename(dst)
-    finally:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if (known := resource_error(error, dst)) is not None:
+            raise known from error
+        raise
     before, after = (directory_bytes(path, "*.safetensors") for path in (src, dst))
     return {"to": to, "parameters": model.config.parameters(), "bytes_before": before, "bytes_after": after, "path": str(dst)}
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
@@ -34,11 +35,11 @@ class Settings(BaseSettings):
     tokens: how many held-out tokens both models are compared on. seq_len: longest text, in tokens, of that comparison.
     continuations: openings continued greedily by both. continuation_tokens: length of each."""
 
-    activation_bound: float = ACTIVATION_BOUND
-    tokens: int = 20_000
-    seq_len: int = 256
-    continuations: int = 64
-    continuation_tokens: int = 32
+    activation_bound: PositiveFloat = ACTIVATION_BOUND
+    tokens: PositiveInt = 20_000
+    seq_len: PositiveInt = 256
+    continuations: NonNegativeInt = 64
+    continuation_tokens: PositiveInt = 32
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

@@ -71,7 +71,11 @@ class ModelConfig:
         sizes = ("vocab_size", "dim", "layers", "heads", "kv_heads", "ffn_dim", "max_seq_len")
         for name in sizes:
             if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}", where="model configuration")
+                raise InputError(
+                    f"{name} must be at least 1, not {getattr(self, name)}",
+                    where="model configuration",
+                    fix="give a positive number",
+                )
         if self.head_dim is None:
             if self.dim % self.heads:
                 raise InputError(
@@ -81,9 +85,15 @@ class ModelConfig:
                 )
             object.__setattr__(self, "head_dim", self.dim // self.heads)
         if self.heads % self.kv_heads:
-            raise InputError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}", where="model configuration")
+            raise InputError(
+                f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}",
+                where="model configuration",
+                fix="change one of them",
+            )
         if self.head_size % 2:
-            raise InputError(f"head_dim {self.head_dim} is odd and RoPE turns pairs", where="model configuration")
+            raise InputError(
+                f"head_dim {self.head_dim} is odd and RoPE turns pairs", where="model configuration", fix="make it even"
+            )
 
     @property
     def head_size(self) -> int:
@@ -139,7 +149,9 @@ class ModelConfig:
         _refuse_foreign(hf, where)
         missing = [key for key in _REQUIRED if not isinstance(hf.get(key), int)]
         if missing:
-            raise InputError(f"the model configuration lacks {', '.join(missing)}", where=where)
+            raise InputError(
+                f"the model configuration lacks {', '.join(missing)}", where=where, fix="copy the checkpoint's config.json again"
+            )
         rope = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
         return cls(
             vocab_size=hf["vocab_size"],
@@ -191,7 +203,9 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
             original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
         )
     except KeyError as missing:
-        raise InputError(f"llama3 RoPE scaling lacks {missing}", where=where) from None
+        raise InputError(
+            f"llama3 RoPE scaling lacks {missing}", where=where, fix="copy the checkpoint's config.json again"
+        ) from None
 
 
 def ffn_width(dim: int, multiplier: float = 1.0, multiple_of: int = 32) -> int:

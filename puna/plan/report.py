@@ -97,7 +97,7 @@ def _choices(name: str, small: bool, overrides: Sequence[str]) -> dict[str, floa
             raise InputError(f"a plan of {name} has no '{key}'", where=text, fix=did_you_mean(key, known))
         parsed = parse_value(value)
         if isinstance(parsed, bool) or not isinstance(parsed, int | float) or parsed <= 0:
-            raise InputError(f"{key} must be a positive number", where=text)
+            raise InputError(f"{key} must be a positive number", where=text, fix="for instance tokens=2e6")
         known[key] = parsed
     return known
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from puna.core.errors import InputError
@@ -28,7 +28,7 @@ REVISION = 1
 class Settings(BaseSettings):
     """`dev` tasks that judge, answers of at most `max_tokens`."""
 
-    dev: int = 500
+    dev: PositiveInt = 500
     max_tokens: int = Field(64, ge=1)
 
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import lzma
 import re
 import unicodedata
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +24,7 @@ from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.post.formats import UnreadableRow, read_row
+from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, write_rows
 
 KIND = "tasks"
@@ -130,9 +129,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     held = collected.held + [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
     if not train and not any(collected.tasks.values()):
         raise InputError(
-            "no source gave a usable row",
+            "no source gave a usable row" + (f": {collected.bad[0]['reason']}" if collected.bad else ""),
             where=", ".join(_name(source) for source in settings.sources),
-            fix="look at bad_rows.jsonl, or set `format` to the shape of your rows",
+            fix="set `format` to the shape of your rows",
         )
     if not collected.tasks["dev"]:
         ctx.note("nothing in these sources can be verified: models will be judged by the loss on held-out dialogs")
@@ -201,7 +200,7 @@ def _read_files(source: FileSource, settings: Settings, ctx: StageContext, colle
     dialogs: dict[str, Dialog] = {}
     bad_before, before = len(collected.bad), _count(collected)
     for path in _paths(source.path):
-        for number, row in _json_rows(path, collected.bad):
+        for number, row in json_rows(path, collected.bad):
             try:
                 rows = read_row(row, source.format, provenance)
             except UnreadableRow as error:
@@ -228,26 +227,6 @@ def _paths(path: str) -> list[Path]:
     if not found:
         raise InputError("the file does not exist", where=path, fix="check the path under `sources` (relative to where you are)")
     return found
-
-
-def _json_rows(path: Path, bad: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
-    """(line number, parsed row); what is not JSON goes to `bad`, and so does a broken end of a compressed file."""
-    from puna.data.open_file import open_bytes
-
-    number = 0
-    try:
-        with open_bytes(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    bad.append({"file": path.name, "line": number, "reason": f"not JSON: {error}"})
-                    continue
-                yield number, row
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        bad.append({"file": path.name, "line": number + 1, "reason": f"the file breaks off: {error}"})
 
 
 def _split_tasks(tasks: dict[str, Task], sizes: dict[str, int], name: str, ctx: StageContext, collected: Collected) -> None:

@@ -15,10 +15,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import comparison
@@ -41,20 +42,20 @@ class Settings(BaseSettings):
     """
 
     modes: tuple[Mode, ...] = ("verified", "unverified", "logits", "verified-logits")
-    steps: int = 200
-    lr: float = 2e-3
-    batch_tokens: int = 1024
-    length: int | None = None
-    prompts: int = 1500
-    prompts_start: int = 9000
-    prompts_of: int = 12000
-    k: int = 4
-    temperature: float = 0.8
-    cap: int = 1
+    steps: PositiveInt = 200
+    lr: NonNegativeFloat = 2e-3
+    batch_tokens: PositiveInt = 1024
+    length: PositiveInt | None = None
+    prompts: NonNegativeInt = 1500
+    prompts_start: NonNegativeInt = 9000
+    prompts_of: PositiveInt = 12000
+    k: PositiveInt = 4
+    temperature: NonNegativeFloat = 0.8
+    cap: NonNegativeInt = 1
     top_k: int = Field(64, ge=1)
-    weight: float = 0.5
-    dev: int = 500
-    max_tokens: int = 48
+    weight: Share = 0.5
+    dev: PositiveInt = 500
+    max_tokens: PositiveInt = 48
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:

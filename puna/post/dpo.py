@@ -14,7 +14,7 @@ import json
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,20 +49,20 @@ class Settings(BaseSettings):
         length: longest answer with its prompt, in tokens; None is the model's own limit.
     """
 
-    beta: float = 0.1
-    nll: float = 0.2
-    lr: float = 2e-4
-    passes: float = 1.0
+    beta: NonNegativeFloat = 0.1
+    nll: NonNegativeFloat = 0.2
+    lr: NonNegativeFloat = 2e-4
+    passes: PositiveFloat = 1.0
     pairs_per_step: int = Field(32, ge=1)
-    micro_pairs: int | None = None
-    least_pairs: int = 200
-    evaluate_every: int = 10
-    length: int | None = None
-    warmup: float = 8
-    dev: int = 500
+    micro_pairs: PositiveInt | None = None
+    least_pairs: NonNegativeInt = 200
+    evaluate_every: NonNegativeInt = 10
+    length: PositiveInt | None = None
+    warmup: NonNegativeFloat = 8
+    dev: PositiveInt = 500
     max_tokens: int = Field(64, ge=1)
-    log_every: int = 5
-    checkpoint_seconds: float = execution(20.0)
+    log_every: PositiveInt = 5
+    checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
 
 class PairLoss:

@@ -65,7 +65,8 @@ def recognise(row: dict[str, Any]) -> str:
 
 
 def _task(row: dict[str, Any], provenance: Provenance) -> Rows:
-    task = Task.model_validate({"provenance": provenance.model_dump(), **row})
+    given = {"id": content_id({"prompt": row["prompt"]}), "provenance": provenance.model_dump()}
+    task = Task.model_validate({**given, **row})
     if not task.prompt:
         raise UnreadableRow("task row: the prompt has no messages")
     return Rows(tasks=[task])

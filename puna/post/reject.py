@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from puna.core.intervals import wilson
 from puna.core.rng import python_stream
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     cap: int = Field(2, ge=0)
     pairs_per_prompt: int = Field(2, ge=0)
     raw: bool = False
-    round: int | None = None
+    round: NonNegativeInt | None = None
 
 
 class Scorer(Protocol):

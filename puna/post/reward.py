@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -53,16 +53,16 @@ class Settings(BaseSettings):
     """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so."""
 
     steps: int = Field(100, ge=1)
-    lr: float = 1e-3
-    weight_decay: float = 0.1
-    warmup: float = 10
+    lr: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.1
+    warmup: NonNegativeFloat = 10
     pairs_per_step: int = Field(32, ge=1)
-    micro_pairs: int | None = None
+    micro_pairs: PositiveInt | None = None
     held: float = Field(0.15, ge=0, lt=1)
-    least_pairs: int = 100
-    length: int | None = None
-    log_every: int = 10
-    checkpoint_seconds: float = execution(20.0)
+    least_pairs: NonNegativeInt = 100
+    length: PositiveInt | None = None
+    log_every: PositiveInt = 10
+    checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
 
 class RewardModel(nn.Module):

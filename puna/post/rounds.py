@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
@@ -34,7 +34,7 @@ Entry = dict[str, Any]
 class Variant(BaseSettings):
     """One SFT run of a round: its learning rate and its order of the data."""
 
-    lr: float = 2e-3
+    lr: NonNegativeFloat = 2e-3
     seed_offset: int = 0
 
 
@@ -52,32 +52,32 @@ class Settings(BaseSettings):
     """
 
     rounds: int = Field(2, ge=1)
-    gold_steps: int = 80
-    rs_steps: int = 200
-    lr: float = 2e-3
-    batch_tokens: int = 1024
-    length: int | None = None
+    gold_steps: PositiveInt = 80
+    rs_steps: PositiveInt = 200
+    lr: NonNegativeFloat = 2e-3
+    batch_tokens: PositiveInt = 1024
+    length: PositiveInt | None = None
     variants: tuple[Variant, ...] = Field((Variant(lr=2e-3), Variant(lr=1.4e-3, seed_offset=1)), min_length=1, max_length=26)
-    prompts: int = 1500
-    k: int = 8
-    temperature: float = 1.0
-    cap: int = 2
-    dpo_prompts: int = 3000
-    dpo_k: int = 8
-    pairs_per_prompt: int = 1
-    prompts_start: int = 0
-    prompts_of: int = 12000
+    prompts: NonNegativeInt = 1500
+    k: PositiveInt = 8
+    temperature: NonNegativeFloat = 1.0
+    cap: NonNegativeInt = 2
+    dpo_prompts: NonNegativeInt = 3000
+    dpo_k: PositiveInt = 8
+    pairs_per_prompt: NonNegativeInt = 1
+    prompts_start: NonNegativeInt = 0
+    prompts_of: PositiveInt = 12000
     reward: bool = True
     reward_start: Literal["base", "sft"] = "base"
-    reward_steps: int = 100
-    reward_lr: float = 1e-3
-    beta: float = 0.1
-    nll: float = 0.2
-    dpo_lr: float = 2e-4
-    dpo_passes: float = 1.0
-    least_pairs: int = 200
-    dev: int = 500
-    max_tokens: int = 48
+    reward_steps: PositiveInt = 100
+    reward_lr: NonNegativeFloat = 1e-3
+    beta: NonNegativeFloat = 0.1
+    nll: NonNegativeFloat = 0.2
+    dpo_lr: NonNegativeFloat = 2e-4
+    dpo_passes: PositiveFloat = 1.0
+    least_pairs: NonNegativeInt = 200
+    dev: PositiveInt = 500
+    max_tokens: PositiveInt = 48
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:

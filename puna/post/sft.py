@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from puna.core.rng import derive_seed
 from puna.core.settings import Settings as BaseSettings
@@ -46,19 +46,19 @@ class Settings(BaseSettings):
     """
 
     steps: int = Field(200, ge=1)
-    lr: float = 2e-3
-    weight_decay: float = 0.1
-    warmup: float = 5
-    batch_tokens: int = 1024
-    length: int | None = None
-    mix: dict[Part, int] = {"gold": 1, "samples": 1}
+    lr: NonNegativeFloat = 2e-3
+    weight_decay: NonNegativeFloat = 0.1
+    warmup: NonNegativeFloat = 5
+    batch_tokens: PositiveInt = 1024
+    length: PositiveInt | None = None
+    mix: dict[Part, NonNegativeInt] = {"gold": 1, "samples": 1}
     samples: Literal["accepted", "raw", "none"] = "accepted"
     seed_offset: int = 0
     variant: str = ""
-    dev: int = 500
+    dev: PositiveInt = 500
     max_tokens: int = Field(64, ge=1)
-    log_every: int = 10
-    checkpoint_seconds: float = execution(20.0)
+    log_every: PositiveInt = 10
+    checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -95,6 +95,8 @@ class Pool:
 
     def batches(self, settings: Settings, ctx: StageContext) -> DialogBatches:
         """Packed batches as a pure function of the step."""
+        if settings.batch_tokens < self.length:
+            ctx.note(f"a step reads one row of {self.length} tokens, though batch_tokens is {settings.batch_tokens}")
         examples = [(example.ids, example.loss_mask) for example in self.examples]
         return dialog_batches(examples, self.length, max(settings.batch_tokens, self.length), batch_seed(settings, ctx))
 

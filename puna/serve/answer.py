@@ -18,7 +18,7 @@ class AnswerStream:
     Args:
         tokenizer: decodes the ids.
         stops: strings at which the text ends; they are left out of it.
-        calls: whether <|python_tag|> opens a tool call (chat) or is dropped like other special tokens (plain completion).
+        calls: whether <|python_tag|> opens a tool call, or is dropped like other special tokens (no tools were offered).
 
     Attributes:
         text: everything released so far.

@@ -41,8 +41,8 @@ class Generator:
         self.context = worker.engine.max_seq_len
         self._started = 0
 
-    def start(self, asked: Sampling, prompts: list[list[int]], *, chat: bool) -> Job:
-        """Submit the prompts and return the job that gathers their answers."""
+    def start(self, asked: Sampling, prompts: list[list[int]], *, calls: bool) -> Job:
+        """The job that gathers the answers to these prompts; `calls`: whether an answer may be a tool call."""
         self._started += 1
         seed = asked.seed if asked.seed is not None else derive_seed(0, "serve", self._started)
         longest = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or self.max_tokens
@@ -57,7 +57,7 @@ class Generator:
             )
             for prompt in prompts
         ]
-        streams = [AnswerStream(self.tokenizer, asked.stops(), calls=chat) for _ in range(asked.n * len(prompts))]
+        streams = [AnswerStream(self.tokenizer, asked.stops(), calls=calls) for _ in range(asked.n * len(prompts))]
         return Job(self, requests, [Answer(stream) for stream in streams])
 
 

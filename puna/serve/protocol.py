@@ -74,10 +74,15 @@ class ChatRequest(Sampling):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
 
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the model may call a tool; otherwise whatever it writes is text."""
+        return bool(self.tools) and self.tool_choice != "none"
+
     def dialog(self) -> list[Message]:
         """The messages for the renderer, with the offered tools written into them."""
         messages = [_message(message) for message in self.messages]
-        if not self.tools or self.tool_choice == "none":
+        if not self.tools or not self.offers_tools:
             return messages
         if self.tool_choice not in (None, "auto"):
             raise ApiError(400, "tool_choice can be 'auto' or 'none'", param="tool_choice")
@@ -114,9 +119,9 @@ def read_request(body: bytes, cls: type[Sampling]) -> Any:
 def as_api_error(error: PunaError) -> ApiError:
     """A request the engine or renderer refused is the client's mistake (400); a failed engine is the server's (503)."""
     if not isinstance(error, InputError):
-        return ApiError(503, str(error))
+        return ApiError(503, error.sentence())
     too_long = "the prompt has" in error.what
-    return ApiError(400, str(error), code="context_length_exceeded" if too_long else None)
+    return ApiError(400, error.sentence(), code="context_length_exceeded" if too_long else None)
 
 
 def tool_calls(call: str | None, call_id: str) -> list[dict[str, Any]] | None:

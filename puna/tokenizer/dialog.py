@@ -145,7 +145,7 @@ def read_rows(path: str | Path, cls: type[RowT], bad: BadRow | None = None) -> I
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("the file does not exist", where=str(path))
+        raise InputError("the file does not exist", where=str(path), fix="check the path")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -155,7 +155,11 @@ def read_rows(path: str | Path, cls: type[RowT], bad: BadRow | None = None) -> I
             except ValidationError as error:
                 reason = _reason(error)
                 if bad is None:
-                    raise InputError(f"malformed {cls.__name__} row: {reason}", where=f"{path}:{number}") from None
+                    raise InputError(
+                        f"malformed {cls.__name__} row: {reason}",
+                        where=f"{path}:{number}",
+                        fix="mend that line, or make the artifact again",
+                    ) from None
                 bad(str(path), number, reason)
                 continue
             yield row

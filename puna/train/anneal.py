@@ -14,8 +14,10 @@ import copy
 from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import StageContext
 from puna.train.corpus import held_losses, open_corpus
 from puna.train.long_context import Needles, needle_rows
@@ -25,7 +27,7 @@ from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, Batches
 from puna.train.pretrain import Watcher, Watching, load_for, training_summary
 from puna.train.recall import NeedleRows
-from puna.train.schedule import Batching, LearningRate, Schedule
+from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
 from puna.train.world import World
 
 KIND = "model"
@@ -41,20 +43,25 @@ class Settings(BaseSettings):
     context, `share` of `batch_tokens` on average.
     """
 
-    steps: int
-    batch_tokens: int = 1024
-    seq_len: int | None = None
-    piece_tokens: int | None = None
-    mix: dict[str, float] | None = None
+    steps: PositiveInt
+    batch_tokens: PositiveInt = 1024
+    seq_len: PositiveInt | None = None
+    piece_tokens: PositiveInt | None = None
+    mix: dict[str, NonNegativeFloat] | None = None
     optim: OptimSettings = OptimSettings(name="adamw", lr=5e-4)
     lr: LearningRate = LearningRate(shape="linear", warmup=0.02, final=0.0)
     average: bool = True
-    average_every: int | None = None
-    average_from: float = 0.5
+    average_every: PositiveInt | None = None
+    average_from: Share = 0.5
     needles: Needles | None = None
-    micro_rows: int | None = None
-    loss_chunk: int | None = None
+    micro_rows: PositiveInt | None = None
+    loss_chunk: PositiveInt | None = None
     watch: Watching = Watching()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        check_rows(self.batch_tokens, self.seq_len)
+        return self
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -64,6 +71,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     corpus = open_corpus(ctx.inputs.one("tokens").path, settings.piece_tokens)
     model = load_for(ctx, corpus)
     seq_len = settings.seq_len or model.config.max_seq_len
+    if settings.batch_tokens < seq_len:
+        ctx.note(f"a step reads one row of {seq_len} tokens, the model's context, though batch_tokens is {settings.batch_tokens}")
     mix = settings.mix or corpus.anneal_mix
     schedule = Schedule(
         steps=settings.steps, lr=settings.lr, batching=Batching(batch_tokens=settings.batch_tokens, seq_len=seq_len, mix=mix)

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import StageContext
 from puna.model.config import RopeScaling
 from puna.model.llama import Llama
@@ -25,7 +26,7 @@ from puna.train.optim import Optimizer, OptimSettings
 from puna.train.packing import Batch, empty_batch
 from puna.train.pretrain import Watching, load_for
 from puna.train.recall import NeedleRows, needle_accuracy
-from puna.train.schedule import Batching, LearningRate, Schedule
+from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
 from puna.train.world import World
 
 KIND = "model"
@@ -35,48 +36,60 @@ REVISION = 1
 class Scaling(BaseSettings):
     """Llama 3.1's RoPE scaling; `original` None is the context the model was trained with."""
 
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original: int | None = None
+    factor: float = Field(default=8.0, ge=1)
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+    original: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scaling:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError("low_freq_factor is less than high_freq_factor")
+        return self
 
 
 class Needles(BaseSettings):
     """Needle rows: their share of all rows, entries and questions per row, weights of an answer and of
     the text around it; entries and rows of the test."""
 
-    share: float = 0.5
-    pairs: int = 8
-    queries: int = 8
-    answer_weight: float = 4.0
-    filler_weight: float = 1.0
-    test_pairs: int = 4
-    test_rows: int = 100
+    share: Share = 0.5
+    pairs: PositiveInt = 8
+    queries: PositiveInt = 8
+    answer_weight: NonNegativeFloat = 4.0
+    filler_weight: NonNegativeFloat = 1.0
+    test_pairs: PositiveInt = 4
+    test_rows: PositiveInt = 100
+
+    @model_validator(mode="after")
+    def _asked_of_what_is_there(self) -> Needles:
+        if self.queries > self.pairs:
+            raise ValueError(f"queries {self.queries} is more than pairs {self.pairs}")
+        return self
 
 
 class Gate(BaseSettings):
     """What a stage must show: needle accuracy, and a held-out loss at the old length of at most (1 + tolerance) x the start's."""
 
-    needle: float = 0.9
-    short_tolerance: float = 0.05
-    patience: int = 0  # rounds of `round_steps` more steps while it does not
-    round_steps: int = 20
+    needle: Share = 0.9
+    short_tolerance: NonNegativeFloat = 0.05
+    patience: NonNegativeInt = 0  # rounds of `round_steps` more steps while it does not
+    round_steps: PositiveInt = 20
 
 
 class Settings(BaseSettings):
     """Settings of `train.long_context`: `stages` are row lengths, `steps` those of each stage (one number: of every stage)."""
 
-    stages: tuple[int, ...]
-    steps: int | tuple[int, ...] = 55
-    batch_tokens: int = 4096
+    stages: tuple[PositiveInt, ...]
+    steps: PositiveInt | tuple[PositiveInt, ...] = 55
+    batch_tokens: PositiveInt = 4096
     rope_scaling: Scaling | None = Scaling()
-    mix: dict[str, float] | None = None
+    mix: dict[str, NonNegativeFloat] | None = None
     needles: Needles = Needles()
     gate: Gate = Gate()
     optim: OptimSettings = OptimSettings(name="muon", lr=4e-3)
     lr: LearningRate = LearningRate(shape="linear", warmup=10, final=0.1)
-    micro_rows: int | None = None
-    loss_chunk: int | None = None
+    micro_rows: PositiveInt | None = None
+    loss_chunk: PositiveInt | None = None
     watch: Watching = Watching()
 
     @model_validator(mode="after")
@@ -85,6 +98,7 @@ class Settings(BaseSettings):
             raise ValueError("stages must be growing row lengths, such as [256, 512]")
         if isinstance(self.steps, tuple) and len(self.steps) != len(self.stages):
             raise ValueError("give one number of steps, or one per stage")
+        check_rows(self.batch_tokens, self.stages[-1])
         return self
 
     def stage_steps(self) -> list[int]:
@@ -100,7 +114,11 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     old = load_for(ctx, corpus)
     short = old.config.max_seq_len
     if settings.stages[0] < short:
-        raise InputError(f"a stage of {settings.stages[0]} tokens is shorter than the model's {short}", where="stages")
+        raise InputError(
+            f"a stage of {settings.stages[0]} tokens is shorter than the model's {short}",
+            where="stages",
+            fix="begin `stages` at the model's own length",
+        )
     model = lengthened(old, settings.stages[-1], settings.rope_scaling)
     lengths = [short, *settings.stages]
     watcher = LongWatcher(corpus, settings, ctx.stream_seed("needle-test"), short)

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from puna.core.errors import InputError
-from puna.core.settings import Settings
+from puna.core.settings import Portion, Settings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients of the original Muon
 NEWTON_SCHULZ_STEPS = 5
@@ -29,12 +30,12 @@ class OptimSettings(Settings):
     """
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    momentum: float = 0.95
-    clip: float = 1.0
+    lr: NonNegativeFloat = 3e-4
+    betas: tuple[Portion, Portion] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    momentum: Portion = 0.95
+    clip: NonNegativeFloat = 1.0
 
 
 class Muon(torch.optim.Optimizer):

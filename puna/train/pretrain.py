@@ -9,17 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
-from puna.model.config import ModelConfig, ffn_width, preset
+from puna.model.config import SPECIAL_SLOTS, ModelConfig, ffn_width, preset
 from puna.train.corpus import Corpus, held_losses, open_corpus
 from puna.train.loop import TrainResult, train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import OptimSettings
 from puna.train.preview import previews
-from puna.train.schedule import Batching, LearningRate, Phase, Schedule
+from puna.train.schedule import Batching, LearningRate, Phase, Schedule, check_rows
 
 if TYPE_CHECKING:
     from puna.model.llama import Llama
@@ -31,32 +33,41 @@ REVISION = 3
 class ModelShape(BaseSettings):
     """Shape of a new model; `ffn_dim` None is 8/3 of `dim` rounded up to 32, `max_seq_len` None the longest trained row."""
 
-    layers: int
-    dim: int
-    heads: int
-    kv_heads: int
-    ffn_dim: int | None = None
-    head_dim: int | None = None
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
+    layers: PositiveInt
+    dim: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    ffn_dim: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+    rope_theta: PositiveFloat = 10_000.0
+    norm_eps: PositiveFloat = 1e-5
     tied: bool = False
-    max_seq_len: int | None = None
+    max_seq_len: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelShape:
+        try:
+            self.config(vocab_size=SPECIAL_SLOTS, seq_len=1)  # the same checks as of a whole configuration
+        except InputError as error:
+            raise ValueError(error.what) from error
+        return self
 
     def config(self, vocab_size: int, seq_len: int) -> ModelConfig:
         """The model configuration for a vocabulary and a longest row."""
-        shape = self.model_dump() | {"ffn_dim": self.ffn_dim or ffn_width(self.dim), "max_seq_len": self.max_seq_len or seq_len}
+        own = self.model_dump(include=set(ModelShape.model_fields))
+        shape = own | {"ffn_dim": self.ffn_dim or ffn_width(self.dim), "max_seq_len": self.max_seq_len or seq_len}
         return ModelConfig(vocab_size=vocab_size, **shape)
 
 
 class Watching(BaseSettings):
     """What is measured while a model trains, and how often it is saved."""
 
-    log_every: int = 10
-    evaluate_every: int = 200
-    held_rows: int = 16  # rows per held-out group in each evaluation
+    log_every: PositiveInt = 10
+    evaluate_every: NonNegativeInt = 200
+    held_rows: PositiveInt = 16  # rows per held-out group in each evaluation
     previews: tuple[str, ...] = ()
-    preview_tokens: int = 24
-    checkpoint_seconds: float = execution(20.0)
+    preview_tokens: NonNegativeInt = 24
+    checkpoint_seconds: NonNegativeFloat = execution(20.0)
     device: str = execution("cpu")
 
 
@@ -69,17 +80,32 @@ class Settings(BaseSettings):
     """
 
     model: ModelShape | str | None = None
-    steps: int
-    batch_tokens: int = 1024
-    seq_len: int = 128
-    piece_tokens: int | None = None
-    mix: dict[str, float] | None = None
+    steps: PositiveInt
+    batch_tokens: PositiveInt = 1024
+    seq_len: PositiveInt = 128
+    piece_tokens: PositiveInt | None = None
+    mix: dict[str, NonNegativeFloat] | None = None
     optim: OptimSettings = OptimSettings(name="muon", lr=7e-3)
     lr: LearningRate = LearningRate()
     phases: tuple[Phase, ...] = ()
-    micro_rows: int | None = None
-    loss_chunk: int | None = None
+    micro_rows: PositiveInt | None = None
+    loss_chunk: PositiveInt | None = None
     watch: Watching = Watching()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        check_rows(self.batch_tokens, self.seq_len, self.phases)
+        return self
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, value: ModelShape | str | None) -> ModelShape | str | None:
+        if isinstance(value, str):
+            try:
+                preset(value)
+            except InputError as error:
+                raise ValueError(f"{error.what} ({error.fix})") from error
+        return value
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

@@ -9,12 +9,13 @@ changes of sequence length or mix are `phases` that begin after a number of toke
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from puna.core.settings import Settings
+from puna.core.settings import Settings, Share
 
 
 class LearningRate(Settings):
@@ -25,9 +26,9 @@ class LearningRate(Settings):
     """
 
     shape: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
-    warmup: float = 0.02
-    decay: float = 0.3
-    final: float = 0.03
+    warmup: NonNegativeFloat = 0.02
+    decay: Share = 0.3
+    final: NonNegativeFloat = 0.03
 
     def factor(self, step: int, steps: int) -> float:
         """Factor of step `step` (from 0) of `steps`."""
@@ -47,23 +48,32 @@ class LearningRate(Settings):
 class Phase(Settings):
     """From `after_tokens` seen tokens on: another batch size, sequence length or mix (what is None stays as it was)."""
 
-    after_tokens: int
-    batch_tokens: int | None = None
-    seq_len: int | None = None
-    mix: dict[str, float] | None = None
+    after_tokens: PositiveInt
+    batch_tokens: PositiveInt | None = None
+    seq_len: PositiveInt | None = None
+    mix: dict[str, NonNegativeFloat] | None = None
 
 
 class Batching(Settings):
     """What one optimiser step reads: `batch_tokens` tokens in rows of `seq_len`, groups weighted by `mix` (None: the data's)."""
 
-    batch_tokens: int
-    seq_len: int
-    mix: dict[str, float] | None = None
+    batch_tokens: PositiveInt
+    seq_len: PositiveInt
+    mix: dict[str, NonNegativeFloat] | None = None
 
     @property
     def rows(self) -> int:
         """Rows of an optimiser step over all ranks, at least one."""
         return max(1, self.batch_tokens // self.seq_len)
+
+
+def check_rows(batch_tokens: int, seq_len: int | None, phases: Sequence[Phase] = ()) -> None:
+    """ValueError when the tokens of an optimiser step do not fill one row, at the start or in a phase; None: not known yet."""
+    for phase in (None, *phases):
+        if phase is not None:
+            batch_tokens, seq_len = phase.batch_tokens or batch_tokens, phase.seq_len or seq_len
+        if seq_len is not None and batch_tokens < seq_len:
+            raise ValueError(f"batch_tokens {batch_tokens} is less than one row of seq_len {seq_len}")
 
 
 class Schedule(Settings):
@@ -72,18 +82,18 @@ class Schedule(Settings):
     Objectives that bring their own batches (dialogs, pairs) leave `batching` out.
     """
 
-    steps: int
+    steps: PositiveInt
     lr: LearningRate = LearningRate()
     batching: Batching | None = None
     phases: tuple[Phase, ...] = ()
-    first: int = 0
-    of: int | None = None
+    first: NonNegativeInt = 0
+    of: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Schedule:
         starts = [phase.after_tokens for phase in self.phases]
-        if starts != sorted(set(starts)) or any(start <= 0 for start in starts):
-            raise ValueError("phases must begin after a growing, positive number of tokens")
+        if starts != sorted(set(starts)):
+            raise ValueError("phases must begin after a growing number of tokens")
         if self.phases and self.batching is None:
             raise ValueError("phases change the batching, so a batching must be given")
         return self

@@ -49,7 +49,11 @@ def verify(task: Task, message: Message) -> bool:
 def final_answer(reference: dict[str, str], text: str) -> bool:
     """Exactly one answer tag, of the wanted language, followed by exactly the answer and nothing else."""
     if not isinstance(reference, dict) or not {"answer", "lang"} <= reference.keys():
-        raise InputError("final_answer needs a reference with 'answer' and 'lang'", where=repr(reference)[:80])
+        raise InputError(
+            "final_answer needs a reference with 'answer' and 'lang'",
+            where=repr(reference)[:80],
+            fix='reference: {"answer": "7", "lang": "en"}',
+        )
     tags = answer_tags(text)
     return len(tags) == 1 and tags[0][0] == reference["lang"] and text[tags[0][2] :].split() == reference["answer"].split()
 
@@ -58,7 +62,7 @@ def number(reference: Any, text: str) -> bool:
     """The final number equals the reference exactly, as fractions."""
     wanted = to_fraction(reference)
     if wanted is None:
-        raise InputError("the reference of a 'number' task holds no number", where=repr(reference)[:80])
+        raise InputError("the reference of a 'number' task holds no number", where=repr(reference)[:80], fix="reference: 7")
     return final_number(text) == wanted
 
 
@@ -68,7 +72,11 @@ def tool_call(reference: Any, message: Message) -> bool:
     try:
         wanted = [(r["name"], r["parameters"]) for r in references]
     except (TypeError, KeyError):
-        raise InputError("tool_call needs a reference with 'name' and 'parameters'", where=repr(reference)[:80]) from None
+        raise InputError(
+            "tool_call needs a reference with 'name' and 'parameters'",
+            where=repr(reference)[:80],
+            fix='reference: {"name": "add", "parameters": {"a": 7}}',
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # ast.parse comments on odd literals such as "1if"
         found = read_calls(message.tool_calls if message.tool_calls is not None else message.content)

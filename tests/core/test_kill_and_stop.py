@@ -137,3 +137,25 @@ def test_two_runs_that_make_the_same_artifact_share_it(start, tmp_path):
     both = [start(stages, name="one"), start(stages, name="two")]
     assert [process.wait(30) for process in both] == [0, 0]
     assert len((tmp_path / "made.txt").read_text().splitlines()) == 1
+
+
+def test_gc_keeps_what_an_interrupted_run_goes_on_from(start, tmp_path, command, cli_environment):
+    stages = {"t": {"uses": "fake_train", "steps": 200, "pause": 0.02}}
+    process = start(stages)
+    root = tmp_path / "run"
+    wait_until(lambda: list(root.glob("store/fake_train/*.scratch/state.json")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    (scratch,) = root.glob("store/fake_train/*.scratch")
+    other = scratch.with_name("nobody-01234567.scratch")
+    other.mkdir()
+
+    line = [*command, "gc", "--dir", str(root)]
+    done = subprocess.run(line, env=cli_environment, capture_output=True, text=True)
+    assert done.returncode == 0 and not other.exists() and (scratch / "state.json").exists()
+    assert f"{scratch.name} is kept: the run 'kill' goes on from it" in done.stdout
+
+    stages["t"]["pause"] = 0.0
+    assert start(stages).wait(20) == 0
+    (timing,) = root.glob("runs/kill/*-t/volatile/timing.jsonl")
+    assert json.loads(timing.read_text())["resumed_at"] > 0

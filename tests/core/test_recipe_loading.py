@@ -190,3 +190,10 @@ def test_cycles_and_unknown_parts_are_refused():
     assert "c.r9.write" in error.what and "c.r" in error.fix
     error = problem(lambda: build_graph(stages(a={"uses": "fake_write"}, b={"uses": "fake_join", "from": ["a", "a"]})))
     assert "names a stage twice" in error.what
+
+
+def test_a_bundled_recipe_is_extended_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cria").mkdir()  # a folder of that name is no recipe
+    recipe = load_recipe(write(tmp_path, "extends: cria\nname: mine\nstages: {flagship: {steps: 5}}"))
+    assert recipe.name == "mine" and recipe.stages["flagship"].settings["steps"] == 5 and "student" in recipe.stages

@@ -102,9 +102,14 @@ def test_mix_without_documents_is_an_input_error(tmp_path, tokenizer_dir):
     with pytest.raises(InputError, match="no group of `mix`"):
         make(tmp_path, tokenizer_dir, mix={"code": 1.0})
     ctx = local_context(tmp_path / "x")
-    with pytest.raises(InputError, match="negative"):
-        normalised_mix({"general": -1}, ["general"], "mix", ctx)
     assert normalised_mix({"a": 2, "b": 2, "c": 0}, ["a", "b", "c"], "mix", ctx) == {"a": 0.5, "b": 0.5}
+
+
+def test_a_share_that_holds_out_everything_is_named_as_the_reason(tmp_path, tokenizer_dir):
+    corpus(tmp_path / "docs", ["general"], documents=3)
+    with pytest.raises(InputError, match="documents are held out of training") as error:
+        make(tmp_path, tokenizer_dir, held=0.999999)
+    assert error.value.where == "held: 0.999999"
 
 
 def test_no_document_says_what_dropped_them(tmp_path, tokenizer_dir):

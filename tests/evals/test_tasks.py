@@ -169,9 +169,8 @@ def test_no_tasks_is_a_note_and_not_a_failure(world, tmp_path):
 
 
 def test_evaluate_prints_a_table_and_json(world, capsys):
-    result = evaluate(world[0].path, world[2].path, limit=4)
+    rows = [task(number) for number in range(10)]
+    result = evaluate(world[0].path, rows[:4], source="mine")
     assert "overall" in capsys.readouterr().out and result["overall"]["n"] == 4
-    evaluate(world[0].path, world[2].path / "test.jsonl", as_json=True)
+    evaluate(world[0].path, rows, source="mine", as_json=True)
     assert json.loads(capsys.readouterr().out)["lang"]["de"]["n"] == 7
-    with pytest.raises(InputError, match="does not exist"):
-        evaluate(world[0].path, world[0].path / "nothing.jsonl")

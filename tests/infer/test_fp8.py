@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from puna.core.errors import InputError
+from puna.core.errors import InputError, RunError
 from puna.core.stage import local_artifact, local_context
 from puna.infer import quantize
 from puna.infer.convert import convert
 from puna.infer.fp8 import batches, compare, layer_errors, quantize_model, round_weights
 from puna.infer.load import load_engine
+from puna.model import checkpoint
 from puna.model.checkpoint import load_model, save_model
 from puna.model.config import ModelConfig
 from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows, widen
@@ -249,3 +251,15 @@ def test_convert_refuses_what_it_cannot_do_and_leaves_nothing(source, tmp_path):
     with pytest.raises(InputError, match="2 layers"):
         convert(shallow, tmp_path / "x", "fp8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["shallow"]
+
+
+def test_convert_on_a_full_disk_is_one_message_and_leaves_nothing(source, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match=r"the disk is full \(\d+ MB left\)") as caught:
+        convert(source, tmp_path / "hf", "hf")
+    assert caught.value.where == str(tmp_path) and caught.value.fix
+    assert list(tmp_path.glob("hf*")) == []

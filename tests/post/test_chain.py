@@ -69,7 +69,8 @@ def test_overlong_dialogs_are_counted_and_an_empty_pool_hands_the_base_on(tmp_pa
                 provenance=Provenance(source="t", licence="MIT"))  # fmt: skip
     short = [gold_dialog(toy_task(letters)) for letters in ("abc", "bcd")]
     write_rows(tasks.path / "train.jsonl", [gold_dialog(long), *short])
-    made = run_stage(tmp_path, "post.sft", "chat", [base, tasks], steps=2, max_tokens=4)
+    made = run_stage(tmp_path, "post.sft", "chat", [base, tasks], steps=2, max_tokens=4, batch_tokens=8)
+    assert "a step reads one row of" in (made.path / "volatile" / "notes.txt").read_text()
     assert made.summary()["dialogs"] == {"gold": 2, "samples": 0} and made.summary()["overlong"] == 1
     write_rows(tasks.path / "train.jsonl", [gold_dialog(long)])
     made = run_stage(tmp_path, "post.sft", "empty", [base, tasks], steps=2, max_tokens=4)

@@ -30,7 +30,8 @@ class ScriptedEngine:
 
     def add(self, request: Request) -> int:
         if len(request.prompt_ids) >= self.max_seq_len:
-            raise InputError(f"the prompt has {len(request.prompt_ids)} tokens and the model reads {self.max_seq_len}")
+            what = f"the prompt has {len(request.prompt_ids)} tokens and the model reads {self.max_seq_len}"
+            raise InputError(what, where="the request", fix="shorten it")
         self.requests.append(request)
         self.live[len(self.requests)] = [(i, iter(self.say(request, i)), request.max_tokens) for i in range(request.n)]
         return len(self.requests)

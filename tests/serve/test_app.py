@@ -125,6 +125,17 @@ def test_tool_call_comes_back_as_tool_calls():
         assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("body", [{}, {"tools": []}, {"tools": [TOOL], "tool_choice": "none"}])
+def test_a_call_nobody_offered_is_text(body):
+    with client(CALL) as c:
+        reply = ask(c, **body).json()["choices"][0]
+        text = bytes(i for i in CALL if i < 256).decode()
+        assert (reply["message"]["content"], reply["finish_reason"]) == (text, "stop") and "tool_calls" not in reply["message"]
+        chunks = events(ask(c, **body, stream=True))
+        assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == text
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 def test_a_broken_tool_call_is_shown_as_text():
     broken = [TOKENIZER.python_tag_id, *b'{"name": add', TOKENIZER.eom_id]
     with client(broken) as c:
@@ -192,7 +203,7 @@ def test_bad_requests(body, status, param):
             error = reply.json()["error"]
             assert (reply.status_code, error["param"]) == (status, param)
             assert set(error) == {"message", "type", "param", "code"}
-            assert error["message"]
+            assert error["message"] and "\n" not in error["message"]
 
 
 def test_harmless_fields_are_accepted():
@@ -217,6 +228,7 @@ def test_prompt_longer_than_the_context():
         for stream in (False, True):
             reply = ask(c, messages=[{"role": "user", "content": "x" * 1200}], stream=stream)
             assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
+            assert "\n" not in reply.json()["error"]["message"]
 
 
 def test_time_limit():

@@ -140,6 +140,12 @@ def test_anneal_without_average(tmp_path, tokens, base):
     assert summary["written"] == "last" and "held_loss_of" not in summary
 
 
+def test_a_row_longer_than_the_batch_is_read_whole_and_said(tmp_path, tokens, base):
+    ctx, summary = stage(anneal, tmp_path / "a", tokens, base, steps=2, batch_tokens=16, average=False)
+    assert summary["tokens"] == 2 * 64
+    assert "one row of 64 tokens" in (ctx.out / "volatile" / "notes.txt").read_text()
+
+
 def test_long_context_records_stages_gates_and_the_needle(tmp_path, tokens, base):
     settings = {"stages": [128, 256], "steps": [3, 2], "batch_tokens": 512, "gate": {"patience": 1, "round_steps": 1},
                 "needles": {"pairs": 3, "queries": 2, "test_pairs": 2, "test_rows": 6}}  # fmt: skip

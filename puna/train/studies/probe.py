@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import Artifact, Inputs, StageContext, local_artifact
 from puna.data.shards import TOKENIZER_FILES
 from puna.train import anneal
 from puna.train.corpus import open_corpus
 from puna.train.optim import OptimSettings
 from puna.train.pretrain import Watching
-from puna.train.schedule import LearningRate
+from puna.train.schedule import LearningRate, check_rows
 from puna.train.studies.rows import in_study, losses, rounded, row_losses, write_rows
 
 KIND = "model"
@@ -33,12 +36,17 @@ SHARD_SUFFIXES = ("bin", "idx", "json", "parquet")
 class Annealing(BaseSettings):
     """How every arm is annealed; `optim.lr` is the rate the checkpoint was trained with, from which it falls to zero."""
 
-    steps: int
-    batch_tokens: int = 1024
-    seq_len: int | None = None
-    piece_tokens: int | None = None
+    steps: PositiveInt
+    batch_tokens: PositiveInt = 1024
+    seq_len: PositiveInt | None = None
+    piece_tokens: PositiveInt | None = None
     optim: OptimSettings = OptimSettings(name="muon", lr=7e-3)
-    held_rows: int = 64
+    held_rows: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _rows(self) -> Annealing:
+        check_rows(self.batch_tokens, self.seq_len)
+        return self
 
 
 class Settings(Annealing):
@@ -52,9 +60,9 @@ class Settings(Annealing):
     """
 
     study: str
-    replicate: int = 1
-    share: float = 0.3
-    data: str | dict[str, float] | None = None
+    replicate: NonNegativeInt = 1
+    share: Share = 0.3
+    data: str | dict[str, NonNegativeFloat] | None = None
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from puna.core.recipe import STAGE_NAME
 from puna.core.rng import numpy_stream
@@ -45,7 +45,7 @@ REVISION = 1
 class Size(ModelShape):
     """A model of the ladder and for how many steps it is trained."""
 
-    steps: int
+    steps: PositiveInt
 
 
 class Settings(Training):
@@ -62,13 +62,13 @@ class Settings(Training):
         draws: bootstrap draws.
     """
 
-    mixes: dict[str, dict[str, float] | None]
+    mixes: dict[str, dict[str, NonNegativeFloat] | None]
     control: str | None = None
     sizes: tuple[Size, ...]
     target: Size
     seeds: int = Field(1, ge=1)
     law: Kind = "saturating"
-    goal: dict[str, float] | None = None
+    goal: dict[str, NonNegativeFloat] | None = None
     draws: int = Field(1000, ge=100)
 
     @model_validator(mode="after")
@@ -151,7 +151,7 @@ def read_ladder(settings: Settings, artifacts: Sequence[Artifact], study: str, s
 
 def target_flops(settings: Settings, vocab_size: int) -> float:
     """Training FLOPs of the target, by the same convention as the ladder's."""
-    shape = ModelShape(**settings.target.model_dump(exclude={"steps"})).config(vocab_size, settings.seq_len)
+    shape = settings.target.config(vocab_size, settings.seq_len)
     tokens = (
         settings.target.steps * Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len).rows * settings.seq_len
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.plan.flops import training_flops_per_token
@@ -15,7 +17,7 @@ from puna.train import pretrain
 from puna.train.corpus import Corpus, open_corpus
 from puna.train.optim import OptimSettings
 from puna.train.pretrain import ModelShape, Watching
-from puna.train.schedule import Batching, LearningRate, Schedule
+from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
 from puna.train.studies.rows import in_study, losses, rounded, row_losses, write_rows
 
 KIND = "model"
@@ -27,12 +29,17 @@ TRIAL_FILE = "trial.json"
 class Training(BaseSettings):
     """How the models of a study are trained, the same for all; `held_rows` per group are what they are measured on."""
 
-    batch_tokens: int = 1024
-    seq_len: int = 128
-    piece_tokens: int | None = None
+    batch_tokens: PositiveInt = 1024
+    seq_len: PositiveInt = 128
+    piece_tokens: PositiveInt | None = None
     optim: OptimSettings = OptimSettings(name="muon", lr=7e-3)
     lr: LearningRate = LearningRate()
-    held_rows: int = 64
+    held_rows: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _rows(self) -> Training:
+        check_rows(self.batch_tokens, self.seq_len)
+        return self
 
 
 class Settings(Training):
@@ -45,11 +52,11 @@ class Settings(Training):
     """
 
     study: str
-    replicate: int = 1
-    mix: dict[str, float] | None = None
-    rank: int | None = None
+    replicate: NonNegativeInt = 1
+    mix: dict[str, NonNegativeFloat] | None = None
+    rank: NonNegativeInt | None = None
     model: ModelShape
-    steps: int
+    steps: PositiveInt
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from puna.core.errors import InputError
 from puna.core.graph import Source
@@ -55,10 +55,10 @@ class Settings(Annealing):
         draws: bootstrap draws.
     """
 
-    candidates: dict[str, dict[str, float]] = {}
+    candidates: dict[str, dict[str, NonNegativeFloat]] = {}
     share: float = Field(0.3, gt=0, lt=1)
     seeds: int = Field(1, ge=1)
-    goal: dict[str, float] | None = None
+    goal: dict[str, NonNegativeFloat] | None = None
     draws: int = Field(1000, ge=100)
 
     @model_validator(mode="after")
