@@ -25,7 +25,7 @@ from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 WEAK_POLICY = 0.4  # pass@k below which rejection sampling was measured to add nothing over the control
 Entry = dict[str, Any]

@@ -30,7 +30,7 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
 def direction(test: dict[str, Any]) -> int:
     """1 when the interval lies above zero and the exact test agrees (p < 0.05), -1 below, 0 otherwise.
 
-    With few items that differ, the normal interval is too narrow: four wins and no loss exclude zero at p = 0.125.
+    The interval is approximate where few items differ: four wins and no loss exclude zero at p = 0.125.
     """
     if test["n"] == 0 or test["p"] >= SIGNIFICANT:
         return 0
