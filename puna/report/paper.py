@@ -19,7 +19,7 @@ from puna.report.page import Section, page
 from puna.report.sources import made_by, percent, read_json
 
 KIND = "report"
-REVISION = 2
+REVISION = 3
 FEW_ITEMS = 1000  # below this many held-out items a paired test cannot show a few points
 
 
@@ -132,8 +132,11 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
 def _verdicts(report: dict[str, Any]) -> Section:
     """What helped, what did not, and what this run could not show."""
     section = Section("What helped and what did not", "5.1")
-    section.text("Every line is a paired test on the same held-out items, named in the recipe before the run. "
-                 "The tests are not corrected for their number: one in twenty may show a difference by chance.")  # fmt: skip
+    section.text(
+        "Every line is a paired test on the same held-out items, named in the recipe before the run, or what a gate did where it "
+        "refused a result; reward models are tested on held-out prompts. The tests are not corrected for their number: one in "
+        "twenty may show a difference by chance."
+    )
     for claim in report["claims"]:
         colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "dim")
         section.blocks.append(f"<p class='{colour}'>{html.escape(sentence(claim))}</p>")

@@ -148,12 +148,21 @@ def _preference_training(section: Section, parts: Sequence[Artifact]) -> None:
     rows = []
     for part in made_by(parts, "post.dpo"):
         summary = part.summary()
-        note = summary.get("skipped") or f"kept step {summary.get('kept_step')} of {summary.get('steps')}"
-        rows.append([part.name, summary.get("pairs", 0), note, number(summary.get("preference_accuracy"), 2),
+        if summary.get("skipped"):
+            outcome = of = f"not trained, {summary['skipped']}"
+        else:
+            kept, shown = summary["kept_step"], summary["figures_step"]
+            outcome = (
+                f"step {kept} of {summary['steps']} kept" if kept else f"{summary['steps']} steps discarded, start handed on"
+            )
+            of = f"step {shown}, {'kept' if shown == kept else 'not kept' if kept else 'discarded'}"
+        rows.append([part.name, summary.get("pairs", 0), outcome, of, number(summary.get("preference_accuracy"), 2),
                      number(summary.get("chosen_shift"), 2), number(summary.get("rejected_shift"), 2)])  # fmt: skip
     if rows:
         section.table(
-            ["DPO", "pairs", "outcome", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"], rows
+            ["DPO", "pairs", "outcome", "figures of", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"],
+            rows,
+            "Accuracy and shifts are those of the training pairs at the step named, against the weights before DPO.",
         )
 
 

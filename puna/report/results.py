@@ -14,7 +14,7 @@ def table(run_dir: Path) -> str:
 
 
 def render(report: dict[str, Any]) -> str:
-    """Headline numbers, then every claim with its difference, interval, n, p and verdict."""
+    """Headline numbers, then every claim with its difference, interval, n, p and verdict, or with what a gate did."""
     lines = [f"{row['what']:<58} {row['value']}" for row in report["headlines"]]
     if report["claims"]:
         lines += ["", f"{'claim (paired, same items)':<58} {'points':>8}  {'95 % interval':<16} {'n':>5}  {'p':>8}  verdict"]
@@ -23,6 +23,9 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _claim(claim: dict[str, Any]) -> str:
+    if "outcome" in claim:
+        return f"{claim['name'][:58]:<58} {claim['outcome']}"
     interval = f"{100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}"
-    figures = f"{100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {claim['p']:>8.2g}"
+    p = f"{claim['p']:.2g}" if "p" in claim else "–"
+    figures = f"{100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {p:>8}"
     return f"{claim['name'][:58]:<58} {figures}  {claim['verdict']}"
