@@ -3,8 +3,8 @@
 The trunk starts from the first model input (the paper: the pre-trained checkpoint), the score is read at the terminator of the
 last turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text:
 pair accuracy, best-of-n against a random pick, against the majority and against an oracle, and the correlation of score and
-length are measured on those only. A few hundred pairs gave no best-of-n gain in the embedded recipe and three thousand did; the
-summary has the figures.
+length are measured on those only. At the size of the embedded recipe the choice can be worse than a random one (docs/log.md); the
+summary has the figures, and the report makes a claim of them.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import VOLATILE, Artifact, StageContext
 from puna.report import data_sections, post_sections, training_sections
 from puna.report.claims import collect_claims, sentence
+from puna.report.opening import FINAL, opening
 from puna.report.page import Section, page
 from puna.report.sources import made_by, percent, read_json
 
@@ -24,7 +25,7 @@ FEW_ITEMS = 1000  # below this many held-out items a paired test cannot show a f
 
 
 class Settings(BaseSettings):
-    """`title` of the page; by default it names the stages' recipe."""
+    """`title` of the page, which stands under the run's name."""
 
     title: str = "A herd raised by Puna"
 
@@ -43,9 +44,11 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     }
     (ctx.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     (ctx.out / VOLATILE).mkdir(exist_ok=True)
-    lead = " ".join(f"{row['what']}: {row['value']}." for row in report["headlines"])
     whole = [_verdicts(report), *sections, _making(artifacts)]
-    (ctx.out / VOLATILE / "report.html").write_text(page(settings.title, lead, whole), encoding="utf-8")
+    name = ctx.run.get("name")
+    title, subtitle = (name, settings.title) if name else (settings.title, "")
+    text = page(title, subtitle, opening(artifacts, ctx.run, ctx.seed), whole)
+    (ctx.out / VOLATILE / "report.html").write_text(text, encoding="utf-8")
     return {"sections": [s.title for s in sections], "claims": {c["name"]: c["verdict"] for c in claims}}
 
 
@@ -60,7 +63,7 @@ def headlines(artifacts: Sequence[Artifact]) -> list[dict[str, str]]:
         for fault, score in sorted(read_json(artifact, "planted.json").items()):
             value = f"recall {score['recall']:.3f}, precision {score['precision']:.3f} (n = {score['planted']})"
             rows.append({"what": f"planted {fault.replace('_', ' ')}", "value": value})
-    finals = {a.name for a in made_by(artifacts, "post.rounds", "post.distil", "infer.quantize")}
+    finals = {a.name for a in made_by(artifacts, *FINAL)}
     for artifact in made_by(artifacts, "evals.scores"):
         for name, score in read_json(artifact, "scores.json").get("models", {}).items():
             if name in finals:
@@ -138,7 +141,7 @@ def _verdicts(report: dict[str, Any]) -> Section:
         "twenty may show a difference by chance."
     )
     for claim in report["claims"]:
-        colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "dim")
+        colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "quiet")
         section.blocks.append(f"<p class='{colour}'>{html.escape(sentence(claim))}</p>")
     for text in report["limits"]:
         section.text(text)
