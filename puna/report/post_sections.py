@@ -158,18 +158,19 @@ def _sampling(section: Section, parts: Sequence[Artifact]) -> None:
 
 
 def _rewards(section: Section, parts: Sequence[Artifact]) -> None:
-    rows = []
+    rows, sizes = [], []
     for part in made_by(parts, "post.reward"):
         summary = part.summary()
         best = summary.get("best_of_n") or {}
         choices = [_mean(best.get(key)) for key in ("random", "reward", "majority", "oracle", "reward_over_random")]
         pairs, prompts = ((found or {}).get("n", 0) for found in (summary.get("pair_accuracy"), best.get("random")))
         correlation = number(summary.get("length_correlation"), 2)
-        rows.append([part.name, pairs, _mean(summary.get("pair_accuracy")), prompts, *choices, correlation])
+        sizes.append(f"{part.name} {pairs:,} with pairs, {prompts:,} sampled")
+        rows.append([part.name, _mean(summary.get("pair_accuracy")), *choices, correlation])
     if rows:
-        header = ["reward model", "prompts with pairs", "pairs in order", "prompts sampled", "random of n", "best of n by reward"]
-        header += ["majority of n", "oracle", "reward minus random", "length corr."]
-        section.table(header, rows, "On held-out prompts, percent, with 95 % intervals.")
+        header = ["reward model", "pairs in order", "random of n", "best of n by reward", "majority of n", "oracle"]
+        header += ["reward minus random", "corr. with length"]
+        section.table(header, rows, f"On held-out prompts, percent, with 95 % intervals; prompts: {'; '.join(sizes)}.")
 
 
 def _mean(found: dict[str, Any] | None) -> str:
