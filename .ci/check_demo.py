@@ -63,6 +63,8 @@ def _true(claim: dict, run: Path) -> bool:
         return summary["kept"] != "average" and _weights(run, claim["better"]) == _weights(run, summary["kept"])
     if claim["verdict"] == "discarded":
         return _weights(run, claim["better"]) == _weights(run, claim["control"])
+    if summary.get("kept", "average") != "average" and claim["control"] in summary["parts"]:
+        return False
     return claim["stage"] == claim["better"] or _weights(run, claim["better"]) != _weights(run, claim["control"])
 
 
