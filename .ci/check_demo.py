@@ -28,7 +28,7 @@ def problems(run: Path) -> list[str]:
         if score["recall"] < least or score["precision"] < PRECISION:
             found.append(f"curation of {fault}: recall {score['recall']:.3f}, precision {score['precision']:.3f}")
     found += _needle(report["sections"]["Long context"]["needle"]["models"])
-    found += _claims(report["claims"])
+    found += _claims(report["claims"], run)
     return found
 
 
@@ -43,15 +43,37 @@ def _needle(models: dict) -> list[str]:
     return found
 
 
-def _claims(claims: list[dict]) -> list[str]:
+def _claims(claims: list[dict], run: Path) -> list[str]:
     found = []
     for start in (*MUST_HELP, *MUST_NOT_HURT):
         claim = next((c for c in claims if c["name"].startswith(start)), None)
-        if claim is None or claim["n"] < ITEMS:
+        if claim is not None and start in MUST_NOT_HURT and claim["verdict"] == "discarded":
+            continue  # checked below: the model is its start
+        if claim is None or claim.get("n", 0) < ITEMS:
             found.append(f"'{start}' was not tested on {ITEMS} items")
         elif claim["verdict"] == "hurt" or (start in MUST_HELP and claim["verdict"] != "helped"):
             found.append(f"{claim['name']}: {claim['verdict']}")
-    return found
+    return found + [f"{c['name']}: {c['verdict']} is untrue" for c in claims if not _true(c, run)]
+
+
+def _true(claim: dict, run: Path) -> bool:
+    """A stage whose result a gate refused has no test, and a gate is named only where its weights are its input's."""
+    summary = json.loads((_stage(run, claim["better"]) / "summary.json").read_text())
+    if claim["verdict"] == "refused":
+        return summary["kept"] != "average" and _weights(run, claim["better"]) == _weights(run, summary["kept"])
+    if claim["verdict"] == "discarded":
+        return _weights(run, claim["better"]) == _weights(run, claim["control"])
+    if summary.get("kept", "average") != "average" and claim["control"] in summary["parts"]:
+        return False
+    return claim["stage"] == claim["better"] or _weights(run, claim["better"]) != _weights(run, claim["control"])
+
+
+def _weights(run: Path, name: str) -> bytes:
+    return (_stage(run, name) / "model.safetensors").read_bytes()
+
+
+def _stage(run: Path, name: str) -> Path:
+    return next(path for path in run.iterdir() if path.name.partition("-")[2] == name)
 
 
 if __name__ == "__main__":

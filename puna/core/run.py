@@ -192,7 +192,8 @@ class _Scheduler:
 
     def _start(self, node: Node, identity: store.Identity, cores: int, rebuild: bool) -> None:
         inputs = [self.outcome.artifacts[s] for s in node.sources]
-        job = job_for(node, identity, inputs, seed=self.recipe.seed, cores=cores, rebuild=rebuild, command=self.command)
+        run, seed = {"name": self.recipe.name, "recipe": self.recipe.label}, self.recipe.seed
+        job = job_for(node, identity, inputs, seed=seed, cores=cores, rebuild=rebuild, command=self.command, run=run)
         ours, theirs = os.pipe()
         self.server.start(job.to_json(), self.run_dir / "logs" / f"{node.name}.txt", theirs)
         os.close(theirs)

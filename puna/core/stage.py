@@ -91,6 +91,7 @@ class StageContext:
         report: receives events for console and page; the default drops them.
         stopping: tells whether the process was asked to stop.
         cores: how many cores the run gave this stage; the result must not depend on it.
+        run: `name` and `recipe` of the run that asked for this, for pages under `volatile/`; empty outside a run.
     """
 
     name: str
@@ -102,6 +103,7 @@ class StageContext:
     stopping: Callable[[], bool] = lambda: False
     lineage: list[dict[str, Any]] = field(default_factory=list)
     cores: int = 1
+    run: dict[str, str] = field(default_factory=dict)
 
     def stream_seed(self, *names: str | int) -> int:
         """Seed of a stream that is this stage's own: depends on the run's seed and the stage's name."""

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,7 @@ class Job:
     cores: int = 1
     rebuild: bool = False
     command: list[str] = field(default_factory=list)
+    run: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -73,6 +74,7 @@ def job_for(
     cores: int,
     rebuild: bool = False,
     command: Sequence[str] = (),
+    run: Mapping[str, str] | None = None,
 ) -> Job:
     """The job that makes the artifact of `identity` at its place."""
     return Job(
@@ -87,6 +89,7 @@ def job_for(
         cores=cores,
         rebuild=rebuild,
         command=list(command),
+        run=dict(run or {}),
     )
 
 
@@ -160,6 +163,7 @@ def _make_locked(job: Job, path: Path, report: Report, stopping: Callable[[], bo
         report=report,
         stopping=stopping,
         cores=job.cores,
+        run=job.run,
     )
     summary = module.run(settings, ctx)
     _write_summary(partial, summary, job.name)

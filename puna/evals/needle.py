@@ -30,7 +30,7 @@ from puna.tokenizer.bpe import Tokenizer
 from puna.world.needle import needle_ids
 
 KIND = "needle"
-REVISION = 1
+REVISION = 2
 BATCH_TOKENS = 8192  # positions per forward pass
 RUN_TOKENS = 64  # longest piece of filler: entries stand between pieces
 FILLER_TOKENS = 10_000  # less filler than this would repeat itself within a few rows

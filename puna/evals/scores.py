@@ -20,7 +20,7 @@ from puna.evals.one import ITEMS_FILE, Item, answer_tasks, read_items, write_ite
 from puna.evals.stats import rate
 
 KIND = "scores"
-REVISION = 1
+REVISION = 2
 
 GROUPINGS = ("capability", "family", "lang")
 

@@ -6,13 +6,12 @@ agrees with it elsewhere. Two models are compared on the same items, because the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from puna.core.intervals import Z95, wilson
+from puna.core.intervals import paired_difference, wilson
 from puna.core.rng import numpy_stream
 
 BOOTSTRAP_DRAWS = 1000
@@ -22,8 +21,8 @@ BOOTSTRAP_DRAWS = 1000
 class Paired:
     """Pass rate of one model minus that of another on the same items.
 
-    `low`, `high`: 95 % normal interval of the difference; `wins`, `losses`: items only the one or only the other passes;
-    `p`: two-sided exact McNemar probability of so uneven a split if both were equally good.
+    `low`, `high`: 95 % score interval of the difference (Tango 1998); `wins`, `losses`: items that only the one or only the other
+    passes; `p`: two-sided exact McNemar probability of so uneven a split if both were equally good.
     """
 
     difference: float
@@ -41,11 +40,9 @@ def paired(better: Sequence[bool], control: Sequence[bool]) -> Paired:
         raise ValueError(f"paired results of unequal length: {len(first)} and {len(second)}")
     if len(first) == 0:
         return Paired(0.0, -1.0, 1.0, 0, 0, 1.0)
-    change = first - second
-    mean = float(change.mean())
-    half = Z95 * float(change.std()) / math.sqrt(len(change))
-    wins, losses = int((change > 0).sum()), int((change < 0).sum())
-    return Paired(mean, mean - half, mean + half, wins, losses, mcnemar(wins, losses))
+    wins, losses = int((first > second).sum()), int((first < second).sum())
+    low, high = paired_difference(wins, losses, len(first))
+    return Paired((wins - losses) / len(first), low, high, wins, losses, mcnemar(wins, losses))
 
 
 def mcnemar(wins: int, losses: int) -> float:

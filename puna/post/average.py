@@ -22,7 +22,7 @@ from puna.post import checkpoints
 from puna.post.gate import Judge, Verdict, comparison, open_judge, read_verdict, write_verdict
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 
 class Settings(BaseSettings):

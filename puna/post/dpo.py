@@ -34,7 +34,7 @@ from puna.train.packing import Batch
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 RENDERING = 1  # of the rows a cached reference was computed on; part of its key
 
 
@@ -117,7 +117,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     verdict = judge(model.eval())
     write_verdict(verdict, ctx.out)
     checkpoints.save(model, tokenizer, ctx, [policy])
-    return _summary(result, pairs, verdict, settings, ctx)
+    return {"model": policy.name, **_summary(result, pairs, verdict, ctx)}
 
 
 def _batches(pairs: RankedRows, limit: int, settings: Settings, ctx: StageContext) -> RankedBatches:
@@ -179,9 +179,11 @@ def _optimise(model: Any, batches: RankedBatches, judge: Judge, settings: Settin
     )
 
 
-def _summary(result: TrainResult, pairs: RankedRows, verdict: Verdict, settings: Settings, ctx: StageContext) -> dict[str, Any]:
+def _summary(result: TrainResult, pairs: RankedRows, verdict: Verdict, ctx: StageContext) -> dict[str, Any]:
+    """What was kept; figures of the training pairs belong to `figures_step`: the step kept, else the last one measured."""
     looks = [(row["step"], row["dev"]) for row in result.rows if "dev" in row]
-    last = next(row for row in reversed(result.rows) if "preference_accuracy" in row)
+    measured = [row for row in result.rows if "preference_accuracy" in row]
+    shown = next((row for row in measured if row["step"] == result.best_step), measured[-1])
     if result.best_step == 0:
         ctx.note(f"no step was better than the policy on the dev tasks ({verdict.text()}): kept step 0")
     before = Verdict(verdict.measure, looks[0][1], verdict.n)
@@ -197,5 +199,6 @@ def _summary(result: TrainResult, pairs: RankedRows, verdict: Verdict, settings:
         "dev": verdict.summary(),
         "dev_before": looks[0][1],
         "gain": comparison(verdict, before)["difference"],
-        **{key: last[key] for key in ("preference_accuracy", "margin", "chosen_shift", "rejected_shift")},
+        "figures_step": shown["step"],
+        **{key: shown[key] for key in ("preference_accuracy", "margin", "chosen_shift", "rejected_shift")},
     }

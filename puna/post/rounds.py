@@ -23,9 +23,10 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
+from puna.post.origin import origin
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 WEAK_POLICY = 0.4  # pass@k below which rejection sampling was measured to add nothing over the control
 Entry = dict[str, Any]
@@ -191,7 +192,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     for number in range(1, settings.rounds + 1):
         candidate = ctx.inputs.named(f"{ctx.name}.r{number}.dpo")
         keep = verdict_of(candidate).value >= verdict_of(chosen).value
-        decisions.append(_decision(number, candidate, chosen, keep))
+        source = origin(candidate, {artifact.name: artifact for artifact in ctx.inputs.artifacts})
+        decisions.append(_decision(number, candidate, source, chosen, keep))
         if not keep:
             ctx.note(decisions[-1])
         rounds.append(_round(ctx, number, control, chosen, keep))
@@ -224,11 +226,12 @@ def part(artifact: Artifact) -> dict[str, Any]:
     return {"name": artifact.name, "inputs": inputs, "output": artifact.digest, "figures": artifact.summary()}
 
 
-def _decision(number: int, candidate: Artifact, chosen: Artifact, keep: bool) -> str:
+def _decision(number: int, candidate: Artifact, source: str, chosen: Artifact, keep: bool) -> str:
     now, before = verdict_of(candidate).text(), verdict_of(chosen).text()
+    model = candidate.name if source == candidate.name else f"{candidate.name}, which is {source} unchanged,"
     if keep:
-        return f"round {number}: {candidate.name} ({now}) is no worse than {chosen.name} ({before}) and replaces it"
-    return f"round {number}: {candidate.name} ({now}) fell below {chosen.name} ({before}), which is kept"
+        return f"round {number}: {model} ({now}) is no worse than {chosen.name} ({before}) and replaces it"
+    return f"round {number}: {model} ({now}) fell below {chosen.name} ({before}), which is kept"
 
 
 def _round(ctx: StageContext, number: int, control: Artifact, before: Artifact, kept: bool) -> dict[str, Any]:

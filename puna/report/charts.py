@@ -1,6 +1,7 @@
 """Chart specifications as plain dictionaries (plotly's JSON): the report embeds them, nothing here draws.
 
-Each function returns `(data, layout)`. Intervals are drawn wherever a number has one.
+Each function returns `(data, layout)`. Intervals are drawn wherever a number has one. The page writes the legend as text above
+a chart, where it can wrap and covers nothing.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 Chart = tuple[list[dict[str, Any]], dict[str, Any]]
 
 PALETTE = ["#a8741a", "#3c7a9e", "#2f7d5b", "#8a5a9e", "#b03a2e", "#6b7480", "#c9a227", "#4f6d3a"]
+DASHES = ["solid", "dash", "dot"]
 
 
 def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> Chart:
     """One line per named curve of (x values, y values)."""
     data = [
-        {"type": "scatter", "mode": "lines", "name": name, "x": list(xs), "y": list(ys), "line": {"color": _colour(i)}}
+        {"type": "scatter", "mode": "lines", "name": name, "x": list(xs), "y": list(ys), "line": _stroke(i)}
         for i, (name, (xs, ys)) in enumerate(curves.items())
     ]
-    return data, {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "legend": {"orientation": "h", "y": 1.15}}
+    return data, {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
 
 
 def bars(labels: Sequence[str], values: Sequence[float], lows: Sequence[float], highs: Sequence[float], y: str) -> Chart:
@@ -42,11 +44,7 @@ def grouped_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], y
         {"type": "bar", "name": name, "x": list(labels), "y": list(values), "marker": {"color": _colour(i)}}
         for i, (name, values) in enumerate(series.items())
     ]
-    return data, {
-        "barmode": "group",
-        "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
-        "legend": {"orientation": "h", "y": 1.15},
-    }
+    return data, {"barmode": "group", "yaxis": {"title": {"text": y}, "rangemode": "tozero"}}
 
 
 def funnel(steps: Sequence[str], counts: Sequence[int]) -> Chart:
@@ -71,8 +69,7 @@ def stacked_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], x
     ]
     return data, {
         "barmode": "stack", "xaxis": {"title": {"text": x}}, "yaxis": {"autorange": "reversed", "type": "category"},
-        "legend": {"orientation": "h", "y": 1.0 + 1.2 / (len(labels) + 2), "traceorder": "normal"},
-        "height": 130 + 24 * len(labels),
+        "height": 90 + 24 * len(labels),
     }  # fmt: skip
 
 
@@ -92,8 +89,7 @@ def histograms(
     first, last = _used(edges, rows, limits)
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {
-        "barmode": "overlay", "bargap": 0.05, "height": 110 + 105 * len(rows), "shapes": [], "annotations": [],
-        "legend": {"orientation": "h", "y": 1.0 + 0.25 / max(len(rows), 1)},
+        "barmode": "overlay", "bargap": 0.05, "height": 90 + 105 * len(rows), "shapes": [], "annotations": [],
         "xaxis": _bin_axis(edges, first, last, x) | {"anchor": f"y{len(rows) if len(rows) > 1 else ''}"},
     }  # fmt: skip
     for number, (row, series) in enumerate(rows.items()):
@@ -157,7 +153,7 @@ def _place(edges: Sequence[float], value: float) -> float:
     return round(at + min(max(share, 0.0), 1.0), 3)
 
 
-def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], title: str) -> Chart:
+def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]]) -> Chart:
     """Shares between 0 and 1 as a map, with the percentage written in each cell."""
     text = [["" if v is None else f"{100 * v:.0f}" for v in row] for row in values]
     data = [
@@ -168,10 +164,14 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Seque
         }
     ]  # fmt: skip
     return data, {
-        "title": {"text": title},
         "xaxis": {"title": {"text": "context length (tokens)"}, "type": "category"},
         "yaxis": {"title": {"text": "depth of the needle"}, "type": "category"},
     }
+
+
+def _stroke(index: int) -> dict[str, str]:
+    """Colour and dash of a line; no two lines of a chart look alike."""
+    return {"color": _colour(index), "dash": DASHES[index // len(PALETTE) % len(DASHES)]}
 
 
 def _colour(index: int) -> str:

@@ -33,8 +33,9 @@ def _curation(section: Section, artifact: Artifact, artifacts: Sequence[Artifact
         section.text(
             f"{first['documents']:,} pages were collected and {last['documents']:,} kept ({last['characters']:,} characters)."
         )
-        names = [step["step"].replace("_", " ") for step in steps]
-        section.figure(*charts.funnel(names, [step["documents"] for step in steps]), "Documents left after each step.")
+        names, counts, idle = funnel_steps(steps)
+        caption = f"Steps that dropped no document: {', '.join(idle)}." if idle else ""
+        section.figure(*charts.funnel(names, counts), f"Documents left after each step. {caption}".strip())
     _planted(section, artifact)
     data_origins.by_origin(section, funnel, artifact)
     section.heading("What was dropped")
@@ -50,6 +51,19 @@ def _curation(section: Section, artifact: Artifact, artifacts: Sequence[Artifact
     data_origins.domains(section, artifact)
     data_origins.personal_data(section, funnel)
     data_origins.cost(section, [*parts, artifact], steps[0]["documents"] if steps else 0)
+
+
+def funnel_steps(steps: Sequence[dict[str, Any]]) -> tuple[list[str], list[int], list[str]]:
+    """Labels and documents of the steps that dropped any, the first included, and the names of those that did not."""
+    names, counts, idle = [steps[0]["step"].replace("_", " ")], [steps[0]["documents"]], []
+    for step in steps[1:]:
+        name = step["step"].replace("_", " ")
+        if step["documents"] == counts[-1]:
+            idle.append(name)
+        else:
+            names.append(f"left after {name}")
+            counts.append(step["documents"])
+    return names, counts, idle
 
 
 def _parts(artifact: Artifact, artifacts: Sequence[Artifact]) -> list[Artifact]:

@@ -15,16 +15,17 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import VOLATILE, Artifact, StageContext
 from puna.report import data_sections, post_sections, training_sections
 from puna.report.claims import collect_claims, sentence
+from puna.report.opening import FINAL, opening
 from puna.report.page import Section, page
 from puna.report.sources import made_by, percent, read_json
 
 KIND = "report"
-REVISION = 2
+REVISION = 3
 FEW_ITEMS = 1000  # below this many held-out items a paired test cannot show a few points
 
 
 class Settings(BaseSettings):
-    """`title` of the page; by default it names the stages' recipe."""
+    """`title` of the page, which stands under the run's name."""
 
     title: str = "A herd raised by Puna"
 
@@ -43,9 +44,11 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     }
     (ctx.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     (ctx.out / VOLATILE).mkdir(exist_ok=True)
-    lead = " ".join(f"{row['what']}: {row['value']}." for row in report["headlines"])
     whole = [_verdicts(report), *sections, _making(artifacts)]
-    (ctx.out / VOLATILE / "report.html").write_text(page(settings.title, lead, whole), encoding="utf-8")
+    name = ctx.run.get("name")
+    title, subtitle = (name, settings.title) if name else (settings.title, "")
+    text = page(title, subtitle, opening(artifacts, ctx.run, ctx.seed), whole)
+    (ctx.out / VOLATILE / "report.html").write_text(text, encoding="utf-8")
     return {"sections": [s.title for s in sections], "claims": {c["name"]: c["verdict"] for c in claims}}
 
 
@@ -60,7 +63,7 @@ def headlines(artifacts: Sequence[Artifact]) -> list[dict[str, str]]:
         for fault, score in sorted(read_json(artifact, "planted.json").items()):
             value = f"recall {score['recall']:.3f}, precision {score['precision']:.3f} (n = {score['planted']})"
             rows.append({"what": f"planted {fault.replace('_', ' ')}", "value": value})
-    finals = {a.name for a in made_by(artifacts, "post.rounds", "post.distil", "infer.quantize")}
+    finals = {a.name for a in made_by(artifacts, *FINAL)}
     for artifact in made_by(artifacts, "evals.scores"):
         for name, score in read_json(artifact, "scores.json").get("models", {}).items():
             if name in finals:
@@ -132,10 +135,13 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
 def _verdicts(report: dict[str, Any]) -> Section:
     """What helped, what did not, and what this run could not show."""
     section = Section("What helped and what did not", "5.1")
-    section.text("Every line is a paired test on the same held-out items, named in the recipe before the run. "
-                 "The tests are not corrected for their number: one in twenty may show a difference by chance.")  # fmt: skip
+    section.text(
+        "Every line is a paired test on the same held-out items, named in the recipe before the run, or what a gate did where it "
+        "refused a result; reward models are tested on held-out prompts. The tests are not corrected for their number: one in "
+        "twenty may show a difference by chance."
+    )
     for claim in report["claims"]:
-        colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "dim")
+        colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "quiet")
         section.blocks.append(f"<p class='{colour}'>{html.escape(sentence(claim))}</p>")
     for text in report["limits"]:
         section.text(text)

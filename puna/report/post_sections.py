@@ -6,12 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from puna.core.stage import Artifact
+from puna.post.origin import origin
 from puna.report import charts
 from puna.report.claims import sentence
 from puna.report.page import Section
 from puna.report.sources import curve, made_by, metrics, number, percent, read_json
 
-POST_TRAINING = ("post.sft", "post.dpo", "post.reward", "post.logits")
+LOSSES = {
+    "post.sft": ("loss (nats per learnt token)", "Training loss of supervised fine-tuning."),
+    "post.dpo": ("DPO loss with its likelihood term", "Training loss of DPO."),
+    "post.reward": ("ranking loss", "Training loss of the reward models."),
+}
+FP8_MEASURES = {
+    "bf16_bytes": ("size of the weights in BF16", "bytes", 0),
+    "fp8_bytes": ("size of the files in FP8", "bytes", 0),
+    "perplexity_reference": ("perplexity in BF16", "per token", 3),
+    "perplexity": ("perplexity in FP8", "per token", 3),
+    "perplexity_change": ("change of the perplexity", "share", 5),
+    "kl_mean": ("divergence of FP8 from BF16, mean over tokens", "nats", 5),
+    "kl_max": ("divergence of FP8 from BF16, worst token", "nats", 3),
+    "first_choice_agreement": ("tokens with the same first choice", "share", 4),
+    "tokens": ("tokens compared", "tokens", 0),
+    "greedy.continuations": ("continuations written greedily by both", "texts", 0),
+    "greedy.equal": ("of these the same to the end", "texts", 0),
+    "greedy.equal_prefix_share": ("part of a continuation before the first difference, mean", "share", 3),
+}  # by key of the summary: words, unit, digits
 SHOWN_ANSWERS = 8
 
 
@@ -60,13 +79,18 @@ def fp8_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]])
     for artifact in found:
         summary = artifact.summary()
         section.data[artifact.name] = summary
-        rows = [[key.replace("_", " "), number(value, 5)] for key, value in summary.items() if isinstance(value, (int, float))]
-        for outer, inner in summary.items():
-            if isinstance(inner, dict):
-                rows += [[f"{outer} {key}", number(value, 5)] for key, value in inner.items() if isinstance(value, (int, float))]
-        section.table(["measure", "value"], rows, f"{artifact.name}, compared on {summary.get('compared_on')}.")
+        rows = [[words, _measure(summary, key, digits), unit] for key, (words, unit, digits) in FP8_MEASURES.items()]
+        section.table(["measure", "value", "unit"], rows, f"{artifact.name}, compared on {summary.get('compared_on')}.")
         _claims(section, claims, {artifact.name})
     return section
+
+
+def _measure(summary: dict[str, Any], key: str, digits: int) -> str:
+    """A value of the summary, by the path of its keys."""
+    value: Any = summary
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return number(value, digits)
 
 
 def scores_section(artifacts: Sequence[Artifact]) -> Section | None:
@@ -79,7 +103,7 @@ def scores_section(artifacts: Sequence[Artifact]) -> Section | None:
         models = read_json(artifact, "scores.json").get("models", {})
         section.data[artifact.name] = models
         rows = [[name, m["overall"]["n"], percent(m["overall"]), m["unfinished"]] for name, m in models.items()]
-        section.table(["model", "items", "accuracy (95 %)", "unfinished"], rows)
+        section.table(["model", "items", "accuracy (95 %)", "unfinished"], rows, _unchanged(artifacts, list(models)))
         for grouping in ("family", "capability", "lang"):
             groups = sorted({g for m in models.values() for g in m.get(grouping, {})})
             if groups:
@@ -87,6 +111,14 @@ def scores_section(artifacts: Sequence[Artifact]) -> Section | None:
                 section.table(["model", *groups], rows, f"By {grouping}: percent right with its 95 % interval.")
         _answers(section, artifact)
     return section
+
+
+def _unchanged(artifacts: Sequence[Artifact], models: Sequence[str]) -> str:
+    """Which of the models carry the weights of another, because a gate refused what their stage made."""
+    known = {artifact.name: artifact for artifact in artifacts}
+    sources = {name: origin(known[name], known) for name in models if name in known}
+    same = [f"{name} is {source} unchanged" for name, source in sources.items() if name != source]
+    return f"Handed on by a gate: {', '.join(same)}." if same else ""
 
 
 def _accuracy_chart(section: Section, artifacts: Sequence[Artifact], members: set[str]) -> None:
@@ -126,42 +158,56 @@ def _sampling(section: Section, parts: Sequence[Artifact]) -> None:
 
 
 def _rewards(section: Section, parts: Sequence[Artifact]) -> None:
-    rows = []
+    rows, sizes = [], []
     for part in made_by(parts, "post.reward"):
         summary = part.summary()
         best = summary.get("best_of_n") or {}
         choices = [_mean(best.get(key)) for key in ("random", "reward", "majority", "oracle", "reward_over_random")]
-        rows.append([part.name, _mean(summary.get("pair_accuracy")), *choices, number(summary.get("length_correlation"), 2)])
+        pairs, prompts = ((found or {}).get("n", 0) for found in (summary.get("pair_accuracy"), best.get("random")))
+        correlation = number(summary.get("length_correlation"), 2)
+        sizes.append(f"{part.name} {pairs:,} with pairs, {prompts:,} sampled")
+        rows.append([part.name, _mean(summary.get("pair_accuracy")), *choices, correlation])
     if rows:
-        header = ["reward model", "pair accuracy", "random of n", "best of n by reward", "majority of n", "oracle"]
-        header += ["reward minus random", "length corr."]
-        section.table(header, rows, "On held-out prompts, percent, with 95 % intervals.")
+        header = ["reward model", "pairs in order", "random of n", "best of n by reward", "majority of n", "oracle"]
+        header += ["reward minus random", "corr. with length"]
+        section.table(header, rows, f"On held-out prompts, percent, with 95 % intervals; prompts: {'; '.join(sizes)}.")
 
 
 def _mean(found: dict[str, Any] | None) -> str:
     if not found or found.get("mean") is None:
         return "–"
-    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f}, n={found['n']})"
+    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 def _preference_training(section: Section, parts: Sequence[Artifact]) -> None:
     rows = []
     for part in made_by(parts, "post.dpo"):
         summary = part.summary()
-        note = summary.get("skipped") or f"kept step {summary.get('kept_step')} of {summary.get('steps')}"
-        rows.append([part.name, summary.get("pairs", 0), note, number(summary.get("preference_accuracy"), 2),
+        if summary.get("skipped"):
+            outcome = of = f"not trained, {summary['skipped']}"
+        else:
+            kept, shown = summary["kept_step"], summary["figures_step"]
+            outcome = (
+                f"step {kept} of {summary['steps']} kept" if kept else f"{summary['steps']} steps discarded, start handed on"
+            )
+            of = f"step {shown}, {'kept' if shown == kept else 'not kept' if kept else 'discarded'}"
+        rows.append([part.name, summary.get("pairs", 0), outcome, of, number(summary.get("preference_accuracy"), 2),
                      number(summary.get("chosen_shift"), 2), number(summary.get("rejected_shift"), 2)])  # fmt: skip
     if rows:
         section.table(
-            ["DPO", "pairs", "outcome", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"], rows
+            ["DPO", "pairs", "outcome", "figures of", "preference accuracy", "chosen log-prob shift", "rejected log-prob shift"],
+            rows,
+            "Accuracy and shifts are those of the training pairs at the step named, against the weights before DPO.",
         )
 
 
 def _losses(section: Section, parts: Sequence[Artifact]) -> None:
-    curves = {a.name: curve(metrics(a), "loss") for a in made_by(parts, *POST_TRAINING)}
-    curves = {name: points for name, points in curves.items() if points[0]}
-    if curves:
-        section.figure(*charts.lines(curves, "step", "loss"), "Training loss of every post-training stage.")
+    """A chart for every kind of loss: their values do not compare."""
+    for stage, (unit, caption) in LOSSES.items():
+        curves = {a.name: curve(metrics(a), "loss") for a in made_by(parts, stage)}
+        curves = {name: points for name, points in curves.items() if points[0]}
+        if curves:
+            section.figure(*charts.lines(curves, "step", unit), caption)
 
 
 def _answers(section: Section, artifact: Artifact) -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+NAME = 70  # characters of a claim's name
+
 
 def table(run_dir: Path) -> str:
     """The run's results as plain text, empty when its report has not been written."""
@@ -14,15 +16,18 @@ def table(run_dir: Path) -> str:
 
 
 def render(report: dict[str, Any]) -> str:
-    """Headline numbers, then every claim with its difference, interval, n, p and verdict."""
+    """Headline numbers, then every claim with its difference, interval, n, p and verdict, or with what a gate did."""
     lines = [f"{row['what']:<58} {row['value']}" for row in report["headlines"]]
     if report["claims"]:
-        lines += ["", f"{'claim (paired, same items)':<58} {'points':>8}  {'95 % interval':<16} {'n':>5}  {'p':>8}  verdict"]
+        lines += ["", f"{'claim (paired, same items)':<{NAME}} {'points':>8}  {'95 % interval':<16} {'n':>5}  {'p':>8}  verdict"]
         lines += [_claim(claim) for claim in report["claims"]]
     return "\n".join(lines)
 
 
 def _claim(claim: dict[str, Any]) -> str:
+    if "outcome" in claim:
+        return f"{claim['name'][:NAME]:<{NAME}} {claim['outcome']}"
     interval = f"{100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}"
-    figures = f"{100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {claim['p']:>8.2g}"
-    return f"{claim['name'][:58]:<58} {figures}  {claim['verdict']}"
+    p = f"{claim['p']:.2g}" if "p" in claim else "–"
+    figures = f"{100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {p:>8}"
+    return f"{claim['name'][:NAME]:<{NAME}} {figures}  {claim['verdict']}"

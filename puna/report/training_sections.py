@@ -20,11 +20,15 @@ def training_section(artifacts: Sequence[Artifact]) -> Section | None:
     if not models:
         return None
     section = Section("Pre-training", "3.4")
+    axis = "steps since the model's first"
     section.figure(
-        *charts.lines({m.name: curve(metrics(m), "loss") for m in models}, "step", "loss (nats per token)"), "Training loss."
+        *charts.lines(one_after_the_other(models, "loss"), axis, "loss (nats per token)"),
+        "Training loss; a stage goes on where the one it starts from ended.",
     )
-    held = {m.name: curve(metrics(m), "held_loss") for m in models}
-    section.figure(*charts.lines({k: v for k, v in held.items() if v[0]}, "step", "held-out loss"), "Loss on held-out documents.")
+    section.figure(
+        *charts.lines(one_after_the_other(models, "held_loss"), axis, "held-out loss (nats per token)"),
+        "Loss on held-out documents.",
+    )
     summaries = {m.name: m.summary() for m in models}
     section.data = summaries
     keys = ("parameters", "steps", "tokens", "loss")
@@ -42,6 +46,20 @@ def training_section(artifacts: Sequence[Artifact]) -> Section | None:
     if samples:
         section.listing("what the models wrote while they trained", samples[-SHOWN_SAMPLES:])
     return section
+
+
+def one_after_the_other(models: Sequence[Artifact], key: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Curves of one metric by stage, each moved by the steps of the stages it starts from; stages without it are left out."""
+    ends: dict[str, float] = {}
+    curves = {}
+    for model in models:
+        before = max((ends.get(entry["digest"], 0.0) for entry in model.record.get("inputs", [])), default=0.0)
+        rows = metrics(model)
+        ends[model.digest] = before + max((row.get("step", 0) for row in rows), default=0)
+        steps, values = curve(rows, key)
+        if steps:
+            curves[model.name] = ([before + step for step in steps], values)
+    return curves
 
 
 def _held(summary: dict[str, Any]) -> float | None:
@@ -74,20 +92,22 @@ def context_section(artifacts: Sequence[Artifact]) -> Section | None:
         found = read_json(artifact, "needle.json")
         section.data[artifact.name] = found
         section.text(
-            f"Needle in a haystack: share of planted values named right, chance about {100 * found['chance']:.0f} %. "
-            "Depth 0 is the beginning of the text. A model is named with the length it was trained for."
+            f"Needle in a haystack: share of planted values named right; picking one of the listed values finds "
+            f"{100 * found['chance']:.0f} %. A model can stay below that, for its first choice is taken from the whole "
+            "vocabulary: one that has not learnt to look anything up names none of the listed values. "
+            "Depth 0 is the beginning of the text."
         )
         for name, model in found["models"].items():
-            section.figure(*_map(found, name, model), f"Needle map of {name}.")
+            section.figure(*_map(found, model), f"Needle map of {name}, trained to {model['max_seq_len']} tokens.")
     for artifact in perplexities:
         _perplexity(section, artifact)
     return section
 
 
-def _map(found: dict[str, Any], name: str, model: dict[str, Any]) -> charts.Chart:
+def _map(found: dict[str, Any], model: dict[str, Any]) -> charts.Chart:
     lengths, depths = [str(n) for n in found["lengths"]], [str(d) for d in found["depths"]]
     values = [[cells[row]["accuracy"] for cells in model["cells"]] for row in range(len(depths))]
-    return charts.heat_map(depths, lengths, values, f"{name} (trained to {model['max_seq_len']})")
+    return charts.heat_map(depths, lengths, values)
 
 
 def _perplexity(section: Section, artifact: Artifact) -> None:

@@ -84,6 +84,9 @@ class _Page(BaseHTTPRequestHandler):
             asked = parse_qs(url.query).get("offset", ["0"])[0]
             offset = int(asked) if asked.isdecimal() and len(asked) < 16 else 0
             self._send(_events(self.run_dir / "events.jsonl", offset), "application/json")
+        elif url.path == "/favicon.ico":  # asked for by browsers that show the report
+            self.send_response(204)
+            self.end_headers()
         elif url.path == "/report":
             self._file(self.run_dir / "report.html", "text/html; charset=utf-8")
         else:

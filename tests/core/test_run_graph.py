@@ -34,6 +34,12 @@ def test_runs_then_reuses_everything(run_recipe, tmp_path):
     assert not list((tmp_path / "store").glob("*/*.partial")) + list((tmp_path / "store").glob("*/*.scratch"))
 
 
+def test_a_stage_is_told_the_run_that_asked_for_it(run_recipe, tmp_path):
+    outcome, _ = run_recipe({"a": {"uses": "fake_write"}})
+    (row,) = map(json.loads, (outcome.artifacts["a"].path / "volatile/timing.jsonl").read_text().splitlines())
+    assert row["run"]["name"] == "test" and row["run"]["recipe"]
+
+
 def test_execution_fields_do_not_rerun_and_identity_fields_do(run_recipe):
     run_recipe(CHAIN)
     assert run_recipe(edited("b", workers=8))[0].made == []

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from puna.core.modules import load_stage
 from puna.core.stage import local_context
 from puna.core.store import digest_files
 from puna.model.checkpoint import load_model, save_model
-from puna.post import distil, reject, rounds, sft
+from puna.post import distil, dpo, reject, rounds, sft
 from puna.post.average import averaged
 from puna.post.collect import gold_dialog
 from puna.post.examples import encode_dialog, row_length
 from puna.post.gate import Judge, Verdict, comparison, open_judge, read_verdict, write_verdict
+from puna.post.origin import handed_on, origin
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Sample, Task, read_rows, write_rows
 
@@ -168,9 +170,13 @@ def test_average_is_kept_only_if_no_worse_than_the_best(loop, tmp_path):
             weight.mul_(20)  # noise of the usual size is outweighed by what was learnt
     save_model(noise, wrecked.path, tokenizer=TOKENIZER)
     made = run_stage(tmp_path, "post.average", "mean", [wrecked, good, tasks], dev=30, max_tokens=8)
-    assert made.summary()["kept"] == good.name
+    assert made.summary()["kept"] == good.name == handed_on(made)
     assert (made.path / "model.safetensors").read_bytes() == (good.path / "model.safetensors").read_bytes()
+    pairs = loop["chat.r1.pairs"]
+    passed = run_stage(tmp_path, "post.dpo", "dpo", [made, pairs, tasks], least_pairs=10_000, max_tokens=8)
+    assert origin(passed, {"mean": made, good.name: good}) == good.name  # through both stages
     same = run_stage(tmp_path, "post.average", "same", [good, replace(good, name="twin"), tasks], dev=30, max_tokens=8)
+    assert handed_on(same) is None and origin(same, {}) == "same"
     assert same.summary()["kept"] == "average" and same.summary()["against_best"]["difference"] == 0
     with pytest.raises(InputError, match="cannot be averaged"):
         run_stage(tmp_path, "post.average", "bad", [good, base_artifact(tmp_path / "wide", dim=32), tasks])
@@ -224,6 +230,11 @@ def test_rounds_manifest_and_gates(loop):
         expected = candidate if keep else expected
     assert manifest["chosen"] == expected and manifest["dev"]["n"] == 30
     assert read_verdict(loop["chat"].path).value == values[expected] == max(values["chat.sft"], values[expected])
+    for number, text in enumerate(manifest["decisions"][1:], 1):
+        candidate = f"chat.r{number}.dpo"
+        source = origin(loop[candidate], loop)
+        same = (loop[candidate].path / "model.safetensors").read_bytes() == (loop[source].path / "model.safetensors").read_bytes()
+        assert same and (f"{candidate}, which is {source} unchanged," in text) == (source != candidate)
     part = manifest["rounds"][0]["parts"]["dpo"]
     assert part["output"] == loop["chat.r1.dpo"].digest
     assert {"name": "chat.r1.average", "digest": loop["chat.r1.average"].digest} in part["inputs"]
@@ -236,6 +247,7 @@ def test_dpo_with_too_few_pairs_hands_the_policy_on(loop, tmp_path):
     made = run_stage(tmp_path, "post.dpo", "dpo", [policy, pairs, tasks], least_pairs=10_000, max_tokens=8)
     assert "preference pairs" in made.summary()["skipped"]
     assert read_verdict(made.path) == read_verdict(policy.path)
+    assert handed_on(made) == policy.name
 
 
 def test_dpo_that_only_hurts_keeps_step_zero(loop, tmp_path):
@@ -244,7 +256,20 @@ def test_dpo_that_only_hurts_keeps_step_zero(loop, tmp_path):
                      pairs_per_step=8, dev=30, max_tokens=8)  # fmt: skip
     assert made.summary()["kept_step"] == 0
     assert "kept step 0" in (made.path / "volatile/notes.txt").read_text()
+    assert made.summary()["figures_step"] == made.summary()["steps"] > 0  # of weights that were discarded
+    assert handed_on(made) == origin(made, loop) == policy.name
     assert (made.path / "model.safetensors").read_bytes() == (policy.path / "model.safetensors").read_bytes()
+
+
+def test_dpo_figures_are_of_the_step_that_was_kept(tmp_path):
+    figures = {"margin": 0.1, "chosen_shift": -0.1, "rejected_shift": -1.0}
+    rows = [{"step": 0, "dev": 0.5}, *({"step": step, "preference_accuracy": step / 100, **figures} for step in (10, 20, 30))]
+    pairs = SimpleNamespace(rows=[0] * 4, weak=0, left=SimpleNamespace(overlong=0, empty=0))
+    ctx = local_context(tmp_path / "dpo")
+    for kept, shown in ((20, 20), (0, 30), (25, 30)):
+        result = SimpleNamespace(rows=rows, best_step=kept, steps=30, loss=0.6)
+        found = dpo._summary(result, pairs, Verdict("accuracy", 0.6, 100), ctx)
+        assert (found["kept_step"], found["figures_step"], found["preference_accuracy"]) == (kept, shown, shown / 100)
 
 
 def test_the_loop_gives_the_same_bytes_again(loop, tmp_path):

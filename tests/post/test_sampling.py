@@ -10,6 +10,7 @@ import pytest
 import torch
 from post_toys import base_artifact, run_stage, tasks_artifact, toy_model, toy_task, toy_tokenizer
 
+from puna.core.intervals import wilson
 from puna.core.stage import local_context
 from puna.core.store import digest_files
 from puna.post import reject
@@ -202,7 +203,7 @@ def test_held_prompts_are_the_same_in_every_round():
 
 def test_mean_interval():
     found = mean_interval([0.0, 1.0, 1.0, 1.0])
-    half = 1.959964 * math.sqrt(0.1875 / 4)
     assert (found["mean"], found["n"]) == (0.75, 4)
-    assert (found["low"], found["high"]) == pytest.approx((0.75 - half, 0.75 + half), abs=1e-6)
+    assert (found["low"], found["high"]) == pytest.approx(wilson(3, 4), abs=1e-6)
+    assert mean_interval([1.0, 1.0, 0.9], least=-1.0)["high"] <= 1.0
     assert mean_interval([])["n"] == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from puna.core.stage import Artifact
-from puna.report import charts, data_origins, data_signals
+from puna.report import charts, data_origins, data_sections, data_signals
 from puna.report.page import Section
 
 EDGES = [0.0, 0.5, 1.0, 10.0, 100.0]
@@ -32,6 +32,13 @@ def test_histograms_hold_what_is_there_and_no_more():
     assert [trace["showlegend"] for trace in data] == [True, False, True]
     assert layout["xaxis"]["range"] == [0.5, 3.5] and layout["xaxis"]["anchor"] == "y2"
     assert data[0]["hovertext"] == ["0.5 to 1"] and layout["yaxis2"]["domain"][1] < layout["yaxis"]["domain"][0]
+
+
+def test_the_funnel_names_what_is_left_and_hides_idle_steps():
+    steps = [("collected", 100), ("blocked", 100), ("url_duplicate", 90), ("rank", 90), ("quality", 80)]
+    names, counts, idle = data_sections.funnel_steps([{"step": step, "documents": count} for step, count in steps])
+    assert names == ["collected", "left after url duplicate", "left after quality"] and counts == [100, 90, 80]
+    assert idle == ["blocked", "rank"]
 
 
 def test_examples_are_escaped_and_limits_are_told_by_group(tmp_path):
@@ -88,4 +95,8 @@ def test_classifiers_are_told_with_intervals(tmp_path):
     section = Section("Data", "3.1")
     data_signals.classifiers(section, [made(tmp_path / "c", "judge", "data.classify", report={"held_out": held})])
     text = "".join(section.blocks)
-    assert "100 held-out labels: 50.0 (40.0 to 60.0) percent met." in text and "55.0 (40.0 to 60.0)" in text and ">–<" in text
+    assert (
+        "100 held-out labels: 50.0 (40.0 to 60.0) percent met." in text
+        and "55.0 <small>40.0 to 60.0</small>" in text
+        and ">–<" in text
+    )

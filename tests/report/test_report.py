@@ -2,13 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from puna.core.stage import Artifact, local_context
-from puna.report import charts, paper, results
+from puna.evals.one import ITEMS_FILE, write_items
+from puna.report import charts, paper, post_sections, results
 from puna.report.claims import direction, sentence
+from puna.report.opening import opening
 from puna.report.page import Section, figure, page, table
+from puna.report.training_sections import one_after_the_other
 
 
 def claim(**changes):
@@ -35,7 +39,7 @@ def test_page_escapes_text_and_needs_no_network():
     section.text("<script>alert(1)</script>")
     section.listing("answers", ["</pre><img src=x onerror=alert(1)>"])
     section.figure(*charts.bars(["</script>"], [1.0], [0.5], [1.5], "percent"), 'a "caption"')
-    text = page("T", "lead & more", [section])
+    text = page("T", "lead & more", ["<dl></dl>"], [section])
     body = text[: text.index("Plotly.newPlot")]
     shown = re.sub(r"<script>.*?</script>", "", body, flags=re.S)
     assert "<script>alert" not in text and "<img src=x" not in shown and "lead &amp; more" in text
@@ -47,6 +51,84 @@ def test_figures_carry_their_data_and_tables_align_numbers():
     assert json.loads(spec.group(1)) == {"data": [{"y": [1, 2]}], "layout": {"x": 1}}
     text = table(["name", "n"], [["a<", 3]])
     assert '<td>a&lt;</td><td class="n">3</td>' in text
+
+
+def test_an_interval_stands_under_its_value_and_a_missing_number_leaves_its_column_numeric():
+    text = table(["model", "accuracy", "loss"], [["a", "63.3 (60.8 to 65.7)", "1.2"], ["b", "not measured", "–"]])
+    assert '<td class="n">63.3 <small>60.8 to 65.7</small></td><td class="n">1.2</td>' in text
+    assert '<td class="n">not measured</td><td class="n">–</td>' in text and "<td>a</td>" in text
+    assert '<td class="n">12,345</td>' in table(["n"], [[12345]])
+    assert "<td>–</td>" in table(["n"], [["–"]])
+
+
+def test_no_two_lines_of_a_chart_look_alike():
+    data, layout = charts.lines({str(i): ([0], [1]) for i in range(20)}, "step", "loss")
+    strokes = {(trace["line"]["color"], trace["line"]["dash"]) for trace in data}
+    assert len(strokes) == 20 and "legend" not in layout
+
+
+def trained(path, name, stage, rows, digest="", inputs=()):
+    (path / name).mkdir()
+    (path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = {"stage": stage, "inputs": [{"digest": given} for given in inputs]}
+    return Artifact(name=name, kind="model", path=path / name, digest=digest, record=record)
+
+
+def test_stages_of_one_model_stand_one_after_the_other(tmp_path):
+    first = trained(tmp_path, "m", "train.pretrain", [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0}], "m")
+    long = trained(tmp_path, "m-long", "train.long_context", [{"step": 5, "held_loss": 2.5}], "l", ["tokens", "m"])
+    last = trained(tmp_path, "m-base", "train.anneal", [{"step": 7, "loss": 1.0}], "b", ["l"])
+    other = trained(tmp_path, "s", "train.pretrain", [{"step": 10, "loss": 4.0}], "s")
+    models = [first, long, last, other]
+    assert one_after_the_other(models, "loss") == {"m": ([10, 20], [3.0, 2.0]), "m-base": ([32], [1.0]), "s": ([10], [4.0])}
+    assert one_after_the_other(models, "held_loss") == {"m-long": ([25], [2.5])}
+
+
+def test_losses_of_different_kinds_stand_in_charts_of_their_own(tmp_path):
+    parts = [trained(tmp_path, name, f"post.{name}", [{"step": 1, "loss": 1.0}]) for name in ("sft", "dpo", "reward")]
+    section = Section("Rounds", "4.1")
+    post_sections._losses(section, parts)
+    drawn = [json.loads(re.search(r"application/json'>(.*?)</script>", block, re.S).group(1)) for block in section.blocks]
+    assert [[trace["name"] for trace in spec["data"]] for spec in drawn] == [["sft"], ["dpo"], ["reward"]]
+    assert len({spec["layout"]["yaxis"]["title"]["text"] for spec in drawn}) == 3
+
+
+def test_fp8_measures_are_told_in_words_with_units(tmp_path):
+    path = tmp_path / "fp8"
+    path.mkdir()
+    (path / "summary.json").write_text(
+        json.dumps({"kl_max": 0.18196, "greedy": {"equal_prefix_share": 0.7958}, "compared_on": "t"})
+    )
+    text = post_sections.fp8_section([Artifact("fp8", "model", path, "d", {"stage": "infer.quantize"})], []).blocks[0]
+    assert '<td>divergence of FP8 from BF16, worst token</td><td class="n">0.182</td><td>nats</td>' in text
+    assert '<td class="n">0.796</td><td>share</td>' in text and "kl" not in text and "equal_prefix" not in text
+
+
+def test_the_opening_says_which_run_this_is_and_shows_its_numbers(tmp_path):
+    def at(name, wall, ended, stage="x", **files):
+        made = artifact(tmp_path / name, name, stage, {f"{file}.json": value for file, value in files.items()})
+        return replace(made, record=made.record | {"wall_s": wall, "finished_at": f"2026-11-24T{ended}+00:00"})
+
+    overall = {"passed": 1018, "n": 1500, "accuracy": 0.6787, "low": 0.6546, "high": 0.7018}
+    scores = {"models": {"chat": {"overall": overall}, "chat.sft": {"overall": overall}}}
+    parts = [
+        at("pages", 30.0, "10:00:30"), at("chat", 100.0, "10:05:00", "post.rounds"),
+        at("scores", 5.0, "10:09:00", "evals.scores", scores=scores),
+    ]  # fmt: skip
+    text = "".join(opening(parts, {"name": "cria", "recipe": "recipes/<cria>.yaml"}, 7))
+    assert "<dd>recipes/&lt;cria&gt;.yaml</dd>" in text and "<dd>7</dd>" in text
+    assert "2026-11-24 10:00 to 10:09 UTC" in text and "2 min 15 s of work in 3 stages" in text
+    tile = "<div><b>67.9 %</b><span>held-out accuracy of chat</span><span>65.5 to 70.2, n = 1,500</span></div>"
+    assert tile in text and "chat.sft" not in text
+
+
+def test_models_handed_on_by_a_gate_are_named_beside_their_scores(tmp_path):
+    refused = artifact(tmp_path / "avg", "avg", "post.average", {"summary.json": {"kept": "b", "parts": {"b": {}}}})
+    rate = {"passed": 1, "n": 2, "accuracy": 0.5, "low": 0.1, "high": 0.9}
+    models = {"avg": {"overall": rate, "unfinished": 0, "family": {}, "capability": {}, "lang": {}}}
+    scored = artifact(tmp_path / "scores", "scores", "evals.scores", {"scores.json": {"models": models}})
+    write_items([], scored.path / ITEMS_FILE)
+    assert "Handed on by a gate: avg is b unchanged." in post_sections.scores_section([refused, scored]).blocks[0]
 
 
 def test_an_interval_becomes_error_bars():
@@ -68,8 +150,6 @@ def test_a_run_with_few_items_says_what_it_cannot_show(tmp_path):
     made = artifact(tmp_path / "scores", "scores", "evals.scores", {"scores.json": scores})
     (tmp_path / "scores" / "items.parquet").write_bytes(b"")
     ctx = local_context(tmp_path / "out", name="report", inputs=[made])
-    from puna.evals.one import write_items
-
     write_items([], tmp_path / "scores" / "items.parquet")
     summary = paper.run(paper.Settings(), ctx)
     report = json.loads((tmp_path / "out" / "report.json").read_text())

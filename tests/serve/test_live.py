@@ -30,6 +30,14 @@ def test_page_and_plotly_come_from_the_package(page):
     assert len(get(page.url + "plotly.js")[2]) > 1_000_000
 
 
+def test_no_icon_is_an_answer_and_sections_wait_for_their_data(page):
+    with urllib.request.urlopen(page.url + "favicon.ico", timeout=10) as reply:
+        assert reply.status == 204
+    text = get(page.url)[2].decode()
+    for heading in ("Loss", "Accuracy while training", "What the model writes", "Notes"):
+        assert f"<section hidden><h2>{heading}</h2>" in text
+
+
 def test_events_are_served_by_whole_lines(page, tmp_path):
     first, second = json.dumps({"event": "note", "text": "a"}) + "\n", json.dumps({"event": "note", "text": "b"}) + "\n"
     (tmp_path / "events.jsonl").write_text(first + second[:5])
