@@ -11,8 +11,10 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from time import process_time
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xxhash
@@ -24,9 +26,13 @@ from puna.core.stage import StageContext
 from puna.data.classify_judge import Judge, judge_texts, load_prompt, prompt_digest
 from puna.data.classify_scores import report
 from puna.data.columns import documents
-from puna.data.linear import LinearSettings, train_linear
+from puna.data.linear import Linear, LinearSettings, train_linear
 from puna.data.local_files import text_of_record
 from puna.data.open_file import STREAM_ERRORS, open_bytes
+from puna.data.transformer import Transformer, TransformerSettings, train_transformer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 KIND = "classifier"
 REVISION = 1
@@ -65,7 +71,9 @@ class Settings(StageSettings):
             another label are counted and left out.
         positive: the class whose probability is the score; by default the prompt's.
         held: share of the labelled texts held out for the report.
-        linear: features and training.
+        model: `linear`, cheap enough for every document, or `transformer`, which reads words in their places.
+        linear: features and training of the one.
+        transformer: shape and training of the other.
     """
 
     labels: tuple[LabelFile, ...] = ()
@@ -75,7 +83,9 @@ class Settings(StageSettings):
     classes: tuple[str, ...] = ()
     positive: str | None = None
     held: float = Field(0.2, ge=0, lt=1)
+    model: Literal["linear", "transformer"] = "linear"
     linear: LinearSettings = LinearSettings()
+    transformer: TransformerSettings = TransformerSettings()
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -129,7 +139,7 @@ class Labelled:
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    """Write the classifier (`linear.json`, `linear.safetensors`), `report.json`, `labels.jsonl` and `bad_rows.jsonl`.
+    """Write the classifier (its own files), `report.json`, `labels.jsonl` and `bad_rows.jsonl`; CPU times lie in `volatile/`.
 
     Raises:
         InputError: a file cannot be read, a needed `documents` input is missing, or a class has no text to learn from.
@@ -152,8 +162,14 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     texts = pa.array([rows.texts[index] for index in keep], type=pa.large_string())
     labels = np.array([classes.index(rows.labels[index]) for index in keep], dtype=np.int32)
     held = np.array([held_out[index] for index in keep], dtype=bool)
-    model = train_linear(texts.filter(pa.array(~held)), labels[~held], classes, settings.linear, seed=ctx.stream_seed("linear"))
-    found = report(model.score_batch(texts.filter(pa.array(held))), labels[held], classes, positive)
+    started = process_time()
+    model = _train(texts.filter(pa.array(~held)), labels[~held], classes, settings, ctx)
+    trained = process_time()
+    chances = model.score_batch(texts.filter(pa.array(held)))
+    ctx.timing(
+        training_cpu_s=round(trained - started, 3), scoring_cpu_s=round(process_time() - trained, 3), scored=int(held.sum())
+    )
+    found = report(chances, labels[held], classes, positive)
     model.about |= {"positive": positive, "trained_on": int((~held).sum()), "held_out": found}
     model.save(ctx.out)
     _write_rows(ctx.out, rows, keep, held)
@@ -168,6 +184,20 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     (ctx.out / "report.json").write_text(json.dumps(summary | {"held_out": found}, indent=1, ensure_ascii=False) + "\n")
     _tell(ctx, found, positive, rows)
     return summary
+
+
+def _train(
+    texts: pa.Array, labels: np.ndarray, classes: list[str], settings: Settings, ctx: StageContext
+) -> Linear | Transformer:
+    if settings.model == "linear":
+        return train_linear(texts, labels, classes, settings.linear, seed=ctx.stream_seed("linear"))
+
+    def after_step(done: int, total: int, save: Callable[[], None]) -> None:
+        ctx.progress(done, total)
+        ctx.checkpoint_or_stop(save)
+
+    seed, state = ctx.stream_seed("transformer"), ctx.scratch / "transformer_state.safetensors"
+    return train_transformer(texts, labels, classes, settings.transformer, seed=seed, state=state, after_step=after_step)
 
 
 def _from_file(source: LabelFile, rows: Labelled, ctx: StageContext) -> None:

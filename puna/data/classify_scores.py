@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from puna.core.intervals import Z95, wilson
+from puna.data import transformer
 from puna.data.linear import Linear, load_linear
+from puna.data.transformer import Transformer, load_transformer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +37,7 @@ class Classifier:
     """
 
     name: str
-    model: Linear
+    model: Linear | Transformer
 
     def scores(self, texts: pa.Array | pa.ChunkedArray) -> dict[str, np.ndarray]:
         """Its columns for a batch of Arrow strings: float32 [texts] each."""
@@ -47,8 +49,12 @@ class Classifier:
 
 @lru_cache(maxsize=32)
 def load_classifier(path: Path, name: str) -> Classifier:
-    """The classifier in the directory of a `data.classify` artifact, kept for the life of the process."""
-    return Classifier(name, load_linear(path))
+    """The classifier in the directory of a `data.classify` artifact, kept for the life of the process.
+
+    Its files tell which model it is; torch is imported for a Transformer only.
+    """
+    load = load_transformer if (path / transformer.MODEL_FILE).exists() else load_linear
+    return Classifier(name, load(path))
 
 
 def score_columns(texts: pa.Array | pa.ChunkedArray, classifiers: Sequence[Classifier]) -> dict[str, np.ndarray]:

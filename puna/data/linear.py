@@ -141,10 +141,7 @@ def train_linear(
     from puna.data.kernels.linear import train_epoch
 
     labels = np.asarray(labels, dtype=np.int32)
-    counts = np.bincount(labels, minlength=len(classes))
-    if len(classes) < 2 or len(counts) > len(classes) or not counts.all():
-        found = ", ".join(f"{name} {count}" for name, count in zip(classes, counts.tolist(), strict=False))
-        raise InputError("a classifier needs at least two classes, each with labelled texts", where=found or "no labels")
+    counts = class_counts(labels, classes)
     data, ends = utf8_of(texts)
     longest, pairs, least, most, shift, ids = _feature_arguments(settings, ends)
     weights = np.zeros((1 << settings.buckets_log2, len(classes)), dtype=np.float32)
@@ -161,6 +158,15 @@ def train_linear(
         )
         losses.append(round(float(loss), 6))
     return Linear(list(classes), weights, bias, settings, {"losses": losses})
+
+
+def class_counts(labels: np.ndarray, classes: list[str]) -> np.ndarray:
+    """How many texts each class has. Returns int64 [classes]; InputError with fewer than two classes, or one without a text."""
+    counts = np.bincount(labels, minlength=len(classes))
+    if len(classes) < 2 or len(counts) > len(classes) or not counts.all():
+        found = ", ".join(f"{name} {count}" for name, count in zip(classes, counts.tolist(), strict=False))
+        raise InputError("a classifier needs at least two classes, each with labelled texts", where=found or "no labels")
+    return counts
 
 
 def _feature_arguments(settings: LinearSettings, ends: np.ndarray) -> tuple[int, bool, int, int, np.uint64, np.ndarray]:

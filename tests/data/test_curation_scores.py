@@ -63,6 +63,18 @@ def test_scores_lie_beside_the_documents_and_thresholds_drop(corpus, tmp_path):
         curated(corpus / "pages", tmp_path / "bad", (corpus / "kind",), workers=1, scores={"kind.sport": 0.5}, **GROUPS)
 
 
+def test_a_transformer_scores_the_same_whatever_the_workers(corpus, tmp_path):
+    labels = [{"path": str(corpus / f"{name}.jsonl"), "label": name} for name in ("maths", "prose")]
+    shape = {"layers": 1, "dim": 32, "vocab": 1024, "seq_len": 64, "steps": 80}
+    classify.run(classify.Settings(labels=labels, model="transformer", transformer=shape), local_context(tmp_path / "kind"))
+    for workers, name in enumerate(("one", "two"), 1):
+        curated(corpus / "pages", tmp_path / name, (tmp_path / "kind",), workers=workers, scores={"kind.maths": 0.5}, **GROUPS)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    linear = {row["id"] for row in notes(corpus / "plain", "annotations") if row["score.kind.maths"] >= 0.5}
+    ours = set(kept(tmp_path / "one"))
+    assert len(ours & linear) >= 0.9 * len(ours | linear) and len(ours) > 100
+
+
 def test_documents_with_evaluation_items_are_dropped_and_named(corpus, tmp_path):
     exam = {"files": str(corpus / "exam.jsonl")}
     curated(corpus / "pages", tmp_path / "docs", workers=1, decontaminate=exam, **GROUPS)
