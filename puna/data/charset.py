@@ -30,14 +30,26 @@ def decode_page(content: bytes, charset: str = "", *, html: bool = True) -> str:
         charset: what the transport declared; empty when nothing.
         html: look for a `meta` declaration too.
     """
+    return _read(content, charset, html)[0]
+
+
+def utf8_page(content: bytes, charset: str = "", *, max_chars: int) -> bytes:
+    """An HTML page in UTF-8, no more than its first `max_chars` characters; a page in UTF-8 is handed on as it is."""
+    text, as_it_is = _read(content, charset, html=True)
+    return content if as_it_is and len(text) <= max_chars else text[:max_chars].encode("utf-8", "replace")
+
+
+def _read(content: bytes, charset: str, html: bool) -> tuple[str, bool]:
+    """The text, and whether the bytes are that text in UTF-8."""
     for mark, encoding in MARKS:
         if content.startswith(mark):
-            return content.decode(encoding, "replace")
+            return content.decode(encoding, "replace"), False
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        return _other(content, charset, html)
-    return _wide(content) or text if "\x00" in text[:OPENING] else text
+        return _other(content, charset, html), False
+    wide = _wide(content) if "\x00" in text[:OPENING] else None
+    return (wide, False) if wide else (text, True)
 
 
 def _wide(content: bytes) -> str | None:

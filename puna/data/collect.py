@@ -43,7 +43,7 @@ KIND = "pages"
 REVISION = 2
 
 WORLD_LICENCE = "CC0-1.0"
-SHARD_BYTES = 128 << 20  # a shard is closed at this much content, whatever its number of pages
+SHARD_BYTES = 32 << 20  # a shard is closed at this much content, whatever its number of pages
 TRUTH_COLUMNS = {"id": "string", "fault": "string", "detail": "string", "lang": "string"}
 PROGRESS_EVERY = 256  # pages
 

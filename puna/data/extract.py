@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from puna.data.charset import decode_page
+from puna.data.charset import decode_page, utf8_page
 from puna.data.markers import remove_markdown
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def extract(content: bytes, kind: str, charset: str, *, keep_markers: bool = Fal
         charset: declared by the transport; empty when unknown.
         keep_markers: leave markdown markers alone (source code uses the same signs).
     """
-    source = decode_page(content, charset, html=kind == "html")
-    if kind != "html":
-        return Extracted(_from_text(source, keep_markers), seen_chars=len(source))
-    return _from_html(source[:MAX_CHARS], keep_markers)
+    if kind == "html":
+        return _from_html(utf8_page(content, charset, max_chars=MAX_CHARS), keep_markers)
+    source = decode_page(content, charset, html=False)
+    return Extracted(_from_text(source, keep_markers), seen_chars=len(source))
 
 
 def extract_batch(contents: Iterable[bytes], formats: Iterable[str], charsets: Iterable[str], groups: Iterable[str]) -> pa.Table:
@@ -72,12 +72,12 @@ def extract_batch(contents: Iterable[bytes], formats: Iterable[str], charsets: I
     return pa.table({"text": pa.array([row.text for row in rows], pa.large_string())} | numbers)
 
 
-def _from_html(source: str, keep_markers: bool) -> Extracted:
+def _from_html(source: bytes, keep_markers: bool) -> Extracted:
     from puna.data.html_bounds import bounded
     from puna.data.html_nested import serialised
     from puna.data.html_text import text_of_html
 
-    kept, signs = bounded(source.encode("utf-8", "replace"))
+    kept, signs = bounded(source)
     body = None if signs else serialised(kept)
     found = text_of_html(_parsed(kept, signs) if body is None else body, keep_markers=keep_markers)
     text, links, link_chars, seen = found

@@ -17,6 +17,26 @@ FEW_LINE_WORDS = 3  # C4 (Raffel et al. 2020) keeps lines of at least three word
 NEWLINE, DOT, ELLIPSIS = 0x0A, 0x2E, 0x2026
 LOREM_IPSUM = np.frombuffer(b"lorem ipsum", dtype=np.uint8)
 LOWER_BIT = np.uint8(0x20)
+_PLAIN, _INSIDE, _DOT, _NEWLINE, _HASH, _BRACE, _L, _THREE_BYTES = range(8)
+
+
+def _signs_of_bytes() -> np.ndarray:
+    """What `_signs` does at each byte: nothing for nearly all, `_INSIDE` a character of several bytes it is no character."""
+    signs = np.full(256, _PLAIN, dtype=np.uint8)
+    signs[0x80:0xC0] = _INSIDE
+    for sign, marks in (
+        (_DOT, b"."),
+        (_NEWLINE, b"\n"),
+        (_HASH, b"#"),
+        (_BRACE, b"{}"),
+        (_L, b"lL"),
+        (_THREE_BYTES, b"\xe2\xef"),
+    ):
+        signs[list(marks)] = sign
+    return signs
+
+
+SIGNS = _signs_of_bytes()
 ZERO, ONE, S32 = np.uint64(0), np.uint64(1), np.uint64(32)
 
 
@@ -49,33 +69,34 @@ def count_signs_and_lines(data, offsets, kind, starts, ends, counts):  # type: i
 
 @njit(cache=True, nogil=True)
 def _signs(data, i, stop, row):  # type: ignore[no-untyped-def]
-    dots = 0
+    dots, first, inside = 0, i, 0
     while i < stop:
         b = data[i]
-        if b == DOT:
-            dots += 1
-            if dots == 3:
+        sign = SIGNS[b]
+        if sign == _PLAIN:
+            i += 1
+            continue
+        if sign == _INSIDE:
+            inside += 1
+        elif sign == _DOT:
+            dots = dots + 1 if i > first and data[i - 1] == DOT else 1
+            if dots % 3 == 0:
                 row[ELLIPSES] += 1
-                dots = 0
-        else:
-            dots = 0
-        if b < 0x80:
-            row[CHARS] += 1
-            if b == NEWLINE:
-                row[NEWLINES] += 1
-            elif b == 0x23:
-                row[HASH_SIGNS] += 1
-            elif b == 0x7B or b == 0x7D:
-                row[BRACES] += 1
-            elif (b | LOWER_BIT) == 0x6C and not row[LOREM] and i + len(LOREM_IPSUM) <= stop:
+        elif sign == _NEWLINE:
+            row[NEWLINES] += 1
+        elif sign == _HASH:
+            row[HASH_SIGNS] += 1
+        elif sign == _BRACE:
+            row[BRACES] += 1
+        elif sign == _L:
+            if not row[LOREM] and i + len(LOREM_IPSUM) <= stop:
                 row[LOREM] = _is_lorem(data, i)
-        elif (b & 0xC0) != 0x80:
-            row[CHARS] += 1
-            if b == 0xE2 and i + 3 <= stop and data[i + 1] == 0x80 and data[i + 2] == 0xA6:
-                row[ELLIPSES] += 1
-            elif b == 0xEF and i + 3 <= stop and data[i + 1] == 0xBF and data[i + 2] == 0xBD:
-                row[UNREADABLE] += 1
+        elif b == 0xE2 and i + 3 <= stop and data[i + 1] == 0x80 and data[i + 2] == 0xA6:
+            row[ELLIPSES] += 1
+        elif b == 0xEF and i + 3 <= stop and data[i + 1] == 0xBF and data[i + 2] == 0xBD:
+            row[UNREADABLE] += 1
         i += 1
+    row[CHARS] = stop - first - inside
 
 
 @njit(cache=True, nogil=True)
@@ -99,13 +120,10 @@ def _line(data, begin, end, kind, words, keys, row):  # type: ignore[no-untyped-
         first = after
     if first >= end:
         return
-    state, chars, i, last, last_code = SEED, 0, begin, first, np.int64(0)
-    while i < end:
-        here = i
-        code, i = decode(data, i, end)
-        chars += 1
-        if here >= first and not kind_of(kind, code) & SPACE:
-            last, last_code = i, code
+    state, chars = SEED, 0
+    for i in range(begin, end):
+        chars += (data[i] & 0xC0) != 0x80
+    last, last_code = _last_visible(data, first, end, kind)
     for i in range(first, last):
         state = step(state, np.int64(data[i]))
     row[LINES] += 1
@@ -122,6 +140,20 @@ def _line(data, begin, end, kind, words, keys, row):  # type: ignore[no-untyped-
     if _seen(keys, finish(state)):
         row[REPEATED] += 1
         row[REPEATED_CHARS] += chars
+
+
+@njit(cache=True, nogil=True)
+def _last_visible(data, first, end, kind):  # type: ignore[no-untyped-def]
+    """(byte after, code point) of the last character that is no white space; there is one at `first`."""
+    last = end
+    while True:
+        start = last - 1
+        while start > first and (data[start] & 0xC0) == 0x80:
+            start -= 1
+        code, after = decode(data, start, last)
+        if start <= first or not kind_of(kind, code) & SPACE:
+            return after, code
+        last = start
 
 
 @njit(cache=True, nogil=True)
