@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import xxhash
+
+LEFT_S = 3600  # seconds after which a half-written folder is nobody's any more
 
 
 def cached_arrays(
@@ -28,17 +32,27 @@ def cached_arrays(
     Returns:
         Arrays that may be changed; a change is seen by this process alone.
     """
-    folder = cache_root() / name / version
-    found = _load(folder, names)
+    root = cache_root()
+    folder = None if root is None else root / name / version
+    found = None if folder is None else _load(folder, names)
     if found is None:
         found = {key: np.asarray(array) for key, array in make().items()}
-        _save(folder, found)
+        if folder is not None:
+            _save(folder, found)
     return found
 
 
-def cache_root() -> Path:
-    """Where everything that can be made again lies."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "puna"
+def digest_of(file: str) -> str:
+    """Short hash of a module's source, for arrays that depend on all of it; give it `__file__`."""
+    return xxhash.xxh3_64_hexdigest(Path(file).read_bytes())
+
+
+def cache_root() -> Path | None:
+    """Where everything that can be made again lies; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "puna"
+    except RuntimeError:
+        return None
 
 
 def _load(folder: Path, names: Collection[str]) -> dict[str, np.ndarray] | None:
@@ -54,6 +68,9 @@ def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     beside = folder.with_name(f"{folder.name}.{uuid4().hex}")
     try:
         (beside / "new").mkdir(parents=True)
+        for left in folder.parent.glob("*.????????????????????????????????"):  # of a process that was killed here
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
         for key, array in arrays.items():
             np.save(beside / "new" / f"{key}.npy", array, allow_pickle=False)
         if folder.exists():  # broken, or it would have been read

@@ -43,7 +43,6 @@ DOCUMENT_COLUMNS = {
     "lang": "string",
     "text": "string",
 }
-TEXT_COLUMNS = {"id": "string", "text": "string"}
 PAGE_FACTS = ("id", "url", "date", "source", "licence")  # of a page, as collected
 LAYOUT = "layout.json"
 # Rows that a reader holds at a time, fewer where they are large: pages in groups of 12 MB take twice the time to write.

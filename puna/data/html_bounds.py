@@ -118,7 +118,7 @@ def bounded(source: bytes) -> tuple[bytes, int]:
         The page, and which of SCRIPT_SIGN, RENDERED_SIGN, MATH_SIGN and PICTURE_SIGN it has.
     """
     text = np.frombuffer(source, dtype=np.uint8)
-    out = np.empty(len(text) + 1, dtype=np.uint8)
+    out = np.empty(2 * len(text) + 64, dtype=np.uint8)  # a blank may be added before an attribute and before the slash of a tag
     size, signs = _rewrite(text, out, KEYS, CODES, np.zeros(SLOTS, np.int64))
     return out[:size].tobytes(), int(signs)
 
@@ -162,7 +162,8 @@ def _copy_tag(text, position, name_end, bare, out, size):
         slash = False
         attributes += 1
         begin = place
-        while place < len(text) and text[place] > 32 and text[place] != 61 and text[place] != 62:
+        place += 1
+        while place < len(text) and text[place] > 32 and text[place] not in (47, 61, 62):
             place += 1
         name = hash_range(text, begin, place)
         value, place = _value(text, place)

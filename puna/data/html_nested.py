@@ -3,7 +3,8 @@
 The tree that the HTML standard (WHATWG, section 13.2.6) builds is the nesting as written whenever no rule of repair applies, and
 then parsing, serialising and reading again is three passes for nothing. One pass over the bytes keeps the stack of open elements
 and gives up at the first token for which the standard asks for more than implied ends of p, li, dd, dt and of parts of a table,
-an implied tbody or colgroup, void and raw elements. Of attributes only those stay that `html_nodes` reads.
+an implied tbody or colgroup, void and raw elements. Of attributes only those stay that `html_nodes` reads, and what raw elements
+(`textarea`, `title`, `iframe`) hold is left out, since nobody sees it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from puna.data.html_tags import (
     DEPTH,
     FAILED,
     FORMS,
+    HEAD_ENDED,
     INSIDE,
     ITEMS,
     LINKS,
+    MAX_DEPTH,
     PARAGRAPHS,
     PHASE,
     ROOM,
     SIZE,
+    STATE,
     after_raw,
     blank,
     is_tag,
@@ -70,7 +74,6 @@ KINDS = {
 IN_HEAD = "base basefont bgsound link meta noscript title"
 SPECIAL = "noscript"  # of the ordinary ones; blocks, parts of tables and the like are special all the same
 
-MAX_DEPTH = 400
 HEAD_BIT = 64
 
 
@@ -94,7 +97,7 @@ def serialised(source: bytes) -> bytes | None:
     """
     text = np.frombuffer(source, dtype=np.uint8)
     out = np.empty(2 * len(text) + 8 * ROOM, dtype=np.uint8)
-    size = _serialise(text, out, np.zeros(9, np.int64), np.zeros(MAX_DEPTH, np.uint64), np.zeros(MAX_DEPTH, np.int64))
+    size = _serialise(text, out, np.zeros(STATE, np.int64), np.zeros(MAX_DEPTH, np.uint64), np.zeros(MAX_DEPTH, np.int64))
     return out[:size].tobytes() if size >= 0 else None
 
 
@@ -223,7 +226,8 @@ def _start_tag(text, position, out, state, keys, kinds):
     code = max(look_up(TAG_KEYS, TAG_KINDS, key), 0)
     kind = code & (HEAD_BIT - 1)
     if state[PHASE] != INSIDE:
-        if state[PHASE] == AFTER or not (kind in (HTML, HEAD, BODY) or code & HEAD_BIT):
+        begins_body = key == SPECIAL_HASH and state[HEAD_ENDED]
+        if state[PHASE] == AFTER or begins_body or not (kind in (HTML, HEAD, BODY) or code & HEAD_BIT):
             state[FAILED] = 1
             return len(text)
         if kind == BODY:
@@ -331,7 +335,8 @@ def _end_tag(text, position, out, state, keys, kinds):
             _close_implied(out, state, kinds, kind)
         if TABLE <= kind <= ROW:
             _close_parts(kind, out, state, kinds)
-        if kind == PARAGRAPH and state[PARAGRAPHS] == 0 and not TABLE <= kinds[state[DEPTH] - 1] <= ROW:
+        in_table = TABLE <= kinds[state[DEPTH] - 1] <= ROW or kinds[state[DEPTH] - 1] == COLUMNS
+        if kind == PARAGRAPH and state[PARAGRAPHS] == 0 and not in_table:
             _open(P, key, kind, out, state, keys, kinds)  # an end alone makes an empty paragraph
         if keys[state[DEPTH] - 1] != key or state[DEPTH] < 2:
             state[FAILED] = 1
@@ -344,6 +349,8 @@ def _end_tag(text, position, out, state, keys, kinds):
     else:
         in_head = state[PHASE] == BEFORE and (kind == HEAD or key == SPECIAL_HASH)
         state[FAILED] |= not in_head and not (kind == HTML and state[PHASE] == AFTER)
+    state[HEAD_ENDED] |= kind == HEAD
+    state[FAILED] |= after >= len(text)
     return after + 1
 
 

@@ -33,8 +33,8 @@ KEYS, POINTS = _table()
 
 
 @kernel
-def write_reference(text, position, out, size):
-    """Write what the `&` at `position` begins, escaped again where it must be.
+def write_reference(text, position, out, size, quoted):
+    """Write what the `&` at `position` begins, escaped again where it must be; a double quote must where it is `quoted`.
 
     Returns:
         The position after the reference and the new size of `out`; -1 as position where only a parser can tell.
@@ -50,6 +50,9 @@ def write_reference(text, position, out, size):
         return position + 1, write_escaped(np.int64(38), out, size)
     if point < 0:
         return -1, size
+    if point == 34 and not quoted:
+        out[size] = 34
+        return after, size + 1
     return after, write_escaped(point, out, size)
 
 
@@ -86,7 +89,8 @@ def _number(text, begin):
         value = value * (16 if hexadecimal else 10) + digit
         position += 1
     sound = 9 <= value < 0x80 or 0xA0 <= value < 0xD800 or 0xE000 <= value < 0x110000
-    if not sound or value == 13 or position == first or position >= len(text) or text[position] != 59:
+    # an end of line is skipped after <pre>, and a carriage return is replaced
+    if not sound or value in (10, 13) or position == first or position >= len(text) or text[position] != 59:
         return np.int64(-1), position
     return value, position + 1
 

@@ -8,19 +8,23 @@ from puna.data.html_bounds import hash_range, look_up, name_table
 from puna.data.html_references import write_escaped, write_reference
 from puna.data.kernels.decorators import inlined, kernel
 
-SIZE, DEPTH, PHASE, FAILED, PARAGRAPHS, ITEMS, LINKS, BUTTONS, FORMS = range(9)  # of `state`
-ROOM = 256  # bytes that must be left before a token; what is longer asks for itself
+SIZE, DEPTH, PHASE, FAILED, PARAGRAPHS, ITEMS, LINKS, BUTTONS, FORMS, HEAD_ENDED = range(10)  # of `state`
+STATE = 10
+MAX_DEPTH = 400
+ROOM = 4 * MAX_DEPTH + 64  # bytes that must be left before a token, which may close everything; what is longer asks for itself
 BEFORE, INSIDE, AFTER = range(3)  # the body: values of PHASE
 READ = ("class", "id", "role", "style", "hidden", "alt", "itemprop")
-READ_KEYS, READ_CODES = name_table(dict.fromkeys(READ, 1))
+READ_KEYS, READ_CODES = name_table({name: 1 << place for place, name in enumerate(READ)})
 
 
 @inlined
 def is_tag(text, position):
     """Whether a start or end tag begins here."""
-    if text[position] != 60 or position + 2 >= len(text):
+    if text[position] != 60 or position + 1 >= len(text):
         return False
-    byte = text[position + 2] if text[position + 1] == 47 else text[position + 1]
+    byte = text[position + 1]
+    if byte == 47 and position + 2 < len(text):
+        byte = text[position + 2]
     return 97 <= byte <= 122 or 65 <= byte <= 90
 
 
@@ -50,7 +54,7 @@ def plain_text(text, position, out, state):
             state[FAILED] = 1
             return len(text)
         if byte == 38:
-            position, size = write_reference(text, position, out, size)
+            position, size = write_reference(text, position, out, size, False)
             if position < 0:
                 state[FAILED] = 1
                 return len(text)
@@ -91,7 +95,7 @@ def write_tag(text, position, name_end, out, state):
     for index in range(position, name_end):
         out[size] = text[index]
         size += 1
-    place = name_end
+    place, written = name_end, 0
     while place < len(text) and text[place] != 62:
         if text[place] <= 32 or text[place] == 47:
             place += 1
@@ -101,9 +105,10 @@ def write_tag(text, position, name_end, out, state):
         while place < len(text) and text[place] > 32 and text[place] not in (47, 61, 62):
             place += 1
         stop = place
-        read = stop - begin <= 8 and look_up(READ_KEYS, READ_CODES, hash_range(text, begin, stop)) > 0
+        code = look_up(READ_KEYS, READ_CODES, hash_range(text, begin, stop))
         value, value_end, place = _value(text, place)
-        if read:
+        if code > 0 and not written & code:  # of two attributes of one name the first counts
+            written |= code
             size = _write_attribute(text, begin, stop, value, value_end, out, size)
             if size < 0:
                 state[FAILED] = 1
@@ -139,7 +144,9 @@ def _value(text, place):
 
 @kernel
 def _write_attribute(text, begin, stop, value, value_end, out, size):
-    """Write ` name="value"`; returns the new size, -1 where a character reference needs a parser."""
+    """Write ` name="value"`; returns the new size, -1 where a character reference needs a parser or there is no room."""
+    if size + ROOM > len(out):
+        return -1
     out[size] = 32
     size += 1
     for index in range(begin, stop):
@@ -152,7 +159,7 @@ def _write_attribute(text, begin, stop, value, value_end, out, size):
         if size + ROOM > len(out) or byte == 0 or byte == 13:
             return -1
         if byte == 38:
-            value, size = write_reference(text, value, out, size)
+            value, size = write_reference(text, value, out, size, True)
             if value < 0 or value > value_end:
                 return -1
         elif byte == 34:

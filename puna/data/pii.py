@@ -9,6 +9,7 @@ the seeds of their kind (`puna.data.pii_seeds`), so that clean text costs next t
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv6Address
@@ -174,11 +175,13 @@ def find(text: str) -> list[Span]:
 
 
 def _find(text: str, seeds: Seeds) -> list[Span]:
-    taken: list[Span] = []
+    taken: list[Span] = []  # in order, none over another
     for span in _candidates(text, seeds):
-        if all(span[1] <= start or span[0] >= end for start, end, _ in taken):
-            taken.append(span)
-    return sorted(taken)
+        place = bisect_left(taken, span)
+        free_before = place == 0 or taken[place - 1][1] <= span[0]
+        if free_before and (place == len(taken) or span[1] <= taken[place][0]):
+            taken.insert(place, span)
+    return taken
 
 
 def _candidates(text: str, seeds: Seeds) -> Iterator[Span]:

@@ -188,7 +188,7 @@ def train_transformer(
         The classifier; `about["losses"]` holds the mean loss of every tenth of training in nats.
 
     Raises:
-        InputError: fewer than two classes, or a class without a text.
+        InputError: fewer than two classes, a class without a text, or nothing but empty texts.
     """
     from puna.data.transformer_network import fit
 
@@ -196,6 +196,8 @@ def train_transformer(
     counts = class_counts(labels, classes)
     tokenizer = learn_tokenizer(texts, settings)
     rows = tokens_of(texts, tokenizer, settings)
+    if not any(rows):
+        raise InputError("no labelled text has anything in it", where="labels", fix="check `text_field` of the label files")
     network, losses = fit(
         rows, labels, np.log(counts / counts.sum()), settings, tokenizer, seed=seed, state=state, after_step=after_step
     )

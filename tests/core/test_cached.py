@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,28 @@ def test_what_is_not_whole_is_made_again(made, damage):
     assert arrays(made)["a"].tolist() == [0, 1, 2, 3, 4]
     assert len(made) == 2
     assert [path.name for path in (cache_root() / "things").iterdir()] == ["1"]
+
+
+def test_a_user_without_a_home_pays_with_time_only(made, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+
+    def nowhere():
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr("pathlib.Path.home", nowhere)
+    assert arrays(made)["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_a_kill_left_is_removed_later(made):
+    arrays(made)
+    left = cache_root() / "things" / f"2.{'a' * 32}"
+    left.mkdir()
+    arrays(made, "3")
+    assert left.exists()
+    os.utime(left, (0, 0))
+    arrays(made, "4")
+    assert not left.exists()
 
 
 def test_a_place_that_cannot_be_written_costs_time_only(made, tmp_path, monkeypatch):

@@ -20,11 +20,13 @@ EMPTY = ("br", "img", "hr", "input", "area", "col", "wbr")
 ENDLESS = ("p", "li", "dd", "dt", "td", "th", "tr", "tbody", "rt")  # an end tag may be missing
 ATTRIBUTES = (
     "", ' class="nav foot"', " id=main", " hidden", ' style="display: none"', ' alt="a &amp; b"', " href=/x/y?a=1&b=2",
-    " class='a' id=\"b\"", ' role="main"', " checked/", ' alt="x&quot;y" title="a>b"', " CLASS=sidebar", " alt=caf&eacute;",
+    " class='a' id=\"b\"", " class=sidebar class=main", " alt=one alt=two", ' role="main"', " checked/",
+    ' alt="x&quot;y" title="a>b"', " CLASS=sidebar", " alt=caf&eacute;",
 )  # fmt: skip
 TEXTS = (
     "word ", "  ", "\n", "some text, here", "a & b", "&amp;", "&lt;x&gt;", "&eacute;", "&#8217;", "&#x41;", "&nbsp;", "x < y",
-    "a > b", "&bogus;", "&copy", "&#65", "é漢字", "\u00a0", "&notin;", "\r\n", "&NotEqualTilde;", "&", "1 &lt", '"q"',
+    "a > b", "&bogus;", "&copy", "&#65", "é漢字", "\u00a0", "&notin;", "\r\n", "&NotEqualTilde;", "&", "1 &lt",
+    "&quot;", "&#34;", "&#10;", '"q"',
 )  # fmt: skip
 
 
@@ -112,12 +114,27 @@ def test_what_authors_leave_out_is_read_without_a_parser(body):
     "<div",
     "<title>never ended",
     "<div>a</body>b",
+    "x<p",
+    "x<a",
+    "x</p",
+    "<table><colgroup></p></colgroup></table>",
+    "<pre>&#10;</pre>",
 ])  # fmt: skip
 def test_what_takes_repair_is_left_to_the_parser(body):
     assert not outcome(f"<!doctype html><html><head></head><body>{body}")
 
 
-@pytest.mark.parametrize("page", ["", "plain text", "<p>no body", "<html><head>x</head><body>y", "<html><head><p>x</head><body>"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "plain text",
+        "<p>no body",
+        "<html><head>x</head><body>y",
+        "<html><head><p>x</head><body>",
+        "<html><head></head><noscript><link></noscript><body>x",
+    ],
+)
 def test_a_page_without_a_plain_head_and_a_body_is_left_to_the_parser(page):
     assert not outcome(page)
 
@@ -127,3 +144,29 @@ def test_depth_and_length_are_bounded():
     assert not outcome(f"<html><body>{deep}")
     assert outcome(f"<html><body>{'<p>&amp;' * 20000}") or True  # either way: it ends
     assert not outcome("<html><body>" + ">" * 100000)  # five times as long when escaped
+
+
+@pytest.mark.parametrize("body", [
+    "<p>line of text<br/>more<br/>again<hr/></p>\n" * 3000,
+    '<p id=""id=""class=""class="">' * 3000,
+    "<div>" + "<dd><li>" * 195 + ">" * 1706 + "</div>",
+    ">" * 1255 + "<p" + " hidden" * 48 + ">",
+    "<br/>" * 1000,
+])  # fmt: skip
+def test_nothing_is_written_behind_the_buffers(body):
+    """The kernels do not check bounds, so a zone behind the buffers tells."""
+    from puna.data import html_bounds, html_nested
+
+    page = np.frombuffer(f"<html><head></head><body>{body}</body></html>".encode(), dtype=np.uint8)
+    guard, room = 4096, 2 * len(page) + 64
+    out = np.full(room + guard, 7, dtype=np.uint8)
+    slots = np.zeros(html_bounds.SLOTS, np.int64)
+    size, _ = html_bounds._rewrite(page, out[:room], html_bounds.KEYS, html_bounds.CODES, slots)
+    assert size <= room and (out[room:] == 7).all()
+    kept = out[:size].copy()
+    room = 2 * len(kept) + 8 * html_nested.ROOM
+    out = np.full(room + guard, 7, dtype=np.uint8)
+    depth = html_nested.MAX_DEPTH
+    state, keys, kinds = np.zeros(html_nested.STATE, np.int64), np.zeros(depth, np.uint64), np.zeros(depth, np.int64)
+    html_nested._serialise(kept, out[:room], state, keys, kinds)
+    assert (out[room:] == 7).all()

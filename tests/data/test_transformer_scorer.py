@@ -227,3 +227,8 @@ def test_torch_is_imported_for_a_transformer_only(trained, labels, tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "heat"), str(trained)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_empty_texts_alone_are_refused():
+    with pytest.raises(InputError, match="anything in it"):
+        train_transformer(pa.array(["", ""]), np.array([0, 1]), ["a", "b"], TransformerSettings(steps=1))

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from puna.core.cached import cached_arrays
+from puna.core.cached import cached_arrays, digest_of
 
 SIZE = 0x20000
 LETTER, DIGIT, WORD, MARK, ALONE, SPACE, END, BULLET = (np.uint8(1 << bit) for bit in range(8))
@@ -33,7 +33,6 @@ END_MARKS = '.!?"”»:;।。…！？؟۔॥։።｡'  # of sentences, in the 
 ACCENTS = re.compile("[\u0300-\u036f]")
 SEVERAL = 0x1000000  # entries from here on: an index into the runs
 FOLD_ARRAYS = ("one", "starts", "extra")
-REVISION = 1  # of what this file makes; the arrays are kept under it
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def tables() -> Tables:
 
 
 def _cached(name: str, arrays: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return cached_arrays("unicode", f"{name}-{unicodedata.unidata_version}-{REVISION}", arrays, make)
+    return cached_arrays("unicode", f"{name}-{unicodedata.unidata_version}-{digest_of(__file__)}", arrays, make)
 
 
 def _classes() -> dict[str, np.ndarray]:
