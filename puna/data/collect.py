@@ -35,6 +35,7 @@ from puna.data.sources import (
     WorldSource,
     file_digests,
     long_form,
+    names_one_file,
     read_files,
     source_name,
 )
@@ -213,6 +214,7 @@ def _collect(
 ) -> SourceCount:
     """Read one source into the shards; `truth` takes what the world says of its pages."""
     count = SourceCount(_licence(source))
+    one_file = isinstance(source, FileSource) and names_one_file(source)
     default_group = getattr(source, "group", "auto").replace("auto", "")
     for row, page_id in _rows(source, settings, ctx, truth):
         if isinstance(row, BadRow):
@@ -223,7 +225,7 @@ def _collect(
         if isinstance(row, Skipped):
             count.skipped[row.reason] += 1
             continue
-        url = _url(row.url, name)
+        url = _url(row.url, name, one_file)
         blocked = block.reason(url)
         if blocked:
             count.blocked[blocked.partition(": ")[0]] += 1
@@ -256,10 +258,14 @@ def _collect(
     return count
 
 
-def _url(url: str, source: str) -> str:
-    """Addresses of local rows begin with their source, so that equal file names of two folders stay apart."""
+def _url(url: str, source: str, one_file: bool) -> str:
+    """Addresses of local rows begin with their source, so that equal file names of two folders stay apart.
+
+    A source of one file is called after it, and its rows begin with that name already.
+    """
     local = url.removeprefix("file:")
-    return url if local == url or local.startswith(source) else f"file:{source}/{local}"
+    named = one_file and (local == source or local.startswith((f"{source}#", f"{source}/")))
+    return url if local == url or named else f"file:{source}/{local}"
 
 
 def _licence(source: Source) -> str:

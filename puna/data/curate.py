@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import NonNegativeInt, ValidationInfo, field_validator
+from pydantic import NonNegativeInt, ValidationInfo, field_validator, model_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as StageSettings
@@ -30,6 +30,7 @@ from puna.data.engine import EngineSettings
 from puna.data.funnel import write_funnel
 from puna.data.kl import KlLimits
 from puna.data.language import LLAMA_LANGUAGES
+from puna.data.language_scripts import LANGUAGES
 from puna.data.minhash import MinHashSettings
 from puna.data.overview import OVERVIEW, decided_and_counted, write_overview
 from puna.data.planted import score_planted
@@ -107,6 +108,15 @@ class Settings(StageSettings):
         # a recipe that names one limit of a group keeps the group's other limits
         default = cls.model_fields[str(info.field_name)].default
         return default.model_dump() | value if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _known_languages(self) -> Settings:
+        if not self.languages:
+            raise ValueError("`languages` names none; give codes like en or de")
+        unknown = sorted(set(self.languages) - set(LANGUAGES))
+        if unknown and not self.language_model:
+            raise ValueError(f"`languages` has {', '.join(unknown)}; codes are those of ISO 639: en, de, fr, hi, th, ...")
+        return self
 
     def thresholds(self) -> Thresholds:
         """What the last part decides by."""

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from puna.data.open_file import STREAM_ERRORS, Place, open_bytes, open_raw
 from puna.data.rows import BadRow, PageRow
@@ -49,16 +49,27 @@ XML_BLOCK = re.compile(r"\s+")
 Rows = Iterator[PageRow | BadRow]
 
 
-def read_jsonl(place: Place, name: str) -> Rows:
-    """One page per row with text; a row that is no JSON object or has no text is a bad row."""
+def read_jsonl(place: Place, name: str, max_bytes: int) -> Rows:
+    """One page per row with text; a row that is no JSON object, has no text or more than `max_bytes` is a bad row."""
     line_number = 0
     with open_bytes(place) as file:
         try:
-            for line_number, line in enumerate(file, 1):
-                if line.strip():
+            for line_number, (line, size) in enumerate(_lines(file, max_bytes), 1):
+                if size > max_bytes:
+                    yield BadRow(name, f"line {line_number}", f"row larger than {max_bytes} bytes")
+                elif line.strip():
                     yield _json_row(line, name, line_number)
         except STREAM_ERRORS as error:
             yield BadRow(name, f"line {line_number + 1}", f"compressed stream broken: {error}")
+
+
+def _lines(file: IO[bytes], most: int) -> Iterator[tuple[bytes, int]]:
+    """Lines with their sizes; of one of more than `most` bytes the rest is read and thrown away, so that it is never held."""
+    while line := file.readline(most + 1):
+        size = len(line)
+        while size > most and not line.endswith(b"\n") and (rest := file.readline(most)):
+            line, size = rest, size + len(rest)
+        yield line, size
 
 
 def _json_row(line: bytes, name: str, line_number: int) -> PageRow | BadRow:
@@ -117,8 +128,8 @@ def _best_branch(node: dict[str, Any]) -> list[str]:
     return turns
 
 
-def read_parquet(place: Place, name: str) -> Rows:
-    """One page per row of a Parquet file, by the same rules as JSONL."""
+def read_parquet(place: Place, name: str, max_bytes: int) -> Rows:
+    """One page per row of a Parquet file, by the same rules as JSONL; a page of more than `max_bytes` is a bad row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -126,12 +137,12 @@ def read_parquet(place: Place, name: str) -> Rows:
     try:
         with open_raw(place) as raw, pq.ParquetFile(raw) as file:
             for group in range(file.num_row_groups):
-                row_number = yield from _row_group(file, group, name, row_number)
+                row_number = yield from _row_group(file, group, name, row_number, max_bytes)
     except (OSError, ValueError, pa.ArrowException) as error:
         yield BadRow(name, f"row {row_number + 1}", f"not readable as Parquet: {error}")
 
 
-def _row_group(file: Any, group: int, name: str, before: int) -> Generator[PageRow | BadRow, None, int]:
+def _row_group(file: Any, group: int, name: str, before: int, max_bytes: int) -> Generator[PageRow | BadRow, None, int]:
     """Rows of one row group; a broken one is one bad row, and the number of its rows is still counted."""
     import pyarrow as pa
 
@@ -140,7 +151,9 @@ def _row_group(file: Any, group: int, name: str, before: int) -> Generator[PageR
         for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], use_threads=False):
             for row in batch.to_pylist():
                 number += 1
-                yield _record(row, name, f"row {number}", str(number))
+                page = _record(row, name, f"row {number}", str(number))
+                large = isinstance(page, PageRow) and len(page.content) > max_bytes
+                yield BadRow(name, f"row {number}", f"row larger than {max_bytes} bytes") if large else page
     except (OSError, ValueError, pa.ArrowException) as error:
         yield BadRow(name, f"row {number + 1}", f"row group {group} is broken: {error}")
     return before + file.metadata.row_group(group).num_rows

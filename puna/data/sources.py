@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import glob
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
@@ -81,7 +82,7 @@ class FileSource(Settings):
         licence: SPDX identifier of the content; it travels with every row.
         group: part of the data mix the rows belong to; "auto" lets curation decide by document.
         format: of the files; "auto" goes by the suffix.
-        name: what the source is called in reports; by default the last part of the path.
+        name: what the source is called in reports; by default the last part of the path, of a glob the folder it begins in.
     """
 
     path: str
@@ -117,8 +118,24 @@ def long_form(entry: Any) -> Any:
 
 
 def source_name(source: FileSource) -> str:
-    """What a file source is called: its `name`, or the last part of its path (never the folders above it)."""
-    return source.name or Path(source.path.rstrip("/")).name or "files"
+    """What a file source is called: its `name`, or the last part of its path (never the folders above it).
+
+    A glob is called after the folder it begins in, or after its last part where that has no name.
+    """
+    path = source.path.rstrip("/")
+    fixed = PurePosixPath(fixed_part(path)).name if glob.has_magic(path) else ""
+    return source.name or fixed or PurePosixPath(path).name or "files"
+
+
+def fixed_part(pattern: str) -> str:
+    """The folders of a glob before the first that has a sign of a pattern; "." where there is none."""
+    parts = PurePosixPath(pattern).parts
+    return str(PurePosixPath(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)))
+
+
+def names_one_file(source: FileSource) -> bool:
+    """Whether the path of a source is a file and no folder or glob."""
+    return not is_url(source.path) and Path(source.path).expanduser().is_file()
 
 
 def read_files(source: FileSource, document_chars: int, page_bytes: int) -> Iterator[Row]:
@@ -135,7 +152,10 @@ def read_files(source: FileSource, document_chars: int, page_bytes: int) -> Iter
 
 
 def _files(pattern: str) -> list[tuple[Place, str]]:
-    """The files behind a path, folder or glob with the names they get in reports: relative to the folder, never absolute."""
+    """The files behind a path, folder or glob, each with its name in reports.
+
+    Names are relative to the folder, or to the one that a glob begins in, so that no two files of a source share one.
+    """
     named = _remote_files(pattern) if is_url(pattern) else _local_files(pattern)
     if not named:
         raise InputError("no file is there", where=pattern, fix="check the path under `sources` (relative to where you run puna)")
@@ -148,13 +168,14 @@ def _local_files(pattern: str) -> list[tuple[Place, str]]:
         return [(root, root.name)]
     if root.is_dir():
         return [(path, path.relative_to(root).as_posix()) for path in _below(root)]
-    named: list[tuple[Place, str]] = []
+    start = Path(fixed_part(str(root)))
+    files: list[Path] = []
     for found in sorted(Path(name) for name in glob.glob(str(root), recursive=True)):  # noqa: PTH207 (absolute patterns)
         if found.is_file():
-            named.append((found, found.name))
+            files.append(found)
         elif "**" not in str(root):  # which names what is below the folders too
-            named += [(path, f"{found.name}/{path.relative_to(found).as_posix()}") for path in _below(found)]
-    return named
+            files += _below(found)
+    return [(path, path.relative_to(start).as_posix()) for path in files]
 
 
 def _below(folder: Path) -> list[Path]:
@@ -166,7 +187,7 @@ def _remote_files(url: str) -> list[tuple[Place, str]]:
     system, path = file_system(url)
     try:
         if glob.has_magic(path) and not url.startswith(("http://", "https://")):
-            found, root = [name for name in system.glob(path) if system.isfile(name)], ""
+            found, root = [name for name in system.glob(path) if system.isfile(name)], fixed_part(path)
         elif url.startswith(("http://", "https://")) or system.isfile(path):
             found, root = [path], ""
         else:
@@ -224,9 +245,9 @@ def _read_file(path: Place, name: str, format_: Format, document_chars: int, pag
         case "html":
             yield from read_html(path, name, page_bytes)
         case "jsonl":
-            yield from read_jsonl(path, name)
+            yield from read_jsonl(path, name, page_bytes)
         case "parquet":
-            yield from read_parquet(path, name)
+            yield from read_parquet(path, name, page_bytes)
         case "xml":
             yield from read_xml(path, name, document_chars)
         case "text":

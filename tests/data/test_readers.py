@@ -15,6 +15,7 @@ from puna.data.crawl_files import read_warc
 from puna.data.local_files import decode, read_jsonl, read_parquet, read_text, read_xml, split_text, text_of_record, unzip
 from puna.data.open_file import open_bytes
 from puna.data.rows import BadRow, PageRow, Skipped
+from puna.data.sources import FileSource, file_digests, read_files, source_name
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 RESILIPARSE, WARCIO, CRAWL = (DATA / name for name in ("warc_resiliparse", "warc_warcio", "warc_commoncrawl"))
@@ -92,7 +93,7 @@ def test_a_page_over_the_limit_is_a_bad_row(tmp_path):
 
 def test_jsonl_lists_malformed_rows_by_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\nnot json\n\n{"n": 3}\n[1]\n{"text": "two", "url": "http://x/"}\n')
-    pages, bad, _ = split(list(read_jsonl(tmp_path / "a.jsonl", "a")))
+    pages, bad, _ = split(list(read_jsonl(tmp_path / "a.jsonl", "a", 1 << 20)))
     assert [(row.url, row.content) for row in pages] == [("file:a#1", b"one"), ("http://x/", b"two")]
     assert [row.position for row in bad] == ["line 2", "line 4", "line 5"]
     assert "not JSON" in bad[0].reason and "n" in bad[1].reason and "list" in bad[2].reason
@@ -118,7 +119,7 @@ def test_compressed_jsonl_whole_and_cut(tmp_path, suffix):
     with open_bytes(path) as file:
         assert file.read() == lines
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    pages, bad, _ = split(list(read_jsonl(path, "a")))
+    pages, bad, _ = split(list(read_jsonl(path, "a", 1 << 20)))
     assert len(bad) == 1 and "broken" in bad[0].reason
     assert [row.content for row in pages] == [json.loads(line)["text"].encode() for line in lines.split(b"\n")[: len(pages)]]
 
@@ -148,10 +149,10 @@ def test_parquet_rows_and_a_file_that_is_none(tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"id": [1, 2], "content": ["one", None]}), tmp_path / "a.parquet")
-    pages, bad, _ = split(list(read_parquet(tmp_path / "a.parquet", "a")))
+    pages, bad, _ = split(list(read_parquet(tmp_path / "a.parquet", "a", 1 << 20)))
     assert [row.content for row in pages] == [b"one"] and [row.position for row in bad] == ["row 2"]
     (tmp_path / "b.parquet").write_bytes(b"no parquet at all")
-    assert [type(row) for row in read_parquet(tmp_path / "b.parquet", "b")] == [BadRow]
+    assert [type(row) for row in read_parquet(tmp_path / "b.parquet", "b", 1 << 20)] == [BadRow]
 
 
 def test_texts_are_split_at_blank_lines_and_nothing_is_lost(tmp_path):
@@ -185,3 +186,31 @@ def test_xml_zip_and_their_broken_forms(tmp_path):
     out.mkdir()
     names = Counter(name for _, name in unzip(tmp_path / "a.zip", "a.zip", out))
     assert names == {"a.zip/../evil.txt": 1, "a.zip/d/b.txt": 1} and not (tmp_path / "evil.txt").exists()
+
+
+def test_equal_file_names_of_two_folders_stay_apart(tmp_path):
+    for day in ("day1", "day2"):
+        (tmp_path / "g" / day).mkdir(parents=True)
+        (tmp_path / "g" / day / "data.jsonl").write_text(json.dumps({"text": f"words of {day}"}) + "\n")
+    for pattern in ("g/*/data.jsonl", "g/**/*.jsonl", "g/day*", "g"):
+        source = FileSource(path=str(tmp_path / pattern))
+        assert source_name(source) == "g"
+        assert [row.url for row in read_files(source, 1000, 1000)] == ["file:day1/data.jsonl#1", "file:day2/data.jsonl#1"]
+        before = file_digests(source)
+        assert sorted(before) == ["day1/data.jsonl", "day2/data.jsonl"]
+        (tmp_path / "g" / "day1" / "data.jsonl").write_text(json.dumps({"text": f"other words by {pattern}"}) + "\n")
+        assert file_digests(source) != before
+
+
+def test_a_row_larger_than_the_limit_is_a_bad_row_and_never_held(tmp_path):
+    rows = [json.dumps({"text": text}) for text in ("one", "x" * 5000, "y" * 300, "two")]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    found = list(read_jsonl(tmp_path / "a.jsonl", "a", 400))
+    assert [row.content if isinstance(row, PageRow) else (row.position, row.reason) for row in found] == [
+        b"one", ("line 2", "row larger than 400 bytes"), b"y" * 300, b"two"
+    ]  # fmt: skip
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["one", "x" * 5000]}), tmp_path / "a.parquet")
+    assert [type(row) for row in read_parquet(tmp_path / "a.parquet", "a", 400)] == [PageRow, BadRow]
