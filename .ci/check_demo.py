@@ -12,6 +12,7 @@ NOT_FOUND, FOUND = 0.3, 0.8  # needle at four times the pre-training length; pic
 ITEMS = 1000
 MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
 MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
+EQUAL_WEIGHTS = ("discarded", "not trained", "same weights")  # verdicts on a model that is its control
 
 
 def problems(run: Path) -> list[str]:
@@ -61,7 +62,7 @@ def _true(claim: dict, run: Path) -> bool:
     summary = json.loads((_stage(run, claim["better"]) / "summary.json").read_text())
     if claim["verdict"] == "refused":
         return summary["kept"] != "average" and _weights(run, claim["better"]) == _weights(run, summary["kept"])
-    if claim["verdict"] == "discarded":
+    if claim["verdict"] in EQUAL_WEIGHTS:
         return _weights(run, claim["better"]) == _weights(run, claim["control"])
     if summary.get("kept", "average") != "average" and claim["control"] in summary["parts"]:
         return False

@@ -193,13 +193,16 @@ def verify(artifacts: Iterator[Artifact] | list[Artifact]) -> list[dict[str, Any
 
 
 def saved_states(root: Path) -> list[dict[str, Any]]:
-    """Half-done work of stages that a run has not finished, which `puna up` goes on from; rows of path, bytes and run."""
+    """Half-done work of stages that a run has not finished, which `puna up` goes on from; rows of path, bytes and run.
+
+    Work of an earlier recipe, whose fingerprint is no longer the stage's, is not among it.
+    """
     rows = []
     for run_dir in sorted(path.parent for path in (root / "runs").glob(f"*/{STATUS}")):
         stages = [s for s in read_status(run_dir).get("stages", []) if s["state"] not in ("finished", "reused")]
         for stage in stages:
             for path in sorted((root / "store" / stage["uses"]).glob(f"*{store.SCRATCH}")):
-                if path.name.removesuffix(store.SCRATCH).rpartition("-")[0] == stage["name"]:
+                if stage.get("fingerprint") and stage["fingerprint"] == store.owner_of(path):
                     rows.append({"path": str(path.relative_to(root)), "bytes": _bytes(path), "run": run_dir.name})
     return rows
 

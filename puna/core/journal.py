@@ -38,6 +38,7 @@ class Journal:
     def __init__(self, run_dir: Path, recipe: Recipe, graph: Graph, cores: int, listener: Listener):
         self.run_dir, self.listener = run_dir, listener
         self.started = time.time()
+        earlier = {row["name"]: row.get("fingerprint") for row in read_status(run_dir).get("stages", [])}
         self.stages: dict[str, dict[str, Any]] = {
             name: {
                 "name": name,
@@ -45,6 +46,7 @@ class Journal:
                 "kind": node.kind,
                 "from": list(node.sources),
                 "owner": node.owner,
+                "fingerprint": earlier.get(name),  # of the work it last began; this run has not come to it yet
                 "state": "waiting",
                 "done": 0,
                 "total": 0,
@@ -89,7 +91,7 @@ class Journal:
         self.listener.event(event)
 
     def stage(self, name: str, state: str, **facts: Any) -> None:
-        """A stage changes state; `facts` (path, summary, error, seconds) go to the event and the status."""
+        """A stage changes state; `facts` (path, summary, error, fingerprint, seconds) go to the event and the status."""
         entry = self.stages[name]
         entry["state"] = state
         if state == "running":

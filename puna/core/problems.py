@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -15,6 +15,9 @@ from puna.core.source import KeyPath
 
 if TYPE_CHECKING:
     from puna.core.recipe import Recipe
+
+SHOWN_CHARS = 80  # of a wrong value
+WORDS = {"model_type": "a map", "dict_type": "a map", "list_type": "a list", "tuple_type": "a list"}
 
 
 def explained(
@@ -34,39 +37,65 @@ def explained(
         extra_keys: keys that are allowed besides the model's fields, for the hint.
     """
     problems = error.errors(include_url=False)
-    problem = problems[0]
-    key_paths = {_written(p["loc"], values, p["type"]) for p in problems}
+    places = [_written(p["loc"], values, p["type"]) for p in problems]
+    problem, loc = _blamed(problems, places)
+    key_paths = set(places)
     whole = [k for k in key_paths if not any(other != k and other[: len(k)] == k for other in key_paths)]
-    loc = _written(problem["loc"], values, problem["type"])
     where, key = recipe.blamed(*path, *loc), ".".join(map(str, loc))
     more = f" (and {len(whole) - 1} more)" if len(whole) > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = [*_fields_at(model, loc[:-1]), *extra_keys]
         return InputError(f"{owner} has no setting '{key}'{more}", where=where, fix=did_you_mean(str(loc[-1]), known))
+    if problem["type"] == "missing" and isinstance(loc[-1], int):
+        count = 1 + max(int(place[-1]) for place in places if place[:-1] == loc[:-1] and isinstance(place[-1], int))
+        what = f"'{'.'.join(map(str, loc[:-1]))}' is {_short(problem['input'])} and is too short"
+        return InputError(f"{owner}: {what}{more}", where=where, fix=f"give {count} values")
     if problem["type"] == "missing":
         return InputError(f"{owner} needs the setting '{key}'{more}", where=where, fix=f"add `{loc[-1]}: ...`")
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to parse")[0]
-    message = f"a number {message}" if message.startswith(("greater", "less")) else message
+    message = _message(problem)
     if problem["type"] == "value_error":
         fix = f"change `{key}`" if key else "change one of these settings"
         return InputError(f"{owner}: {key + ': ' if key else ''}{message}{more}", where=where, fix=fix)
-    return InputError(
-        f"{owner}: '{key}' is {problem['input']!r} and should be {message}{more}", where=where, fix=_remedy(model, loc, message)
+    what = f"{owner}: '{key}' is {_short(problem['input'])} and should be {message}{more}"
+    return InputError(what, where=where, fix=_remedy(model, loc, message))
+
+
+def _blamed(problems: Sequence[Any], places: Sequence[KeyPath]) -> tuple[Any, KeyPath]:
+    """The first problem, or the deepest one inside its value: of a union's branches the one that fits the value best."""
+    inside = [number for number, place in enumerate(places) if place[: len(places[0])] == places[0]]
+    number = max(inside, key=lambda number: len(places[number]))
+    return problems[number], places[number]
+
+
+def _message(problem: Any) -> str:
+    """What a value should be, in the words of a recipe."""
+    if problem["type"] in WORDS:
+        return WORDS[problem["type"]]
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to parse")[0]
+    return f"a number {message}" if message.startswith(("greater", "less")) else message
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
+
+
+def _written(loc: KeyPath, values: Any, kind: str, branch: bool = False) -> KeyPath:
+    """A place as pydantic names it without the branches of unions, which no recipe holds.
+
+    A branch may be called as a key is (`path`); what leads to the most parts, and to the later ones, is taken.
+    """
+    if not loc:
+        return ()
+    part, rest = loc[0], loc[1:]
+    inside = (isinstance(values, Mapping) and part in values) or (
+        isinstance(values, list | tuple) and isinstance(part, int) and part < len(values)
     )
-
-
-def _written(loc: KeyPath, values: Any, kind: str) -> KeyPath:
-    """A place as pydantic names it without the branches of unions, which no recipe holds."""
-    found: list[str | int] = []
-    for number, part in enumerate(loc):
-        inside = (isinstance(values, Mapping) and part in values) or (
-            isinstance(values, list | tuple) and isinstance(part, int) and part < len(values)
-        )
-        if inside:
-            values = values[part]
-        if inside or (kind == "missing" and number == len(loc) - 1):
-            found.append(part)
-    return tuple(found)
+    if not inside and kind == "missing" and not rest:
+        return (part,)
+    as_branch = _written(rest, values, kind, branch) if branch or not inside else ()
+    as_key = (part, *_written(rest, values[part], kind, branch=True)) if inside else ()
+    return as_key if len(as_key) > len(as_branch) else as_branch
 
 
 def _remedy(model: type[Settings], loc: KeyPath, message: str) -> str:
@@ -83,15 +112,17 @@ def _field_at(model: type[Settings], loc: KeyPath) -> FieldInfo | None:
 
 
 def _fields_at(model: type[Settings], loc: KeyPath) -> dict[str, FieldInfo]:
-    """Fields of the settings class that sits at `loc`, empty where that is not one class."""
-    current: Any = model
+    """Fields of the settings classes that may sit at `loc`: those of every branch of a union, none where there is no class."""
+    current = [model]
     for part in loc:
-        fields = getattr(current, "model_fields", {})
-        if part not in fields:
-            continue  # a list position
-        annotation = fields[part].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        if not inner:
-            return {}
-        current = inner[0]
-    return dict(getattr(current, "model_fields", {}))
+        found = [one.model_fields[str(part)] for one in current if part in one.model_fields]
+        if found or not current:  # else a position in a list, or a key of a map
+            current = [inner for field in found for inner in _classes(field.annotation)]
+    return {name: field for one in reversed(current) for name, field in one.model_fields.items()}
+
+
+def _classes(annotation: Any) -> list[type[Settings]]:
+    """The settings classes inside an annotation, at any depth."""
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _classes(inner)]

@@ -201,7 +201,7 @@ class _Scheduler:
         self.selector.register(ours, selectors.EVENT_READ, node.name)
         self.running[node.name] = _Running(node.name, job, ours, time.monotonic())
         self.free -= cores
-        self.journal.stage(node.name, "running", cores=cores)
+        self.journal.stage(node.name, "running", cores=cores, fingerprint=identity.fingerprint)
 
     def _hear_worker(self, name: str) -> None:
         worker = self.running[name]

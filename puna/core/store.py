@@ -130,12 +130,17 @@ def prepare(path: Path, fingerprint: str) -> tuple[Path, Path]:
     partial, scratch = beside(path, PARTIAL), beside(path, SCRATCH)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    owner = scratch / OWNER
-    if scratch.exists() and (not owner.exists() or owner.read_text() != fingerprint):
+    if scratch.exists() and owner_of(scratch) != fingerprint:
         shutil.rmtree(scratch)
     scratch.mkdir(exist_ok=True)
-    owner.write_text(fingerprint)
+    (scratch / OWNER).write_text(fingerprint)
     return partial, scratch
+
+
+def owner_of(scratch: Path) -> str | None:
+    """The fingerprint of the work that lies half done in a scratch directory, None where nothing says it."""
+    owner = scratch / OWNER
+    return owner.read_text() if owner.exists() else None
 
 
 def tidy(path: Path) -> None:

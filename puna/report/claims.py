@@ -38,8 +38,12 @@ def _told(claim: Claim, scores: Artifact, known: Mapping[str, Artifact]) -> Clai
     better, control = known.get(claim["better"]), known.get(claim["control"])
     if better and control:
         summary = better.summary()
-        if stage(better) == "post.average" and control.name in summary.get("parts", {}):
-            return _refused(claim, summary) if summary["kept"] != "average" else _against_best(claim, summary, scores)
+        parts = summary.get("parts", {}) if stage(better) == "post.average" else {}
+        if control.name in parts and len(parts) > 1:  # one part is its own average: no gate decided
+            if summary["kept"] != "average":
+                return _refused(claim, summary)
+            if _has_items(scores):  # a needle artifact has none: the test that the recipe names stands
+                return _against_best(claim, summary, scores)
         if stage(better) == "post.dpo" and summary.get("model") == control.name:
             if summary.get("skipped"):
                 return _outcome(claim, "not trained", f"not trained, {summary['skipped']}; its start is handed on")
@@ -78,6 +82,12 @@ def _against_best(claim: Claim, summary: dict[str, Any], scores: Artifact) -> Cl
     test = dataclasses.asdict(paired(list(averaged.values()), list(variant.values())))
     told = {**claim, "name": name, "control": best, "n": len(variant), **test}
     return {**told, "verdict": SHOWN[direction(told)]}
+
+
+def _has_items(scores: Artifact) -> bool:
+    from puna.evals.one import ITEMS_FILE
+
+    return (scores.path / ITEMS_FILE).exists()
 
 
 def passed_items(scores: Artifact, model: str) -> dict[str, bool]:

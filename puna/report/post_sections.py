@@ -114,7 +114,7 @@ def scores_section(artifacts: Sequence[Artifact]) -> Section | None:
 
 
 def _unchanged(artifacts: Sequence[Artifact], models: Sequence[str]) -> str:
-    """Which of the models carry the weights of another, because a gate refused what their stage made."""
+    """Which of the models carry the weights of another: a gate refused theirs, or their stage chose among models."""
     known = {artifact.name: artifact for artifact in artifacts}
     sources = {name: origin(known[name], known) for name in models if name in known}
     same = [f"{name} is {source} unchanged" for name, source in sources.items() if name != source]

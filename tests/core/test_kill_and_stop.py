@@ -155,6 +155,15 @@ def test_gc_keeps_what_an_interrupted_run_goes_on_from(start, tmp_path, command,
     assert done.returncode == 0 and not other.exists() and (scratch / "state.json").exists()
     assert f"{scratch.name} is kept: the run 'kill' goes on from it" in done.stdout
 
+    old, stages["t"]["steps"] = scratch, 201  # a changed recipe does not go on from the old work
+    process = start(stages)
+    wait_until(lambda: len(list(root.glob("store/fake_train/*.scratch/state.json"))) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    done = subprocess.run(line, env=cli_environment, capture_output=True, text=True)
+    (scratch,) = root.glob("store/fake_train/*.scratch")
+    assert done.returncode == 0 and scratch != old and done.stdout.count("is kept") == 1
+
     stages["t"]["pause"] = 0.0
     assert start(stages).wait(20) == 0
     (timing,) = root.glob("runs/kill/*-t/volatile/timing.jsonl")

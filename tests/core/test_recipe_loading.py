@@ -165,6 +165,27 @@ def stages(**entries):
     return recipe_from_data({"name": "t", "stages": entries}, "test")
 
 
+@pytest.mark.parametrize(
+    ("uses", "settings", "what", "fix"),
+    [
+        ("evals.needle", {"n": {"128": 0}}, "'n.128' is 0 and should be a number greater than 0", None),
+        ("train.long_context", {"stages": [2], "steps": [0]}, "'steps.0' is 0 and should be a number greater than 0", None),
+        ("train.long_context", {"stages": [2], "steps": "many"}, "'steps' is 'many' and should be a valid integer", None),
+        ("data.collect", {"sources": [{"world": {"pags": 3}}]}, "no setting 'sources.0.world.pags'", "did you mean 'pages'?"),
+        ("data.collect", {"sources": [{"path": "x", "formt": 3}]}, "no setting 'sources.0.formt'", "did you mean 'format'?"),
+        ("data.collect", {"sources": [{"path": 3}]}, "'sources.0.path' is 3 and should be a valid string", None),
+        ("data.collect", {"sources": [1]}, "'sources.0' is 1 and should be a map", "give a map"),
+        ("post.collect", {"sources": [{"world": {"gld": 3}}]}, "no setting 'sources.0.world.gld'", "did you mean 'gold'?"),
+        ("train.pretrain", {"steps": 1, "mix": list(range(3000))}, "21... and should be a map", None),
+        ("train.pretrain", {"steps": 1, "optim": {"betas": [0.9]}}, "'optim.betas' is [0.9] and is too short", "give 2 values"),
+    ],
+)
+def test_a_wrong_value_is_named_where_it_stands_and_in_the_words_of_a_recipe(uses, settings, what, fix):
+    error = problem(lambda: build_graph(stages(s={"uses": uses, **settings})))
+    assert what in error.what and len(error.what) < 160, error.what
+    assert fix is None or error.fix == fix
+
+
 def test_order_follows_inputs_and_all_means_everything_else():
     recipe = stages(
         report={"uses": "fake_join", "from": "all"},

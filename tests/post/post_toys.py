@@ -84,7 +84,8 @@ def run_stage(root: Path, uses: str, name: str, inputs: list[Artifact], **settin
     ctx = local_context(root / name, name=name, inputs=inputs, seed=7)
     summary = stage.run(stage.Settings(**settings), ctx)
     (ctx.out / "summary.json").write_text(json.dumps(summary, sort_keys=True, allow_nan=False))
-    return finished(ctx.out, stage.KIND, name, inputs)
+    made = finished(ctx.out, stage.KIND, name, inputs)
+    return replace(made, record=made.record | {"stage": uses})
 
 
 def run_graph(root: Path, uses: str, name: str, inputs: list[Artifact], **settings: object) -> dict[str, Artifact]:

@@ -228,7 +228,7 @@ def test_rounds_manifest_and_gates(loop):
         keep = values[candidate] >= values[expected]
         assert manifest["rounds"][number - 1]["kept"] is keep
         expected = candidate if keep else expected
-    assert manifest["chosen"] == expected and manifest["dev"]["n"] == 30
+    assert manifest["chosen"] == expected == handed_on(loop["chat"]) and manifest["dev"]["n"] == 30
     assert read_verdict(loop["chat"].path).value == values[expected] == max(values["chat.sft"], values[expected])
     for number, text in enumerate(manifest["decisions"][1:], 1):
         candidate = f"chat.r{number}.dpo"
@@ -288,6 +288,7 @@ def test_distillation_chooses_on_dev_and_shows_every_control(loop, tmp_path):
     manifest = json.loads((made["small"].path / "distil.json").read_text())
     values = {mode: read_verdict(made[f"small.{mode}"].path).value for mode in manifest["runs"]}
     assert set(values) == {"gold", "verified", "unverified", "logits", "verified-logits"}
+    assert handed_on(made["small"]) == f"small.{manifest['chosen']}"
     assert values[manifest["chosen"]] == max(values.values()) == read_verdict(made["small"].path).value
     assert {made[f"small.{mode}"].summary()["steps"] for mode in values} == {20}
     assert set(manifest["over_gold"]) == set(values) - {"gold"}

@@ -1,6 +1,8 @@
 """Claims are true: no verdict on a stage whose result a gate refused, and each figure of the model that it is said to be of."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,11 @@ def made(path, name, stage, **summary):
     (path / name).mkdir()
     (path / name / "summary.json").write_text(json.dumps(summary))
     return Artifact(name=name, kind="model", path=path / name, digest=name, record={"stage": stage})
+
+
+def one_claim(artifacts):
+    (claim,) = collect_claims(artifacts)
+    return claim
 
 
 def average(path, kept, control="chat.sft-a"):
@@ -72,6 +79,56 @@ def test_a_kept_average_whose_best_variant_was_not_scored_has_no_verdict(tmp_pat
     scored = scores(tmp_path, NAME, "chat.average", "chat.sft-a", {"chat.average": "11", "chat.sft-a": "00"})
     (claim,) = collect_claims([*variants, average(tmp_path, "average"), scored])
     assert claim["verdict"] == "not compared" and "chat.sft-b, was not scored" in claim["outcome"]
+
+
+def test_a_kept_average_is_tested_in_a_needle_as_the_recipe_names_it(tmp_path):
+    variants = [made(tmp_path, f"chat.sft-{letter}", "post.sft") for letter in "ab"]
+    needle = made(tmp_path, "needle", "evals.needle")
+    test = {"n": 1000, "difference": 0.025, "low": 0.01, "high": 0.04, "wins": 90, "losses": 52, "p": 0.002, "length": 512}
+    comparison = {"name": "needle of the average", "better": "chat.average", "control": "chat.sft-a", **test}
+    (needle.path / "needle.json").write_text(json.dumps({"comparisons": [comparison]}))
+    claim = one_claim([*variants, average(tmp_path, "average"), needle])
+    assert (claim["name"], claim["control"]) == ("needle of the average, 512 tokens", "chat.sft-a")
+    assert claim["verdict"] == "helped" and claim["n"] == 1000
+
+
+def test_an_average_of_one_part_is_that_part_and_no_gate_refused_it(tmp_path):
+    variant = made(tmp_path, "chat.sft-a", "post.sft")
+    dev = DEV | {"value": 0.5}
+    mean = made(tmp_path, "chat.average", "post.average", kept="chat.sft-a", average=dev, parts={"chat.sft-a": dev}, dev=dev,
+                against_best={"difference": 0.0})  # fmt: skip
+    claim = one_claim([variant, mean, scores(tmp_path, NAME, "chat.average", "chat.sft-a", {})])
+    assert claim["verdict"] == "same weights"
+    assert sentence(claim) == "averaging (round 2): not compared, both models are chat.sft-a unchanged."
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen", "control"), [("post.rounds", "chat.r2.dpo", "chat.r2.dpo"), ("post.distil", "gold", "chat.gold")]
+)
+def test_a_result_that_was_chosen_among_models_is_that_model(tmp_path, stage, chosen, control):
+    parts = [made(tmp_path, control, "post.sft"), made(tmp_path, "chat.control", "post.sft")]
+    chat = made(tmp_path, "chat", stage, chosen=chosen)
+    same, other = tmp_path / "same", tmp_path / "other"
+    same.mkdir(), other.mkdir()
+    claim = one_claim([*parts, chat, scores(same, "the result against its choice", "chat", control, {})])
+    assert sentence(claim) == f"the result: not compared, both models are {control} unchanged."
+    assert one_claim([*parts, chat, scores(other, "loop against gold", "chat", "chat.control", {})])["verdict"] == "helped"
+    assert post_sections._unchanged([*parts, chat], ["chat"]) == f"Handed on by a gate: chat is {control} unchanged."
+
+
+@pytest.mark.parametrize("verdict", ["discarded", "not trained", "same weights"])
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_demo_check_holds_verdicts_of_equal_weights_to_the_weights(tmp_path, verdict, equal):
+    spec = importlib.util.spec_from_file_location("check_demo", Path(__file__).parents[2] / ".ci/check_demo.py")
+    check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    for name, weights in (("1-start", b"w"), ("2-tuned", b"w" if equal else b"v")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+        (tmp_path / name / "summary.json").write_text(json.dumps({"kept": "start", "parts": {"start": {}}}))
+    claim = {"better": "tuned", "control": "start", "stage": "scores", "verdict": verdict}
+    assert check._true(claim, tmp_path) is equal
+    assert not check._true(claim | {"verdict": "helped"}, tmp_path)
 
 
 def dpo(path, kept, start="chat.average", skipped=None):
