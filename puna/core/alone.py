@@ -102,7 +102,7 @@ def _given(name: str, path: Path, own: bool) -> Artifact:
         raise InputError(f"the input '{name}' is no directory", where=str(path), fix="name the directory of an artifact")
     if own and store.read(path) is None:
         check_unrecorded(name, path)
-    return store.read_or_adopt(path.resolve(), name, name)
+    return replace(store.read_or_adopt(path.resolve(), name, name), name=name)  # what columns and settings call it here
 
 
 def _refuse_other(out: Path, identity: store.Identity) -> None:
