@@ -28,7 +28,8 @@ def problems(run: Path) -> list[str]:
         score = planted[fault]
         if score["recall"] < least or score["precision"] < PRECISION:
             found.append(f"curation of {fault}: recall {score['recall']:.3f}, precision {score['precision']:.3f}")
-    found += _needle(report["sections"]["Long context"]["needle"]["models"])
+    context = report["sections"]["Long context"]
+    found += _needle(context["needle"]["models"] | context["student-needle"]["models"])
     found += _claims(report["claims"], run)
     return found
 

@@ -91,12 +91,14 @@ def context_section(artifacts: Sequence[Artifact]) -> Section | None:
     for artifact in needles:
         found = read_json(artifact, "needle.json")
         section.data[artifact.name] = found
-        section.text(
+        explained = (
             f"Needle in a haystack: share of planted values named right; picking one of the listed values finds "
             f"{100 * found['chance']:.0f} %. A model can stay below that, for its first choice is taken from the whole "
             "vocabulary: one that has not learnt to look anything up names none of the listed values. "
             "Depth 0 is the beginning of the text."
         )
+        if artifact is needles[0]:
+            section.text(explained)
         for name, model in found["models"].items():
             section.figure(*_map(found, model), f"Needle map of {name}, trained to {model['max_seq_len']} tokens.")
     for artifact in perplexities:
