@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from puna.data.html_layout import STATE, close_up, layout_rows, write_text
 from puna.data.html_nodes import read_nodes
@@ -20,16 +21,24 @@ def text_of_html(serialised: bytes, *, keep_markers: bool = False) -> tuple[str,
     Returns:
         Text; links, characters inside links, and characters seen of the whole page.
     """
-    source = np.frombuffer(serialised, dtype=np.uint8)
+    written, size, closed, links, link_chars, seen = _extract(np.frombuffer(serialised, dtype=np.uint8), keep_markers)
+    text = written[: size if closed < 0 else closed].tobytes().decode("utf-8", "replace")
+    return (remove_markdown(text) if closed < 0 else text), links, link_chars, seen
+
+
+@njit(cache=True, nogil=True)
+def _extract(source, keep_markers):
+    """All steps in one call, for a call from Python costs as much as a step.
+
+    Returns:
+        Buffer of the text (uint8), its size, its size without control characters (-1 where it may have markers, see `close_up`),
+        links, characters inside links, characters seen.
+    """
     kind, section, parent, last, start, end, flags = read_nodes(source)
-    *sizes, seen, links, link_chars = measure(source, kind, parent, start, end, flags)
-    kept = content_nodes(source, kind, section, parent, last, start, end, flags, tuple(sizes))
-    layout = layout_rows(kind, parent, flags, sizes[0])
+    text, linked, own, own_linked, commas, block, seen, links, link_chars = measure(source, kind, parent, start, end, flags)
+    sizes = (text, linked, own, own_linked, commas, block)
+    kept = content_nodes(source, kind, section, parent, last, start, end, flags, sizes)
+    layout = layout_rows(kind, parent, flags, text)
     out, state = np.empty(len(source) + 8 * len(kind) + 16, np.uint8), np.zeros(STATE, np.int64)
-    written = out[: write_text(source, kind, section, parent, last, start, end, flags, kept, layout, out, state)]
-    size = close_up(written, keep_markers)
-    if size >= 0:
-        text = written[:size].tobytes().decode("utf-8", "replace")
-    else:
-        text = remove_markdown(written.tobytes().decode("utf-8", "replace"))
-    return text, links, link_chars, seen
+    size = write_text(source, kind, section, parent, last, start, end, flags, kept, layout, out, state)
+    return out, size, close_up(out[:size], keep_markers), links, link_chars, seen
