@@ -36,7 +36,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve()
 GOAL = {"html": 15.0, "text": 4.0, "minhash": 20.0}
 GOAL_WORKER_MB = 500.0
-PAGES, QUICK_PAGES = 12000, 150
+PAGES, QUICK_PAGES = 8000, 150
 MIN_PAGE_BYTES, MAX_PAGE_BYTES = 2_000, 2_000_000
 DEBIAN = (
     "python3.11-doc", "postgresql-doc-15", "python-django-doc", "python-scipy-doc", "python-sympy-doc", "debian-handbook",
