@@ -138,7 +138,8 @@ def _is_letter(byte):
 
 
 @inlined
-def _name_end(text, start):
+def end_of_name(text, start):
+    """Where the name of the tag that begins at `start` ends."""
     end = start
     while end < len(text) and text[end] > 32 and text[end] != 47 and text[end] != 62:
         end += 1
@@ -166,10 +167,10 @@ def _copy_tag(text, position, name_end, bare, out, size):
         while place < len(text) and text[place] > 32 and text[place] not in (47, 61, 62):
             place += 1
         name = hash_range(text, begin, place)
-        value, place = _value(text, place)
+        value, value_end, place = attribute_value(text, place)
         place = min(place, len(text))
         if name == CLASS_HASH:
-            signs |= _class_signs(text, value, place)
+            signs |= _class_signs(text, value, value_end)
         if not bare and attributes <= MAX_ATTRIBUTES and look_up(READ_KEYS, READ_CODES, name) > 0:
             out[size] = 32
             size = _copy(text, begin, place, out, size + 1)
@@ -183,25 +184,26 @@ def _copy_tag(text, position, name_end, bare, out, size):
 
 
 @inlined
-def _value(text, place):
-    """(first byte of the value, quote included, and position after it) of an attribute whose name ended at `place`."""
+def attribute_value(text, place):
+    """(begin, end) of the value of an attribute whose name ended at `place`, and the position after it."""
     following = place
     while following < len(text) and text[following] <= 32:
         following += 1
     if following >= len(text) or text[following] != 61:
-        return place, place
+        return place, place, place
     place = following + 1
     while place < len(text) and text[place] <= 32:
         place += 1
-    begin = place
     if place < len(text) and (text[place] == 34 or text[place] == 39):
-        place += 1
-        while place < len(text) and text[place] != text[begin]:
-            place += 1
-        return begin, place + 1
+        begin = place + 1
+        stop = begin
+        while stop < len(text) and text[stop] != text[place]:
+            stop += 1
+        return begin, stop, stop + 1
+    begin = place
     while place < len(text) and text[place] > 32 and text[place] != 62:
         place += 1
-    return begin, place
+    return begin, place, place
 
 
 @inlined
@@ -321,7 +323,7 @@ def _rewrite(text, out, keys, codes, unclosed):
         tags += 1
         if tags > MAX_TAGS:
             break
-        name_end = _name_end(text, start)
+        name_end = end_of_name(text, start)
         name = hash_range(text, start, name_end)
         slot = np.int64(name & np.uint64(SLOTS - 1))
         code = look_up(keys, codes, name)

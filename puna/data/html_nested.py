@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from puna.data.html_bounds import hash_range, look_up, name_hash, name_table
+from puna.data.html_bounds import end_of_name, hash_range, look_up, name_hash, name_table
 from puna.data.html_tags import (
     AFTER,
     BEFORE,
@@ -219,9 +219,7 @@ def _link_open(state, kinds):
 
 @kernel
 def _start_tag(text, position, out, state, keys, kinds):
-    name_end = position + 1
-    while name_end < len(text) and text[name_end] > 32 and text[name_end] != 47 and text[name_end] != 62:
-        name_end += 1
+    name_end = end_of_name(text, position + 1)
     key = hash_range(text, position + 1, name_end)
     code = max(look_up(TAG_KEYS, TAG_KINDS, key), 0)
     kind = code & (HEAD_BIT - 1)
@@ -320,9 +318,7 @@ def _prepare_table(kind, out, state, keys, kinds):
 
 @kernel
 def _end_tag(text, position, out, state, keys, kinds):
-    name_end = position + 2
-    while name_end < len(text) and text[name_end] > 32 and text[name_end] != 47 and text[name_end] != 62:
-        name_end += 1
+    name_end = end_of_name(text, position + 2)
     key = hash_range(text, position + 2, name_end)
     kind = max(look_up(TAG_KEYS, TAG_KINDS, key), 0) & (HEAD_BIT - 1)
     after = name_end

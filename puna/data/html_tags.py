@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from puna.data.html_bounds import hash_range, look_up, name_table
+from puna.data.html_bounds import attribute_value, hash_range, look_up, name_table
 from puna.data.html_references import write_escaped, write_reference
 from puna.data.kernels.decorators import inlined, kernel
 
@@ -106,7 +106,7 @@ def write_tag(text, position, name_end, out, state):
             place += 1
         stop = place
         code = look_up(READ_KEYS, READ_CODES, hash_range(text, begin, stop))
-        value, value_end, place = _value(text, place)
+        value, value_end, place = attribute_value(text, place)
         if code > 0 and not written & code:  # of two attributes of one name the first counts
             written |= code
             size = _write_attribute(text, begin, stop, value, value_end, out, size)
@@ -117,29 +117,6 @@ def write_tag(text, position, name_end, out, state):
     out[size] = 62
     state[SIZE] = size + 1
     return place + 1
-
-
-@inlined
-def _value(text, place):
-    """(begin, end) of the value of an attribute whose name ended at `place`, and the position after it."""
-    following = place
-    while following < len(text) and text[following] <= 32:
-        following += 1
-    if following >= len(text) or text[following] != 61:
-        return place, place, place
-    place = following + 1
-    while place < len(text) and text[place] <= 32:
-        place += 1
-    if place < len(text) and (text[place] == 34 or text[place] == 39):
-        begin = place + 1
-        stop = begin
-        while stop < len(text) and text[stop] != text[place]:
-            stop += 1
-        return begin, stop, stop + 1
-    begin = place
-    while place < len(text) and text[place] > 32 and text[place] != 62:
-        place += 1
-    return begin, place, place
 
 
 @kernel

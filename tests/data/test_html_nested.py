@@ -142,7 +142,7 @@ def test_a_page_without_a_plain_head_and_a_body_is_left_to_the_parser(page):
 def test_depth_and_length_are_bounded():
     deep = "<div>" * 5000 + "x"
     assert not outcome(f"<html><body>{deep}")
-    assert outcome(f"<html><body>{'<p>&amp;' * 20000}") or True  # either way: it ends
+    assert outcome(f"<html><body>{'<p>&amp;' * 20000}")
     assert not outcome("<html><body>" + ">" * 100000)  # five times as long when escaped
 
 
