@@ -1,7 +1,6 @@
 """Web curation beside datatrove on the same pages: CPU time of the whole process tree, memory of a worker, one worker each.
 
-    python bench/curate_vs_datatrove.py [--quick] [--check] [--case NAME ...] [--pages FOLDER ...] [--peer-python PATH] [--runs N]
-                                        [--count N]
+    python bench/curate_vs_datatrove.py [--quick] [--check] [--case NAME ...] [--pages FOLDER ...] [--runs N] [--count N] ...
     python bench/curate_vs_datatrove.py --fetch          downloads Debian documentation packages into --cache first
 
 Three comparisons, in alternating runs. `html`: from WARC to kept documents; ours is `puna up` of data.collect and data.curate
@@ -40,8 +39,7 @@ PAGES, QUICK_PAGES = 8000, 150
 MIN_PAGE_BYTES, MAX_PAGE_BYTES = 2_000, 2_000_000
 DEBIAN = (
     "python3.11-doc", "postgresql-doc-15", "python-django-doc", "python-scipy-doc", "python-sympy-doc", "debian-handbook",
-    "git-doc",
-    "maxima-doc", "octave-doc", "debian-history", "libreoffice-help-de", "libreoffice-help-fr", "libreoffice-help-es",
+    "git-doc", "maxima-doc", "octave-doc", "debian-history", "libreoffice-help-de", "libreoffice-help-fr", "libreoffice-help-es",
 )  # fmt: skip
 FOUND_HERE = ("/usr/share/doc", "/usr/share/javascript", "/usr/lib/node_modules", str(Path(sys.prefix) / "share"))
 CRAWL = HERE.parents[2] / "shared/data"
@@ -298,11 +296,11 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, object]:
     print(f"{pages} pages, {megabytes:.0f} MB of HTML, {documents} texts, {texts.stat().st_size / 1e6:.0f} MB; from {used}")
     cases = {"html": ("ours", "peer", warc, one), "text": ("ours", "peer", texts, one_text),
              "minhash": ("ours_minhash", "peer_minhash", texts, one_text)}  # fmt: skip
-    cases = {case: sides for case, sides in cases.items() if case in args.case}
     found: dict[str, dict[str, list[Cost]]] = {}
     kept: dict[str, int] = {}
     stages: dict[str, float] = {}
-    for case, (our_side, peer_side, source, tiny) in cases.items():
+    for case in args.case:
+        our_side, peer_side, source, tiny = cases[case]
         found[case] = {"ours": [], "peer": [], "ours_start": [], "peer_start": []}
         for _ in range(args.runs):
             for who, python, side in (("ours", sys.executable, our_side), ("peer", args.peer_python, peer_side)):

@@ -37,7 +37,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
 
 def compile_kernels() -> int:
     """Run both; returns the exit code of the first that failed, 0 when none did."""
-    print("compiling the kernels of curation, once per installation (about half a minute) ...", flush=True)
+    print("compiling the kernels of curation, once per installation (about a minute) ...", flush=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "river").mkdir()
