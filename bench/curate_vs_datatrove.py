@@ -243,6 +243,7 @@ def measured(python: str, side: str, source: Path, work: Path) -> Cost:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as for any user, modules are compiled once
     if python == sys.executable:
         environment["PYTHONPATH"] = str(HERE.parents[1])
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -287,6 +288,7 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, object]:
     page = f"<html><head><title>River</title></head><body><article><h1>River</h1><p>{ONE_PAGE}</p></article></body></html>"
     one.write_bytes(_record("https://start.example/", page.encode()))
     measured(sys.executable, "ours", warc, work / "warm")  # compiles what is not in numba's cache yet
+    measured(args.peer_python, "peer", one, work / "warm-peer")
     measured(sys.executable, "floor", warc, work / "floor")
     parts = json.loads((work / "floor/outcome.json").read_text())
     documents = write_texts(work / "warm", texts)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from puna.core.store import write_json
 from puna.data.domains import shard_domains, write_domains
 from puna.data.histograms import shard_histograms, write_histograms
 from puna.data.signals import Limits
@@ -40,7 +39,7 @@ def decided_and_counted(
     path = out / OVERVIEW / f"{Path(name).stem}.json"
     if not path.exists():
         counts = {"histograms": shard_histograms(name, out, limits, others), "domains": shard_domains(name, out)}
-        write_json(path.with_suffix(".part"), counts)
+        path.with_suffix(".part").write_text(json.dumps(counts, sort_keys=True, allow_nan=False))
         path.with_suffix(".part").replace(path)  # a file that is there is whole
     return found
 
