@@ -78,21 +78,26 @@ class Llama(nn.Module):
         steps (docs/log.md). Output: std 0.02. Matrices: std 0.5 / sqrt(dim), and the two that write into the residual stream
         divided by sqrt(2 layers) (GPT-2's rule). Norms: 1.
         """
-        residual = math.sqrt(2 * self.config.layers)
         for name, weight in self.named_parameters():
-            if weight.dim() == 1:
-                weight.fill_(1.0)
-                continue
-            if name == "model.embed_tokens.weight":
-                std = self.config.dim**-0.5 if self.config.tied else 1.0
-            elif name == "lm_head.weight":
-                std = 0.02
-            else:
-                std = 0.5 * self.config.dim**-0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= residual
-            generator = torch.Generator(weight.device).manual_seed(derive_seed(seed, "init", name))
-            weight.normal_(0.0, std, generator=generator)
+            init_weight(weight, name, self.config, seed)
+
+
+@torch.no_grad()
+def init_weight(weight: Tensor, name: str, config: ModelConfig, seed: int) -> None:
+    """Draw one weight of a model in place; see `Llama.init_weights`."""
+    if weight.dim() == 1:
+        weight.fill_(1.0)
+        return
+    if name == "model.embed_tokens.weight":
+        std = config.dim**-0.5 if config.tied else 1.0
+    elif name == "lm_head.weight":
+        std = 0.02
+    else:
+        std = 0.5 * config.dim**-0.5
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        std /= math.sqrt(2 * config.layers)
+    generator = torch.Generator(weight.device).manual_seed(derive_seed(seed, "init", name))
+    weight.normal_(0.0, std, generator=generator)
 
 
 class Linear(nn.Linear):
@@ -159,9 +164,9 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTD.shape
-        q_BHTE = rotate(self.q_proj(x_BTD).view(B, T, self.heads, self.head_dim), rotation).transpose(1, 2)
-        k_BKSE = rotate(self.k_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim), rotation).transpose(1, 2)
-        v_BKSE = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        q_BHTE = rotate(self.q_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
+        k_BKSE = rotate(self.k_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
+        v_BKSE = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         if cache is not None:
             k_BKSE, v_BKSE = cache.update(self.layer, k_BKSE, v_BKSE)
         S = k_BKSE.shape[2]
@@ -170,7 +175,7 @@ class Attention(nn.Module):
         y_BHTE = F.scaled_dot_product_attention(
             q_BHTE, k_BKSE, v_BKSE, attn_mask=bias, is_causal=bias is None and T > 1, enable_gqa=self.heads != self.kv_heads
         )
-        return self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        return self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
 class SwiGLU(nn.Module):

@@ -15,7 +15,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,13 @@ from puna.train import state
 from puna.train.objectives import Objective
 from puna.train.optim import Optimizer, OptimSettings, build
 from puna.train.packing import Batch, Batches
+from puna.train.place import Place, Whole
 from puna.train.schedule import Schedule
 from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.placed import Placed
+    from puna.train.parallel.sharded import ShardedWriter
 
 __all__ = ["Batch", "Batches", "Objective", "TrainResult", "train"]
 
@@ -63,7 +69,7 @@ class TrainResult:
 
 
 def train(
-    model: nn.Module,
+    model: nn.Module | Placed,
     objective: Objective,
     batches: Batches,
     schedule: Schedule,
@@ -85,6 +91,7 @@ def train(
     """Train `model` in place for `schedule.steps` steps, resuming from `ctx.scratch/name` if it holds a checkpoint.
 
     Args:
+        model: whole in this process, or laid out over several.
         batches: pure function of the step; the micro-batches of this rank (at least one).
         evaluate: called with (model, step) every `evaluate_every` steps and after the last; what it returns becomes metric rows.
             It must be deterministic and must not write metrics itself, so that a resumed run repeats them.
@@ -100,10 +107,11 @@ def train(
         Preempted: a stop was asked for; the state is saved.
         RunError: the loss stayed non-finite, or a step has nothing to learn.
     """
-    model.to(device).train()
-    optimizer = optimizer or build(model, optim)
     world = World.current()
-    loop = _Loop(model, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device)
+    place: Place = Whole(model, world, device) if isinstance(model, nn.Module) else model
+    place.train()
+    optimizer = optimizer or build(place.named(), optim)
+    loop = _Loop(model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device)
     resumed = loop.resume()
     if not resumed and evaluate and keep_best:
         loop.evaluated(evaluate, 0)
@@ -118,7 +126,7 @@ def train(
         if evaluate and (loop.step == schedule.steps or (evaluate_every and loop.step % evaluate_every == 0)):
             loop.evaluated(evaluate, loop.step)
         if loop.world.any(time.monotonic() - saved_at > checkpoint_seconds) or loop.step == schedule.steps:
-            loop.save()
+            loop.save(wait=loop.step == schedule.steps)
             saved_at = time.monotonic()
     return loop.result()
 
@@ -127,7 +135,8 @@ def train(
 class _Loop:
     """State of one run of the loop. What is not among the fields after `device` is a pure function of the step."""
 
-    model: nn.Module
+    model: Any  # what `evaluate` reads with
+    place: Place
     objective: Objective
     schedule: Schedule
     optim: OptimSettings
@@ -151,17 +160,18 @@ class _Loop:
     started: float = field(default_factory=time.monotonic)
     logged: tuple[float, int] = (0.0, 0)  # time and tokens at the last row
     shown: float = 0.0
+    writer: ShardedWriter | None = None
     done_here: int = 0  # tokens read by this process, for the rate
 
     # ---- one optimiser step -------------------------------------------------------------------------------------------
 
     def run_step(self, micro_batches: list[Batch]) -> None:
         """Count, backward with the global divisor, reduce, clip, update; or leave the step out if it is not finite."""
-        counts = self._step_counts(micro_batches)
-        sums, loss = self._backward(micro_batches, counts)
-        self.world.sum_gradients(self.optimizer.named.values())
-        gradients = [p.grad for p in self.optimizer.named.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        local = [self.place.local(batch) for batch in micro_batches]
+        counts = self._step_counts(local)
+        scales = {term: weight / counts[term] for term, weight in self.objective.weights.items() if counts.get(term, 0.0) > 0}
+        sums, loss = self.place.backward(self.objective, [batch.to(self.device) for batch in local], scales)
+        norm = self.place.gradient_norm()
         finite = bool(torch.isfinite(norm + loss))  # the one wait for the device
         if self.world.any(not finite):
             self._skip()
@@ -186,27 +196,13 @@ class _Loop:
                            fix="check the loss masks of the data this stage reads")  # fmt: skip
         return total
 
-    def _backward(self, micro_batches: list[Batch], counts: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-        totals: dict[str, Tensor] = {}
-        step_loss = torch.zeros((), device=self.device)
-        scales = {term: weight / counts[term] for term, weight in self.objective.weights.items() if counts.get(term, 0.0) > 0}
-        for batch in micro_batches:
-            terms, others = self.objective.sums(self.model, batch.to(self.device))
-            loss = sum((terms[term] * scale for term, scale in scales.items()), start=torch.zeros((), device=self.device))
-            loss.backward()
-            step_loss += loss.detach()
-            for key, value in {**terms, **others}.items():
-                value = torch.as_tensor(value, device=self.device).detach().double()
-                totals[key] = totals[key] + value if key in totals else value
-        return totals, step_loss
-
     def _update(self, norm: Tensor) -> None:
         if self.optim.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.optimizer.named.values(), self.optim.clip, norm, foreach=True)
         self.optimizer.step(self.optim.lr * self.schedule.lr_factor(self.step))
 
     def _accumulate(self, sums: dict[str, Tensor], counts: dict[str, float], norm: Tensor) -> None:
-        sums["grad_norm"], counts = norm.detach().double() / self.world.size, {**counts, "grad_norm": 1.0}
+        sums["grad_norm"], counts = norm.detach().double() / self.world.owners, {**counts, "grad_norm": 1.0}
         for key, value in sums.items():
             self.sums[key] = self.sums[key] + value if key in self.sums else value
         for key, count in counts.items():
@@ -236,34 +232,34 @@ class _Loop:
         self._record(row)
         now = time.monotonic() - self.started
         seconds = now - self.logged[0]
-        if self.world.rank == 0:
+        if self.world.process == 0:
             rate = round((self.done_here - self.logged[1]) / max(seconds, 1e-9), 1)
             self.ctx.timing(phase=self.name, step=self.step, seconds=round(seconds, 3), tokens_per_s=rate)
         self.logged = (now, self.done_here)
 
     def _interval_means(self) -> dict[str, float]:
         values = {key: float(value) for key, value in sorted(self.sums.items())}
-        values = self.world.sum_values(values)
+        values = self.world.sum_found(values)
         means = {key: value / self.counts[key] if self.counts.get(key) else value for key, value in values.items()}
         self.sums, self.counts = {}, {}
         return {key: _rounded(value) for key, value in means.items()}
 
     def evaluated(self, evaluate: Evaluate, step: int) -> None:
         """Run `evaluate`, record its rows, and keep the weights if they are the best so far."""
-        self.model.eval()
+        self.place.train(False)
         with torch.no_grad():
             found = evaluate(self.model, step)
-        self.model.train()
+        self.place.train()
         for row in [found] if isinstance(found, dict) else found or []:
             self._record({"step": self.schedule.first + step, **row})
             value = row.get(self.keep_best) if self.keep_best else None
             if value is not None and (self.best is None or value > self.best[1]):
                 self.best = (step, value)
-                self.shadows["best"] = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+                self.shadows["best"] = {name: p.detach().clone() for name, p in self.place.named().items()}
 
     def add_to_average(self) -> None:
         """Running mean of the weights, in float32 whatever they train in."""
-        parameters = {name: p.detach().float() for name, p in self.model.named_parameters()}
+        parameters = {name: p.detach().float() for name, p in self.place.named().items()}
         self.averaged += 1
         if self.averaged == 1:
             self.shadows["average"] = {name: value.clone() for name, value in parameters.items()}
@@ -275,12 +271,12 @@ class _Loop:
         if self.name != "train":
             row = {"phase": self.name, **row}
         self.rows.append(row)
-        if self.world.rank == 0:
+        if self.world.process == 0:
             self.ctx.metric(**row)
 
     def _show(self) -> None:
         now = time.monotonic()
-        if self.world.rank or (now - self.shown < PROGRESS_SECONDS and self.step < self.schedule.steps):
+        if self.world.process or (now - self.shown < PROGRESS_SECONDS and self.step < self.schedule.steps):
             return
         self.shown = now
         last = next((row["loss"] for row in reversed(self.rows) if row.get("loss") is not None), None)
@@ -293,61 +289,94 @@ class _Loop:
     def stop_or_go(self) -> None:
         """Save and raise Preempted if any rank was asked to stop."""
         if self.world.any(self.ctx.stopping()):
-            self.save()
+            self.save(wait=True)
             self.ctx.checkpoint_or_stop(lambda: None)
 
-    def save(self) -> None:
-        """Write the state to `ctx.scratch/name`; the sums of all ranks are folded into rank 0's first."""
-        if self.world.size > 1:
-            sums = self.world.sum_values({key: float(value) for key, value in self.sums.items()})
-            keep = 1.0 if self.world.rank == 0 else 0.0
-            self.sums = {key: torch.tensor(value * keep, dtype=torch.float64, device=self.device) for key, value in sums.items()}
-        if self.world.rank == 0:
-            tensors = {f"model/{name}": value for name, value in _weights(self.model).items()}
-            tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.state_tensors().items()}
-            tensors |= {f"sums/{name}": value for name, value in self.sums.items()}
-            tensors |= {f"{shadow}/{name}": value for shadow, part in self.shadows.items() for name, value in part.items()}
-            tensors["rng/torch"] = torch.get_rng_state()
-            record = {name: getattr(self, name) for name in ("tokens", "rows", "skipped", "averaged", "best", "counts")}
-            state.write_state(self.ctx.scratch / self.name, self.step, tensors, {**record, "contract": self._contract()})
-        self.world.barrier()
+    def save(self, wait: bool = False) -> None:
+        """Write the state to `ctx.scratch/name`; the sums of all ranks are folded into one first.
+
+        A model that is laid out over processes is written in the background; `wait` for it.
+        """
+        sums = self.world.sum_found({key: float(value) for key, value in self.sums.items()})
+        self._own_sums(sums)
+        record = {name: getattr(self, name) for name in ("tokens", "rows", "skipped", "averaged", "best", "counts")}
+        record |= {"sums": sums, "shadows": sorted(self.shadows), "contract": self._contract()}
+        tensors = self._tensors()
+        if isinstance(self.place, Whole):
+            if self.world.process == 0:
+                state.write_state(self.ctx.scratch / self.name, self.step, tensors, record)
+            self.world.barrier()
+            return
+        self._writer().start(self.step, tensors, record)
+        if wait:
+            self._writer().finish()
+
+    def _writer(self) -> ShardedWriter:
+        from puna.train.parallel.sharded import ShardedWriter
+
+        if self.writer is None:
+            self.writer = ShardedWriter(self.ctx.scratch / self.name, self.world)
+        return self.writer
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model/{name}": value for name, value in self._weights().items()}
+        tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.state_tensors().items()}
+        return tensors | {f"{shadow}/{name}": value for shadow, part in self.shadows.items() for name, value in part.items()}
+
+    def _own_sums(self, sums: dict[str, float]) -> None:
+        """From here on the first of the processes that count holds what all have summed so far."""
+        keep = 1.0 if self.world.speaker else 0.0
+        self.sums = {key: torch.tensor(value * keep, dtype=torch.float64, device=self.device) for key, value in sums.items()}
 
     def resume(self) -> bool:
         """Load the newest whole checkpoint of this run, replay its metric rows, and say whether there was one."""
-        found = state.read_state(self.ctx.scratch / self.name, self.ctx.note)
+        found = state.newest(self.ctx.scratch / self.name, self.ctx.note, self.world)
         if found is None:
             return False
-        tensors, record = found
+        path, record = found
         if record["contract"] != self._contract():
             self.ctx.note(f"{self.name}: the checkpoint in scratch is of other settings and is not used")
             return False
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            parts.setdefault(kind, {})[name] = value
-        with torch.no_grad():
-            for name, value in _weights(self.model).items():
-                value.copy_(parts["model"][name])
-        self.optimizer.load_state_tensors(parts.get("optimizer", {}))
-        self.sums = {k: v.to(self.device) for k, v in parts.get("sums", {}).items()} if self.world.rank == 0 else {}
-        self.shadows = {
-            shadow: {name: value.to(self.device) for name, value in parts[shadow].items()}
-            for shadow in ("average", "best")
-            if shadow in parts
-        }
-        torch.set_rng_state(parts["rng"]["torch"])
+        self._load(path, record["shadows"])
+        self._own_sums(record["sums"])
         self.step, self.tokens, self.counts = record["step"], record["tokens"], record["counts"]
         self.skipped, self.averaged = record["skipped"], record["averaged"]
         self.best = tuple(record["best"]) if record["best"] else None
         for row in record["rows"]:
             self.rows.append(row)
-            if self.world.rank == 0:
+            if self.world.process == 0:
                 self.ctx.metric(**row)
         return True
 
+    def _load(self, path: Path, shadows: list[str]) -> None:
+        """Weights, optimiser and shadows from a checkpoint, of this process's shares where the model is laid out."""
+        places = None
+        if not isinstance(self.place, Whole):
+            self.optimizer.prepare()
+            self.shadows = {name: {key: torch.zeros_like(value) for key, value in self._weights().items()} for name in shadows}
+            places = self._tensors()
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.read_tensors(path, places).items():
+            kind, _, name = key.partition("/")
+            parts.setdefault(kind, {})[name] = value
+        if places is None:
+            with torch.no_grad():
+                for name, value in self._weights().items():
+                    value.copy_(parts["model"][name])
+            self.shadows = {name: {k: v.to(self.device) for k, v in parts[name].items()} for name in shadows}
+            self.optimizer.load_state_tensors(parts.get("optimizer", {}))
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Parameters (a tied one once), this process's shares of them, and persistent buffers, by name."""
+        named = {name: p.detach() for name, p in self.place.named().items()}
+        if isinstance(self.place, Whole):
+            kept = self.place.model.state_dict(keep_vars=True)
+            named |= {name: b for name, b in self.place.model.named_buffers() if name in kept}
+        return named
+
     def _contract(self) -> str:
-        """Digest of what must not change between a checkpoint and its resumption."""
-        shapes = {name: list(value.shape) for name, value in _weights(self.model).items()}
+        """Digest of what must not change between a checkpoint and its resumption; not the layout."""
+        shapes = {name: list(shape) for name, shape in sorted(self.place.shapes().items())}
         text = json.dumps([self.schedule.identity(), self.optim.identity(), self.objective.weights, self.log_every, shapes])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -355,20 +384,13 @@ class _Loop:
         """The result, with the best weights back in the model if they were asked for."""
         if self.keep_best and "best" in self.shadows:
             with torch.no_grad():
-                for name, parameter in self.model.named_parameters():
+                for name, parameter in self.place.named().items():
                     parameter.copy_(self.shadows["best"][name])
         losses = [row["loss"] for row in self.rows if row.get("loss") is not None]
         first, last = (losses[0], losses[-1]) if losses else (math.nan, math.nan)
-        self.model.eval()
+        self.place.train(False)
         return TrainResult(self.step, self.tokens, first, last, self.skipped, self.rows, self.best and self.best[0],
                            self.best and self.best[1], self.shadows.get("average"), self.optimizer)  # fmt: skip
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters (a tied one once) and persistent buffers, by name."""
-    kept = model.state_dict(keep_vars=True)
-    named = {name: p.detach() for name, p in model.named_parameters()}
-    return named | {name: b for name, b in model.named_buffers() if name in kept}
 
 
 def _rounded(value: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from puna.train.packing import PADDING, Batch
+from puna.train.vocabulary import target_losses
 
 
 class Objective(Protocol):
@@ -84,17 +85,17 @@ def cross_entropy_sum(
 
 
 def _cross_entropy(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> Tensor:
-    logits = lm_head(states_ND).float()
-    if weights_N is None:
-        return F.cross_entropy(logits, targets_N, reduction="sum")
-    return (F.cross_entropy(logits, targets_N, reduction="none") * weights_N).sum()
+    logits = lm_head(states_ND)
+    if weights_N is None and type(logits) is Tensor:
+        return F.cross_entropy(logits.float(), targets_N, reduction="sum")
+    losses_N = target_losses(logits, targets_N)
+    return losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
 
 
 def token_logps(model: Any, batch: Batch) -> Tensor:
     """log p(target) [B,T] in float32, 0 where nothing is learnt; differentiable."""
     states, targets = hidden_at_targets(model, batch)
-    logits = model.lm_head(states).float()
-    found = -F.cross_entropy(logits, targets, reduction="none")
+    found = -target_losses(model.lm_head(states), targets)
     return found.new_zeros(batch.targets_BT.numel()).index_copy(0, batch.supervised(), found).view_as(batch.targets_BT)
 
 

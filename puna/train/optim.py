@@ -8,7 +8,7 @@ the update is scaled by 0.2 sqrt(larger side), which gives it AdamW's usual size
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from puna.core.errors import InputError
 from puna.core.settings import Portion, Settings
+from puna.train.shares import local, share_of, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients of the original Muon
 NEWTON_SCHULZ_STEPS = 5
@@ -41,7 +42,8 @@ class OptimSettings(Settings):
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised by five Newton-Schulz steps, batched over parameters of equal shape.
 
-    Tiny models spend their time launching operations, so matrices of one shape go through as one [n, rows, columns] tensor.
+    Tiny models spend their time launching operations, so matrices of one shape go through as one [n, rows, columns] tensor. Of a
+    model that is laid out over processes each gathers whole matrices, orthogonalises them, and keeps its shares.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
@@ -66,9 +68,11 @@ class Muon(torch.optim.Optimizer):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        updates = orthogonalise(torch.stack(gradients).lerp_(torch.stack(buffers), momentum))
+        steps = torch._foreach_lerp(gradients, buffers, momentum)
+        updates = orthogonalise(torch.stack([whole(step) for step in steps])).unbind()
         torch._foreach_mul_(weights, 1 - lr * decay)
-        torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * MUON_RMS * max(shape) ** 0.5)
+        shares = [share_of(update, weight) for update, weight in zip(updates, weights, strict=True)]
+        torch._foreach_add_([local(weight) for weight in weights], shares, alpha=-lr * MUON_RMS * max(shape) ** 0.5)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:
@@ -96,6 +100,18 @@ class Optimizer:
                 group["lr"] = lr
             part.step()
 
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Make the state that the first update would make, so that one can be read into its places."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = 0.0
+                for parameter in group["params"]:
+                    parameter.grad = torch.zeros_like(parameter)
+            part.step()
+        for parameter in self.named.values():
+            parameter.grad = None
+
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state as flat named tensors, `<parameter>/<key>`; nothing needs pickling."""
         found: dict[str, Tensor] = {}
@@ -117,12 +133,12 @@ class Optimizer:
             owner[id(parameter)].state[parameter][slot] = value
 
 
-def build(model: nn.Module, settings: OptimSettings) -> Optimizer:
-    """The optimiser of `settings` over the parameters of `model` that want gradients.
+def build(parameters: Mapping[str, nn.Parameter], settings: OptimSettings) -> Optimizer:
+    """The optimiser of `settings` over those of the named parameters that want gradients.
 
     Muon takes the matrices inside `layers`; everything else, and everything under "adamw", goes to AdamW.
     """
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    named = {name: p for name, p in parameters.items() if p.requires_grad}
     hidden = {name for name, p in named.items() if settings.name == "muon" and p.dim() == 2 and ".layers." in f".{name}"}
     rest = [p for name, p in named.items() if name not in hidden]
     groups = [

@@ -1,8 +1,8 @@
-"""The ranks of a run as the training loop sees them: who am I, and sums over everybody.
+"""The processes of a run as the training loop sees them: which rows are mine, and sums over everybody.
 
-One process is a world of size one and pays nothing. With `torch.distributed` initialised (any backend; gloo on CPU), the
-gradients, the counts and the decisions (stop, save, skip) are reduced here and nowhere else, so the parallel layouts of
-section 3.3.2 of the paper can replace this file without touching the loop.
+One process is a world of size one and pays nothing. With `torch.distributed` initialised (any backend; gloo on CPU), the counts
+and the decisions (stop, save, skip) are reduced here and nowhere else. Where a model is laid out over several processes
+(`puna.train.parallel`), those that hold parts of one copy see the same rows: one of them, the owner, speaks for all.
 """
 
 from __future__ import annotations
@@ -17,30 +17,57 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """This process's rank among `size` data-parallel ranks."""
+    """This process among the others.
+
+    Attributes:
+        rank, size: which rows it reads: the rank-th of `size` parts of every optimiser step.
+        process, processes: its number among all; process 0 writes what is written once.
+        owner: whether what it sums counts, one process for each part of the rows.
+        owners: how many processes are. speaker: whether it is the first of them.
+    """
 
     rank: int = 0
     size: int = 1
+    process: int = 0
+    processes: int = 1
+    owner: bool = True
+    owners: int = 1
+    speaker: bool = True
 
     @classmethod
     def current(cls) -> World:
-        """The world of `torch.distributed` when it is initialised, else one rank."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        """The world that was settled on; else all processes of `torch.distributed`, each with rows of its own; else one."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        if _SETTLED:
+            return _SETTLED[-1]
+        rank, size = dist.get_rank(), dist.get_world_size()
+        return cls(rank, size, rank, size, owners=size, speaker=rank == 0)
+
+    def settle(self) -> None:
+        """Make this the current world of the process, for as long as its process group lives."""
+        _SETTLED[:] = [self]
 
     def sum_values(self, values: dict[str, float]) -> dict[str, float]:
-        """Sum of each value over the ranks; every rank must pass the same keys."""
-        if self.size == 1:
+        """Sum of each value over the owners; every process must pass the same keys."""
+        if self.processes == 1:
             return dict(values)
         names = sorted(values)
-        total = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
-        dist.all_reduce(total)
+        total = torch.tensor([float(values[name]) if self.owner else 0.0 for name in names], dtype=torch.float64)
+        dist.all_reduce(total, group=_talk())
         return dict(zip(names, total.tolist(), strict=True))
+
+    def sum_found(self, values: dict[str, float]) -> dict[str, float]:
+        """Like `sum_values`, for values that not every process has found (the loss of a pipeline is known at its end)."""
+        if self.processes == 1:
+            return dict(values)
+        found: list[dict[str, float]] = [{} for _ in range(self.processes)]
+        dist.all_gather_object(found, dict(values) if self.owner else {}, group=_talk())
+        return {name: sum(part.get(name, 0.0) for part in found) for name in sorted({name for part in found for name in part})}
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the ranks, in one flat message per dtype."""
-        if self.size == 1:
+        if self.processes == 1:
             return
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
@@ -54,10 +81,28 @@ class World:
                 gradient.copy_(part.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
-        """True on every rank when it is true on one."""
-        return flag if self.size == 1 else self.sum_values({"flag": float(flag)})["flag"] > 0
+        """True on every process when it is true on one."""
+        if self.processes == 1:
+            return flag
+        found = torch.tensor(float(flag))
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_talk())
+        return bool(found > 0)
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            dist.barrier()
+        """Wait for all processes."""
+        if self.processes > 1:
+            dist.barrier(group=_talk())
+
+
+_SETTLED: list[World] = []  # at most one
+_GROUPS: dict[object, object] = {}  # process group of the CPU for each default group
+
+
+def _talk() -> dist.ProcessGroup | None:
+    """The group in which numbers of the CPU are reduced: the default one where it can, a gloo group beside NCCL."""
+    if "gloo" in dist.get_backend():
+        return None
+    default = dist.group.WORLD
+    if default not in _GROUPS:
+        _GROUPS[default] = dist.new_group(backend="gloo")
+    return _GROUPS[default]  # type: ignore[return-value]

@@ -72,7 +72,7 @@ def test_orthogonalise_brings_singular_values_near_one():
 
 def test_adamw_equals_torchs():
     ours, theirs = Llama(SHAPE, seed=1), Llama(SHAPE, seed=1)
-    optimizer = build(ours, OptimSettings(name="adamw", lr=0.01, weight_decay=0.1))
+    optimizer = build(dict(ours.named_parameters()), OptimSettings(name="adamw", lr=0.01, weight_decay=0.1))
     decayed = [p for p in theirs.parameters() if p.dim() >= 2]
     plain = [p for p in theirs.parameters() if p.dim() < 2]
     reference = torch.optim.AdamW(
@@ -89,7 +89,7 @@ def test_adamw_equals_torchs():
 
 def test_muon_takes_the_hidden_matrices_only():
     model = Llama(SHAPE, seed=1)
-    adamw, muon = build(model, OptimSettings(name="muon")).parts
+    adamw, muon = build(dict(model.named_parameters()), OptimSettings(name="muon")).parts
     names = {id(p): n for n, p in model.named_parameters()}
     by_muon = {names[id(p)] for g in muon.param_groups for p in g["params"]}
     by_adamw = {names[id(p)] for g in adamw.param_groups for p in g["params"]}
@@ -101,11 +101,11 @@ def test_muon_takes_the_hidden_matrices_only():
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_state_round_trip_continues_to_the_bit(name):
     model = Llama(SHAPE, seed=1)
-    optimizer = build(model, OptimSettings(name=name))
+    optimizer = build(dict(model.named_parameters()), OptimSettings(name=name))
     gradients(model, 0)
     optimizer.step(0.01)
     twin = copy.deepcopy(model)
-    again = build(twin, OptimSettings(name=name))
+    again = build(dict(twin.named_parameters()), OptimSettings(name=name))
     again.load_state_tensors({key: value.clone() for key, value in optimizer.state_tensors().items()})
     for one in ((model, optimizer), (twin, again)):
         gradients(one[0], 1)

@@ -1,0 +1,91 @@
+"""Where a model is while it trains: whole in this process here, or laid out over several (`puna.train.parallel.placed`).
+
+The loop knows the few things that differ: the parameters this process holds, its part of a batch, the backward pass, the norm of
+the gradient. Data-parallel copies without sharding are also whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from puna.train.objectives import Objective
+from puna.train.packing import Batch
+from puna.train.world import World
+
+
+class Place(Protocol):
+    """What the loop asks of a model, wherever it is."""
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """Parameters, or this process's shares of them, by name."""
+        ...
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the whole model's weights, by name."""
+        ...
+
+    def train(self, training: bool = True) -> None:
+        """Set the mode."""
+        ...
+
+    def local(self, batch: Batch) -> Batch:
+        """This process's part of rows."""
+        ...
+
+    def backward(
+        self, objective: Objective, batches: list[Batch], scales: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Leave the gradient of `sum of scale * term` over all ranks in the parameters; returns this process's sums, and loss."""
+        ...
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradient of the whole model, the same on every process."""
+        ...
+
+
+class Whole:
+    """The whole model in this process."""
+
+    def __init__(self, model: nn.Module, world: World, device: str):
+        self.model, self.world, self.device = model.to(device), world, device
+
+    def named(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
+
+    def shapes(self) -> dict[str, torch.Size]:
+        return {name: weight.shape for name, weight in self.model.named_parameters()}
+
+    def train(self, training: bool = True) -> None:
+        self.model.train(training)
+
+    def local(self, batch: Batch) -> Batch:
+        return batch
+
+    def backward(
+        self, objective: Objective, batches: list[Batch], scales: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        totals: dict[str, Tensor] = {}
+        step_loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            terms, others = objective.sums(self.model, batch)
+            loss: Any = sum((terms[term] * scale for term, scale in scales.items()), start=torch.zeros((), device=self.device))
+            loss.backward()
+            step_loss += loss.detach()
+            add_up(totals, {**terms, **others})
+        self.world.sum_gradients(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        return totals, step_loss
+
+    def gradient_norm(self) -> Tensor:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+
+
+def add_up(totals: dict[str, Tensor], found: Mapping[str, Any]) -> None:
+    """Add the sums of a micro-batch to those of the step, in float64 and without their gradient."""
+    for key, value in found.items():
+        value = torch.as_tensor(value).detach().double()
+        totals[key] = totals[key] + value if key in totals else value
