@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from loop_cases import examples  # noqa: I001
+from loop_cases import examples
 
 from puna.core.errors import Preempted
 from puna.core.stage import local_context
@@ -100,13 +101,11 @@ def resumed(process: int, folder: Path, first: Layout, then: Layout) -> dict[str
     rows, weights, shares = run(one, then, steps=6)
     scratch = local_context(folder / "two").scratch
     local_context(rest)
-    for own in (rest.with_name(f"{rest.name}.scratch"),):
-        own.rmdir()
-        own.symlink_to(scratch)  # one scratch for all processes
-    try:
+    own = rest.with_name(f"{rest.name}.scratch")
+    own.rmdir()
+    own.symlink_to(scratch)  # one scratch for all processes
+    with contextlib.suppress(Preempted):
         run(rest, first, steps=6, stop=3)
-    except Preempted:
-        pass
     again, after, parts = run(rest, then, steps=6)
     return {"rows": rows, "again": again, "weights": weights, "after": after,
             "equal": all(torch.equal(shares[name], parts[name]) for name in shares)}  # fmt: skip

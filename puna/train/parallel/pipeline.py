@@ -77,8 +77,10 @@ class Pipeline:
         self._objective, self._batches, self._scales, self._found = objective, batches, scales, {}
         shapes = {tuple(batch.ids_BT.shape) for batch in batches}
         if len(shapes) > 1 or len(batches) < self.layout.pp:
-            raise InputError(f"a pipeline of {self.layout.pp} ranks has {len(batches)} micro-batches of {len(shapes)} shapes",
-                             where="micro_rows", fix="choose micro_rows so that the rows of a step make enough equal parts")  # fmt: skip
+            raise InputError(
+                f"a pipeline of {self.layout.pp} ranks has {len(batches)} micro-batches of {len(shapes)} shapes",
+                where="micro_rows", fix="choose micro_rows so that the rows of a step make enough equal parts",
+            )  # fmt: skip
         schedule = self._schedule(len(batches), *next(iter(shapes)))
         ids, positions, mask = joined(batches)
         given = {"positions_BT": positions} | ({} if mask is None else {"mask": mask})
@@ -104,7 +106,7 @@ class Pipeline:
         return self._schedules[shape]
 
     def _loss(self, states_BTD: Tensor, which_B: Tensor) -> Tensor:
-        """Loss of one micro-batch at the last stage, whose number its targets carry; learning the shapes asks for one too many."""
+        """Loss of one micro-batch at the last stage, whose number its targets carry; learning shapes asks once more."""
         number = int(which_B[0])
         batch = self._batches[number]
         terms, others = self._objective.sums(_Given(states_BTD, self.parts[-1].lm_head), batch)

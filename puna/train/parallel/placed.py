@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from puna.model.config import ModelConfig
-from puna.model.llama import Llama, init_weight
+from puna.model.llama import KVCache, Llama, init_weight
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
 from puna.train.parallel.context import ContextGather, gathered, local_rows, order
 from puna.train.parallel.data import Precision, shard_weights, synchronise
-from puna.train.parallel.layout import Layout
 from puna.train.parallel.meshes import Meshes
 from puna.train.parallel.pipeline import Pipeline, prune
 from puna.train.parallel.recompute import recompute_blocks
@@ -35,12 +34,12 @@ class Part(Llama):
     gather: ContextGather | None = None
 
     def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
         return Llama.hidden(self, ids_BT, positions_BT=positions_BT, mask=mask, cache=self.gather)
 
     def forward(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """States, not logits: what the next stage reads, or the loss."""
         return Llama.hidden(self, ids_BT, positions_BT=positions_BT, mask=mask, cache=self.gather)
@@ -199,9 +198,8 @@ class Placed:
             return mine if dist.get_rank() == 0 else {}
         found: list[Any] = [None] * self.layout.pp
         group = self.meshes.rows["pp"].get_group()
-        to = self.layout.pp if dist.get_rank() else 0
         dist.gather_object(mine, found if self.meshes.coordinate["pp"] == 0 else None, group=group, group_dst=0)
-        return {name: weight for part in found for name, weight in part.items()} if to == 0 else {}
+        return {name: weight for part in found for name, weight in part.items()} if dist.get_rank() == 0 else {}
 
 
 def _padded(mask: Tensor | None, length: int, padding: int, device: torch.device) -> Tensor:
