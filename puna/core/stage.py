@@ -92,6 +92,7 @@ class StageContext:
         stopping: tells whether the process was asked to stop.
         cores: how many cores the run gave this stage; the result must not depend on it.
         run: `name` and `recipe` of the run that asked for this, for pages under `volatile/`; empty outside a run.
+        alive: told which step begins and what is done, so that of many processes the one that hangs can be named.
     """
 
     name: str
@@ -104,6 +105,7 @@ class StageContext:
     lineage: list[dict[str, Any]] = field(default_factory=list)
     cores: int = 1
     run: dict[str, str] = field(default_factory=dict)
+    alive: Callable[[int, str], None] = lambda step, doing: None
 
     def stream_seed(self, *names: str | int) -> int:
         """Seed of a stream that is this stage's own: depends on the run's seed and the stage's name."""

@@ -10,14 +10,13 @@ hundred of them, so `needles` spends a share of the tokens on needle rows of the
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from puna.core.settings import Settings as BaseSettings
-from puna.core.settings import Share
+from puna.core.settings import Share, execution
 from puna.core.stage import StageContext
 from puna.train.corpus import held_losses, open_corpus
 from puna.train.long_context import Needles, needle_rows
@@ -25,10 +24,15 @@ from puna.train.loop import train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, Batches
-from puna.train.pretrain import Watcher, Watching, load_for, training_summary
+from puna.train.parallel.layout import Layout, Precision
+from puna.train.pretrain import Watcher, Watching, load_for, placed, training_summary, write_model
+from puna.train.ranks import on_ranks
 from puna.train.recall import NeedleRows
 from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
 from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
 REVISION = 2
@@ -56,7 +60,9 @@ class Settings(BaseSettings):
     needles: Needles | None = None
     micro_rows: PositiveInt | None = None
     loss_chunk: PositiveInt | None = None
+    precision: Precision = "fp32"
     watch: Watching = Watching()
+    parallel: Layout = execution(Layout())
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -66,10 +72,12 @@ class Settings(BaseSettings):
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Anneal the `model` input on the `tokens` input."""
-    from puna.model.checkpoint import save_model
+    return on_ranks(_train, settings, ctx)
 
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     corpus = open_corpus(ctx.inputs.one("tokens").path, settings.piece_tokens)
-    model = load_for(ctx, corpus)
+    model = placed(load_for(ctx, corpus), meshes, settings.precision)
     seq_len = settings.seq_len or model.config.max_seq_len
     if settings.batch_tokens < seq_len:
         ctx.note(f"a step reads one row of {seq_len} tokens, the model's context, though batch_tokens is {settings.batch_tokens}")
@@ -94,7 +102,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     chosen = choose(model, result.average, watcher.batches)
     if "held_loss_of" in chosen:
         ctx.note(f"annealing: the {chosen['written']} weights were written ({_spoken(chosen['held_loss_of'])})")
-    save_model(model, ctx.out, tokenizer=corpus.tokenizer)
+    write_model(model, ctx, corpus)
     return training_summary(model, result) | chosen | {"held_loss_before": before.get("held_loss"), "mix": mix}
 
 
@@ -120,12 +128,12 @@ def choose(model: Any, average: dict[str, torch.Tensor] | None, batches: dict[st
     last = held_losses(model, batches)
     if average is None:
         return {"written": "last", **last}
-    averaged = copy.deepcopy(model)
-    _copy_weights(averaged, average)
-    mean = held_losses(averaged, batches)
+    kept = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    _copy_weights(model, average)
+    mean = held_losses(model, batches)
     better = not last or mean["held_loss"] <= last["held_loss"]
-    if better:
-        _copy_weights(model, average)
+    if not better:
+        _copy_weights(model, kept)
     compared = {"last": last.get("held_loss"), "average": mean.get("held_loss")}
     return {"written": "average" if better else "last", "held_loss_of": compared, **(mean if better else last)}
 

@@ -9,13 +9,13 @@ then recorded as not passed: the gate informs, it does not hide.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
-from puna.core.settings import Share
+from puna.core.settings import Share, execution
 from puna.core.stage import StageContext
 from puna.model.config import RopeScaling
 from puna.model.llama import Llama
@@ -24,10 +24,16 @@ from puna.train.loop import train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import Optimizer, OptimSettings
 from puna.train.packing import Batch, empty_batch
-from puna.train.pretrain import Watching, load_for
+from puna.train.parallel.layout import Layout, Precision
+from puna.train.pretrain import Watching, load_for, placed, write_model
+from puna.train.ranks import on_ranks
 from puna.train.recall import NeedleRows, needle_accuracy
 from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
 from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
+    from puna.train.parallel.placed import Placed
 
 KIND = "model"
 REVISION = 1
@@ -90,7 +96,9 @@ class Settings(BaseSettings):
     lr: LearningRate = LearningRate(shape="linear", warmup=10, final=0.1)
     micro_rows: PositiveInt | None = None
     loss_chunk: PositiveInt | None = None
+    precision: Precision = "fp32"
     watch: Watching = Watching()
+    parallel: Layout = execution(Layout())
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -108,8 +116,10 @@ class Settings(BaseSettings):
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Lengthen the context of the `model` input on the `tokens` input."""
-    from puna.model.checkpoint import save_model
+    return on_ranks(_train, settings, ctx)
 
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     corpus = open_corpus(ctx.inputs.one("tokens").path)
     old = load_for(ctx, corpus)
     short = old.config.max_seq_len
@@ -119,14 +129,14 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             where="stages",
             fix="begin `stages` at the model's own length",
         )
-    model = lengthened(old, settings.stages[-1], settings.rope_scaling)
+    model = placed(lengthened(old, settings.stages[-1], settings.rope_scaling), meshes, settings.precision)
     lengths = [short, *settings.stages]
     watcher = LongWatcher(corpus, settings, ctx.stream_seed("needle-test"), short)
     before = watcher.needle_map(old, lengths)
     scaled = watcher.needle_map(model, lengths) if settings.rope_scaling else before
     start = held_losses(old, watcher.short).get("held_loss")
     stages = _train_stages(settings, ctx, corpus, model, watcher, start)
-    save_model(model, ctx.out, tokenizer=corpus.tokenizer)
+    write_model(model, ctx, corpus)
     return {
         "parameters": model.config.parameters(), "max_seq_len": settings.stages[-1], "stages": stages,
         "steps": sum(s["steps"] for s in stages), "tokens": sum(s["tokens"] for s in stages),
@@ -199,7 +209,7 @@ class LongWatcher:
 
 
 def _train_stages(
-    settings: Settings, ctx: StageContext, corpus: Corpus, model: Llama, watcher: LongWatcher, start: float | None
+    settings: Settings, ctx: StageContext, corpus: Corpus, model: Llama | Placed, watcher: LongWatcher, start: float | None
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     optimizer: Optimizer | None = None
@@ -228,8 +238,8 @@ def _train_stages(
 
 
 def _part(
-    settings: Settings, ctx: StageContext, corpus: Corpus, model: Llama, watcher: LongWatcher, optimizer: Optimizer | None,
-    seq_len: int, part: str, schedule: Schedule, factor: float,
+    settings: Settings, ctx: StageContext, corpus: Corpus, model: Llama | Placed, watcher: LongWatcher,
+    optimizer: Optimizer | None, seq_len: int, part: str, schedule: Schedule, factor: float,
 ) -> tuple[Optimizer, dict[str, Any], int]:  # fmt: skip
     """One call of the loop; returns the optimiser to go on with, the last evaluation, and the tokens read."""
     optim = settings.optim.model_copy(update={"lr": settings.optim.lr * factor})

@@ -167,6 +167,7 @@ class _Loop:
 
     def run_step(self, micro_batches: list[Batch]) -> None:
         """Count, backward with the global divisor, reduce, clip, update; or leave the step out if it is not finite."""
+        self.ctx.alive(self.step, "in its passes")
         local = [self.place.local(batch) for batch in micro_batches]
         counts = self._step_counts(local)
         scales = {term: weight / counts[term] for term, weight in self.objective.weights.items() if counts.get(term, 0.0) > 0}
@@ -297,6 +298,7 @@ class _Loop:
 
         A model that is laid out over processes is written in the background; `wait` for it.
         """
+        self.ctx.alive(self.step, "saving")
         sums = self.world.sum_found({key: float(value) for key, value in self.sums.items()})
         self._own_sums(sums)
         record = {name: getattr(self, name) for name in ("tokens", "rows", "skipped", "averaged", "best", "counts")}

@@ -20,11 +20,15 @@ from puna.train.corpus import Corpus, held_losses, open_corpus
 from puna.train.loop import TrainResult, train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import OptimSettings
+from puna.train.parallel.layout import Layout, Precision
 from puna.train.preview import previews
+from puna.train.ranks import on_ranks
 from puna.train.schedule import Batching, LearningRate, Phase, Schedule, check_rows
 
 if TYPE_CHECKING:
     from puna.model.llama import Llama
+    from puna.train.parallel.meshes import Meshes
+    from puna.train.parallel.placed import Placed
 
 KIND = "model"
 REVISION = 3
@@ -77,6 +81,7 @@ class Settings(BaseSettings):
     `model` is a shape, a preset's name, or None to continue the model among the inputs. `phases` ramps batch, length or mix
     after a number of tokens. `loss_chunk` bounds the positions whose logits exist at once, `micro_rows` the rows run at once.
     With `piece_tokens`, documents are cut at line ends into pieces of about that many tokens, each a document of its own.
+    `precision` is that of the products; `parallel` lays the model out over processes.
     """
 
     model: ModelShape | str | None = None
@@ -90,7 +95,9 @@ class Settings(BaseSettings):
     phases: tuple[Phase, ...] = ()
     micro_rows: PositiveInt | None = None
     loss_chunk: PositiveInt | None = None
+    precision: Precision = "fp32"
     watch: Watching = Watching()
+    parallel: Layout = execution(Layout())
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -110,15 +117,17 @@ class Settings(BaseSettings):
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train a new model (or go on with the one among the inputs) on the `tokens` input."""
-    from puna.model.checkpoint import save_model
+    return on_ranks(_train, settings, ctx)
 
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     corpus = open_corpus(ctx.inputs.one("tokens").path, settings.piece_tokens)
     schedule = Schedule(
         steps=settings.steps, lr=settings.lr, phases=settings.phases,
         batching=Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len, mix=settings.mix),
     )  # fmt: skip
     longest = max(batching.seq_len for _, batching in schedule.segments)
-    model = _start(settings, ctx, corpus, longest)
+    model = _start(settings, ctx, corpus, longest, meshes)
     stream = corpus.stream(schedule, ctx.stream_seed("tokens"), micro_rows=settings.micro_rows)
     watcher = Watcher(corpus, settings.watch, settings.seq_len)
     result = train(
@@ -126,7 +135,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
         checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
     )  # fmt: skip
-    save_model(model, ctx.out, tokenizer=corpus.tokenizer)
+    write_model(model, ctx, corpus)
     return training_summary(model, result) | {"mix": stream.segments[-1].shares()}
 
 
@@ -144,7 +153,25 @@ class Watcher:
         return [*([losses] if losses else []), *samples]
 
 
-def training_summary(model: Llama, result: TrainResult) -> dict[str, Any]:
+def placed(model: Llama, meshes: Meshes | None, precision: Precision) -> Llama | Placed:
+    """A model laid out over the processes of `meshes`; itself where there are none."""
+    from puna.train.parallel.placed import Placed
+
+    return model if meshes is None else Placed(model.config, meshes, weights=dict(model.named_parameters()), precision=precision)
+
+
+def write_model(model: Llama | Placed, ctx: StageContext, corpus: Corpus) -> None:
+    """Write the whole model with its tokenizer, from process 0."""
+    from puna.model.checkpoint import save_model
+    from puna.model.llama import Llama
+    from puna.train.world import World
+
+    whole = model if isinstance(model, Llama) else model.whole()
+    if World.current().process == 0 and whole is not None:
+        save_model(whole, ctx.out, tokenizer=corpus.tokenizer)
+
+
+def training_summary(model: Llama | Placed, result: TrainResult) -> dict[str, Any]:
     """The numbers every training stage reports."""
     held = [row for row in result.rows if "held_loss" in row]
     last = {key: value for key, value in held[-1].items() if key.startswith("held_loss")} if held else {}
@@ -169,18 +196,21 @@ def load_for(ctx: StageContext, corpus: Corpus) -> Llama:
     return load_model(artifact.path, dequantize=True)  # weights of an FP8 model cannot be trained as they lie
 
 
-def _start(settings: Settings, ctx: StageContext, corpus: Corpus, longest: int) -> Llama:
+def _start(settings: Settings, ctx: StageContext, corpus: Corpus, longest: int, meshes: Meshes | None) -> Llama | Placed:
     from puna.model.llama import Llama
+    from puna.train.parallel.placed import Placed
 
+    model: Llama | Placed
     if ctx.inputs.optional("model") is not None:
         if settings.model is not None:
             ctx.note("continuing the model among the inputs; its shape is kept and the setting `model` is not used")
-        model = load_for(ctx, corpus)
+        model = placed(load_for(ctx, corpus), meshes, settings.precision)
     else:
         if settings.model is None:
             fix = "give `model:` a shape or a preset, or name a model under `from`"
             raise InputError("there is no model to continue", fix=fix)
-        model = Llama(_shape(settings.model, corpus.tokenizer.vocab_size, longest), seed=ctx.stream_seed("init"))
+        shape, seed = _shape(settings.model, corpus.tokenizer.vocab_size, longest), ctx.stream_seed("init")
+        model = Llama(shape, seed=seed) if meshes is None else Placed(shape, meshes, seed=seed, precision=settings.precision)
     if longest > model.config.max_seq_len:
         raise InputError(f"rows of {longest} tokens are longer than the model's {model.config.max_seq_len}", where="seq_len",
                          fix="shorten the rows, or extend the model with train.long_context")  # fmt: skip

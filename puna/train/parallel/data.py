@@ -7,7 +7,7 @@ are divided by the tokens of the whole step beforehand, so ranks are summed and 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-Precision = Literal["fp32", "bf16"]
+from puna.train.parallel.layout import Precision
 
 
 def shard_weights(model: nn.Module, layers: list[nn.Module], mesh: DeviceMesh, precision: Precision, *, reshard: bool) -> None:

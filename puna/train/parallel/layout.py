@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings
@@ -16,6 +16,7 @@ from puna.model.config import ModelConfig
 ScheduleName = Literal[
     "gpipe", "1f1b", "looped_bfs", "interleaved_1f1b", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipe_v"
 ]
+Precision = Literal["fp32", "bf16"]  # of products; weights, gradients and optimiser state are float32
 ONE_STAGE = ("gpipe", "1f1b")  # a rank holds one stage; in the others `virtual_stages` of them
 V_SHAPED = ("zbv_zero_bubble", "dualpipe_v")  # rank r holds stages r and 2 pp - 1 - r
 
@@ -31,6 +32,9 @@ class Layout(Settings):
         lean_ends: one layer less on the first and on the last stage, which also hold embedding and output (the paper's 405B).
         recompute: activations computed again in the backward pass: none of them, all but the matrix products' ("selective"), all.
         compile: compile each block.
+        nodes: machines the processes are spread over, equally. meet: host:port where they find each other (port 0: any).
+        restarts: how often all processes are started again, from the last checkpoint, after one of them died.
+        hang_seconds: a process that waits longer for the others gives up, and the run says who was behind.
     """
 
     dp: PositiveInt = 1
@@ -43,11 +47,17 @@ class Layout(Settings):
     lean_ends: bool = False
     recompute: Literal["none", "selective", "full"] = "none"
     compile: bool = False
+    nodes: PositiveInt = 1
+    meet: str = "127.0.0.1:0"
+    restarts: NonNegativeInt = 3
+    hang_seconds: PositiveFloat = 600.0
 
     @model_validator(mode="after")
     def _check(self) -> Layout:
         if self.dp % self.replicate:
             raise ValueError(f"dp {self.dp} is no multiple of replicate {self.replicate}")
+        if self.world % self.nodes:
+            raise ValueError(f"{self.world} processes do not spread equally over {self.nodes} nodes")
         if self.pp == 1 and self.virtual_stages > 1:
             raise ValueError("virtual_stages divides the layers of a pipeline, and pp is 1")
         if self.schedule in ONE_STAGE and self.virtual_stages > 1:

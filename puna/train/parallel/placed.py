@@ -19,7 +19,8 @@ from puna.model.llama import KVCache, Llama, init_weight
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
 from puna.train.parallel.context import ContextGather, gathered, local_rows, order
-from puna.train.parallel.data import Precision, shard_weights, synchronise
+from puna.train.parallel.data import shard_weights, synchronise
+from puna.train.parallel.layout import Precision
 from puna.train.parallel.meshes import Meshes
 from puna.train.parallel.pipeline import Pipeline, prune
 from puna.train.parallel.recompute import recompute_blocks
@@ -104,6 +105,10 @@ class Placed:
     def named(self) -> dict[str, nn.Parameter]:
         """This process's shares of the parameters, by name; of those of other stages, none."""
         return {name: weight for part in self.parts for name, weight in part.named_parameters()}
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and this process's shares."""
+        return iter(self.named().items())
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This process's shares of the parameters."""
@@ -190,6 +195,17 @@ class Placed:
                 return whole(self.parts[0].lm_head(states))
             last = self.layout.rank_of(self.layout.stages - 1) == self.meshes.coordinate["pp"]
             return self.pipeline.from_last(whole(self.parts[-1].lm_head(states)) if last else None)
+
+    def whole(self) -> Llama | None:
+        """The whole model on the CPU of process 0, float32; every process must ask."""
+        weights = self.whole_weights()
+        if not weights:
+            return None
+        model = Llama(self.config, seed=None)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(weights[name])
+        return model
 
     def whole_weights(self) -> dict[str, Tensor]:
         """Every weight of the model on the CPU of process 0, in float32; nothing elsewhere."""
