@@ -9,6 +9,7 @@ finite must be left out before it touches the weights (section 3.3.4 reports los
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -28,7 +29,9 @@ from puna.train.objectives import Objective
 from puna.train.optim import Optimizer, OptimSettings, build
 from puna.train.packing import Batch, Batches
 from puna.train.place import Place, Whole
+from puna.train.result import Rows, TrainResult
 from puna.train.schedule import Schedule
+from puna.train.spikes import Spikes
 from puna.train.world import World
 
 if TYPE_CHECKING:
@@ -38,34 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Batches", "Objective", "TrainResult", "train"]
 
 PROGRESS_SECONDS = 0.5  # how often the console hears of the loop
-Rows = dict[str, Any] | list[dict[str, Any]] | None
 Evaluate = Callable[[Any, int], Rows]
-
-
-@dataclass
-class TrainResult:
-    """What a run of the loop leaves besides the trained model.
-
-    Attributes:
-        steps, tokens: optimiser steps done, token positions read (padding not counted), over all ranks.
-        first_loss, loss: mean loss of the first and of the last log interval.
-        skipped: steps left out because their loss or gradient was not finite.
-        rows: the rows written to metrics.jsonl.
-        best_step, best_value: where `keep_best` was largest; the model then holds those weights.
-        average: mean of the weights every `average_every` steps (float32), else None.
-        optimizer: to go on with in another call.
-    """
-
-    steps: int
-    tokens: int
-    first_loss: float
-    loss: float
-    skipped: list[int]
-    rows: list[dict[str, Any]]
-    best_step: int | None
-    best_value: float | None
-    average: dict[str, Tensor] | None
-    optimizer: Optimizer
 
 
 def train(
@@ -99,7 +75,7 @@ def train(
         average_every: from step `average_from` on, add the weights to a running mean every so many steps (Polyak average).
         log_every: steps per metrics row.
         checkpoint_seconds: wall time between checkpoints; one is also written on a stop and at the end.
-        max_skips: consecutive steps with a non-finite loss or gradient after which the run fails.
+        max_skips: consecutive steps left out (not finite, or spikes if `optim` says so) after which the run fails.
         name: of this call within the stage; its checkpoints and rows carry it.
         optimizer: one to go on with (from an earlier call); None starts afresh.
 
@@ -111,13 +87,17 @@ def train(
     place: Place = Whole(model, world, device) if isinstance(model, nn.Module) else model
     place.train()
     optimizer = optimizer or build(place.named(), optim)
-    loop = _Loop(model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device)
+    spikes = Spikes(optim.spike_deviations, optim.spike_window)
+    loop = _Loop(
+        model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device, spikes
+    )
     resumed = loop.resume()
     if not resumed and evaluate and keep_best:
         loop.evaluated(evaluate, 0)
     saved_at = time.monotonic()
     while loop.step < schedule.steps:
         loop.stop_or_go()
+        ctx.alive(loop.step, "reading")
         loop.run_step(batches(loop.step))
         if loop.step % log_every == 0 or loop.step == schedule.steps:
             loop.log()
@@ -148,6 +128,7 @@ class _Loop:
     max_skips: int
     keep_best: str | None
     device: str
+    spikes: Spikes
     step: int = 0
     tokens: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -167,15 +148,18 @@ class _Loop:
 
     def run_step(self, micro_batches: list[Batch]) -> None:
         """Count, backward with the global divisor, reduce, clip, update; or leave the step out if it is not finite."""
-        self.ctx.alive(self.step, "in its passes")
         local = [self.place.local(batch) for batch in micro_batches]
+        self.ctx.alive(self.step, "counting with the others")
         counts = self._step_counts(local)
         scales = {term: weight / counts[term] for term, weight in self.objective.weights.items() if counts.get(term, 0.0) > 0}
+        self.ctx.alive(self.step, "in its passes")
         sums, loss = self.place.backward(self.objective, [batch.to(self.device) for batch in local], scales)
         norm = self.place.gradient_norm()
-        finite = bool(torch.isfinite(norm + loss))  # the one wait for the device
-        if self.world.any(not finite):
-            self._skip()
+        self.ctx.alive(self.step, "comparing with the others")
+        total = self.world.sum_values({"loss": float(loss)})["loss"]  # the one wait for the device
+        wrong = self.spikes.reason(total, float(norm))
+        if wrong:
+            self._skip(wrong)
         else:
             self._update(norm)
             self._accumulate(sums, counts, norm)
@@ -209,12 +193,12 @@ class _Loop:
         for key, count in counts.items():
             self.counts[key] = self.counts.get(key, 0.0) + count
 
-    def _skip(self) -> None:
+    def _skip(self, wrong: str) -> None:
         self.skipped.append(self.step)
-        self.ctx.note(f"{self.name}: step {self.step} left out, its loss or gradient is not finite")
+        self.ctx.note(f"{self.name}: step {self.step} left out, {wrong}")
         run = self.skipped[-self.max_skips :]
         if len(run) == self.max_skips and run[-1] - run[0] == self.max_skips - 1:
-            raise RunError(f"{self.max_skips} steps in a row gave a loss that is not finite",
+            raise RunError(f"{self.max_skips} steps in a row were left out, of the last {wrong}",
                            where=f"{self.ctx.name}, step {self.step}",
                            fix="lower optim.lr, raise the warm-up, or look at the data of this step")  # fmt: skip
 
@@ -302,6 +286,7 @@ class _Loop:
         sums = self.world.sum_found({key: float(value) for key, value in self.sums.items()})
         self._own_sums(sums)
         record = {name: getattr(self, name) for name in ("tokens", "rows", "skipped", "averaged", "best", "counts")}
+        record["spikes"] = [self.spikes.losses, self.spikes.norms]
         record |= {"sums": sums, "shadows": sorted(self.shadows), "contract": self._contract()}
         tensors = self._tensors()
         if isinstance(self.place, Whole):
@@ -309,7 +294,7 @@ class _Loop:
                 state.write_state(self.ctx.scratch / self.name, self.step, tensors, record)
             self.world.barrier()
             return
-        self._writer().start(self.step, tensors, record)
+        self._writer().start(self.step, tensors, copy.deepcopy(record))  # training goes on while it is written
         if wait:
             self._writer().finish()
 
@@ -317,7 +302,7 @@ class _Loop:
         from puna.train.parallel.sharded import ShardedWriter
 
         if self.writer is None:
-            self.writer = ShardedWriter(self.ctx.scratch / self.name, self.world)
+            self.writer = ShardedWriter(self.ctx.scratch / self.name, self.world, self.ctx.alive)
         return self.writer
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -343,6 +328,7 @@ class _Loop:
         self._own_sums(record["sums"])
         self.step, self.tokens, self.counts = record["step"], record["tokens"], record["counts"]
         self.skipped, self.averaged = record["skipped"], record["averaged"]
+        self.spikes.losses, self.spikes.norms = record["spikes"]
         self.best = tuple(record["best"]) if record["best"] else None
         for row in record["rows"]:
             self.rows.append(row)

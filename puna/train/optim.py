@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from puna.core.errors import InputError
@@ -27,7 +27,8 @@ MUON_RMS = 0.2  # root mean square of a Muon update, close to AdamW's
 class OptimSettings(Settings):
     """Which optimiser and how: `lr` is the peak, the schedule multiplies it.
 
-    `clip` is the largest global gradient norm (0: no clipping); weight decay is decoupled and spares vectors (the norms).
+    `clip` is the largest global gradient norm (0: no clipping); weight decay is decoupled and spares vectors (the norms). A step
+    whose loss or gradient norm is so many standard deviations above those of the last `spike_window` steps is left out.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -37,6 +38,8 @@ class OptimSettings(Settings):
     weight_decay: NonNegativeFloat = 0.1
     momentum: Portion = 0.95
     clip: NonNegativeFloat = 1.0
+    spike_deviations: PositiveFloat | None = None
+    spike_window: PositiveInt = 128
 
 
 class Muon(torch.optim.Optimizer):

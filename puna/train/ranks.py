@@ -20,9 +20,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from puna.core.errors import InputError, Preempted, PunaError, RunError
 from puna.core.modules import load_stage
 from puna.core.settings import Settings
 from puna.core.stage import Artifact, Inputs, StageContext
+from puna.train.drill import with_faults
 from puna.train.parallel.layout import Layout
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 FOLDER = "ranks"
 POLL_SECONDS = 0.2
-ALIVE_SECONDS = 1.0  # how often a process says where it is
+ALIVE_SECONDS = 0.5  # between two writes of where a process is
 STOP_SECONDS = 60.0  # to save and end after a stop
 KINDS = {kind.__name__: kind for kind in (InputError, Preempted, RunError)}
 _PR_SET_PDEATHSIG = 1
@@ -119,10 +120,10 @@ def _launched(settings: Settings, ctx: StageContext, layout: Layout) -> dict[str
 
 
 def _command(layout: Layout, folder: Path) -> list[str]:
-    """What starts the processes of one machine."""
+    """What starts the processes of one machine; each start has a store of its own, since addresses would stay in a shared one."""
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", str(layout.nodes),
-        "--nproc-per-node", str(layout.world // layout.nodes), "--max-restarts", str(layout.restarts),
+        "env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", sys.executable, "-m", "torch.distributed.run",
+        "--nnodes", str(layout.nodes), "--nproc-per-node", str(layout.world // layout.nodes), "--max-restarts", str(layout.restarts),
         "--rdzv-backend", "c10d", "--rdzv-endpoint", layout.meet, "--rdzv-id", "puna",
         "-m", "puna.train.ranks", str(folder / "job.json"),
     ]  # fmt: skip
@@ -183,15 +184,18 @@ def _outcome(ctx: StageContext, folder: Path, layout: Layout) -> dict[str, Any]:
 
 
 def behind(folder: Path) -> str:
-    """Which process was behind when all ended: the one that began the earliest step, or said nothing for longest."""
+    """Which process was behind when all ended: the first of those that gave the fewest signs."""
     found = {}
     for path in folder.glob("alive-*.json"):
         with contextlib.suppress(ValueError, OSError):
             found[int(path.stem.removeprefix("alive-"))] = json.loads(path.read_text())
     if not found:
         return "none had begun a step"
-    rank = min(found, key=lambda number: (found[number]["step"], found[number]["time"]))
+    least = min(one["signs"] for one in found.values())
+    rank, *others = [number for number in sorted(found) if found[number]["signs"] == least]
     last = found[rank]
+    if others and len(others) + 1 == len(found):
+        return f"all were at step {last['step']}, {last['doing']}"
     quiet = max(one["time"] for one in found.values()) - last["time"]
     where = f"at step {last['step']}, {last['doing']}, {quiet:.0f} s before the last sign"
     return f"process {rank} on {last['host']} was behind: {where}"
@@ -200,21 +204,29 @@ def behind(folder: Path) -> str:
 # ---- each process's side
 
 
-@dataclass
 class Alive:
-    """Says in a file where this process is, at most once a second."""
+    """Says in a file where this process is. A thread writes, so training never waits, and what a hung process last said is there.
 
-    path: Path
-    said: float = 0.0
+    All processes give the same signs in the same order: the one with the fewest is behind.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.signs = path, 0
+        self.last: dict[str, Any] = {}
+        threading.Thread(target=self._write, daemon=True).start()
 
     def __call__(self, step: int, doing: str) -> None:
-        now = time.time()
-        if now - self.said < ALIVE_SECONDS:
-            return
-        self.said = now
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"step": step, "doing": doing, "time": now, "host": os.uname().nodename, "pid": os.getpid()}))
-        part.replace(self.path)
+        self.signs += 1
+        who = {"host": os.uname().nodename, "pid": os.getpid()}
+        self.last = {"step": step, "doing": doing, "signs": self.signs, "time": time.time(), **who}
+
+    def _write(self) -> None:
+        written = self.last
+        while True:
+            if self.last is not written:
+                written = self.last
+                _write(self.path, written)
+            time.sleep(ALIVE_SECONDS)
 
 
 def run_rank(job_path: Path) -> int:
@@ -236,6 +248,7 @@ def run_rank(job_path: Path) -> int:
     dist.init_process_group(_backend(settings.watch.device), timeout=timeout)
     with tempfile.TemporaryDirectory() as elsewhere:
         ctx = _context(job, rank, folder, Path(elsewhere))
+        ctx.alive = with_faults(ctx.alive, settings.parallel.drill, rank, folder)
         try:
             result = stage.run(settings, ctx)
         except PunaError as error:

@@ -1,16 +1,18 @@
 """The stage files end to end on a tiny corpus: models that load, numbers that repeat, gates and choices that are recorded."""
 
 import json
+import sys
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from stage_corpus import write_tokens
+
 from puna.core.errors import InputError, Preempted
 from puna.core.stage import local_artifact, local_context
-from puna.data.shards import write_shard
 from puna.model.checkpoint import load_model
 from puna.tokenizer.bpe import Tokenizer
 from puna.train import anneal, long_context, pretrain
@@ -20,26 +22,12 @@ from puna.train.preview import continue_greedily
 from puna.train.recall import NeedleRows, make_needle
 
 SHAPE = {"layers": 2, "dim": 24, "heads": 2, "kv_heads": 1}
-TEXT = "the cat sat on the mat and the dog sat on the log while the sun was low "
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
     """A `tokens` artifact of bytes as tokens: two groups, both with something held out."""
-    path = tmp_path_factory.mktemp("artifact") / "tokens"
-    path.mkdir()
-    tokenizer = Tokenizer.from_ranks({bytes([i]): i for i in range(256)})
-    tokenizer.save(path)
-    draw = np.random.default_rng(0)
-    for group, salt in (("code", "x = "), ("general", "")):
-        for split, count in (("train", 40), ("held", 12)):
-            docs = []
-            for _ in range(count):
-                start = int(draw.integers(0, len(TEXT)))
-                docs.append([tokenizer.bos_id, *tokenizer.encode(salt + (TEXT * 3)[start : start + 90]), tokenizer.eos_id])
-            write_shard(path / f"{split}-{group}", docs, {"group": group})
-    (path / "mix.json").write_text(json.dumps({"mix": {"code": 0.5, "general": 0.5}, "anneal_mix": {"general": 1.0}}))
-    return path
+    return write_tokens(tmp_path_factory.mktemp("artifact") / "tokens")
 
 
 def stage(module, path, tokens, start=None, stopping=None, **settings):

@@ -5,13 +5,14 @@ A layout is execution and never identity: every layout computes the same loss, w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings
 from puna.model.config import ModelConfig
+from puna.train.drill import FAULT
 
 ScheduleName = Literal[
     "gpipe", "1f1b", "looped_bfs", "interleaved_1f1b", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipe_v"
@@ -34,6 +35,7 @@ class Layout(Settings):
         compile: compile each block.
         nodes: machines the processes are spread over, equally. meet: host:port where they find each other (port 0: any).
         restarts: how often all processes are started again, from the last checkpoint, after one of them died.
+        drill: faults to happen on purpose (`puna.train.drill`).
         hang_seconds: a process that waits longer for the others gives up, and the run says who was behind.
     """
 
@@ -51,6 +53,7 @@ class Layout(Settings):
     meet: str = "127.0.0.1:0"
     restarts: NonNegativeInt = 3
     hang_seconds: PositiveFloat = 600.0
+    drill: tuple[Annotated[str, Field(pattern=FAULT.pattern + "$")], ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Layout:

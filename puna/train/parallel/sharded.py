@@ -7,6 +7,7 @@ place of each share in the file's header. A checkpoint has its name only after e
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from puna.train.world import World
 class ShardedWriter:
     """Writes checkpoints of one run of the loop, one at a time, in the background."""
 
-    def __init__(self, folder: Path, world: World):
-        self.folder, self.world = folder, world
+    def __init__(self, folder: Path, world: World, alive: Callable[[int, str], None]):
+        self.folder, self.world, self.alive = folder, world, alive
         self.group = dist.new_group(backend="gloo")  # its messages must not meet those of training
         self.pending: tuple[int, dict[str, Any], Any] | None = None
 
@@ -54,6 +55,7 @@ class ShardedWriter:
         step, record, future = self.pending
         self.pending = None
         _future(future).result()
+        self.alive(step, "committing")
         dist.barrier(group=self.group)
         files = sorted((self.folder / f"step-{step}.tmp").glob("*.safetensors"))
         mine = {path.name: state.file_digest(path) for path in files[self.world.process :: self.world.processes]}
