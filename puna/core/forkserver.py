@@ -164,7 +164,7 @@ class _Server:
 
     def _fork(self, job: str, log: str, pipe: int) -> None:
         server_pid = os.getpid()
-        pid = os.fork()
+        pid = _fork_stoppable()
         if pid == 0:
             status = 1
             try:
@@ -209,12 +209,22 @@ def _preload(names: list[str]) -> None:
     gc.freeze()  # keeps the pages of what is loaded shared with the workers
 
 
+def _fork_stoppable() -> int:
+    """`os.fork`; SIGTERM ends the child from its first moment on. One that ignored it, as the server does, would lose a stop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of the server, while it has the default action
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pid = os.fork()
+    if pid:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    return pid
+
+
 def _become_worker(server_pid: int, log: str) -> None:
     """After the fork: own process group, output to the log, default signals, and no life after the server's."""
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

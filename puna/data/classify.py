@@ -303,5 +303,7 @@ def _tell(ctx: StageContext, found: dict[str, Any], positive: str | None, rows: 
         told = f"held-out accuracy {accuracy['value']:.3f} [{low:.3f}, {high:.3f}] of {accuracy['n']}"
         area = found["auc"].get(positive, {}).get("value")
         ctx.note(told + (f", area under the curve of '{positive}' {area:.3f}" if area is not None else ""))
+    if unseen := [name for name, guesses in found["confusion"].items() if not any(guesses.values())]:
+        ctx.note(f"no held-out text of {', '.join(unseen)}: the report says nothing of how well it is met")
     if rows.bad:
         ctx.note("rows without a label: " + ", ".join(f"{why} {count}" for why, count in sorted(rows.bad.items())))

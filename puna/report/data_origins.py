@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from puna.report.sources import made_by, number, read_json
 SHOWN_ROWS = 20  # languages or sources in a table before the rest is folded
 SHOWN_DOMAINS = 15
 SHOWN_CLUSTERS = 10
+SHOWN_UNREADABLE = 20
 
 
 def by_origin(section: Section, funnel: Mapping[str, Any], artifact: Artifact) -> None:
@@ -47,6 +49,22 @@ def _by_step(fates: Mapping[str, int]) -> dict[str, int]:
 def _origin_row(name: str, counts: Mapping[str, int], steps: Sequence[str]) -> list[Any]:
     pages = sum(counts.values())
     return [name, pages, *(counts.get(step, 0) for step in steps), f"{100 * counts.get('kept', 0) / max(pages, 1):.1f}"]
+
+
+def unreadable(section: Section, pages: Artifact) -> None:
+    """How many rows no reader could read, and the first of them: file, offset or line, reason."""
+    path = pages.path / "bad_rows.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    section.data[f"{pages.name}.bad_rows"] = len(lines)
+    if not lines:
+        return
+    section.heading("What could not be read")
+    section.text(f"{len(lines):,} rows or files of the sources could not be read.")
+    shown = [json.loads(line) for line in lines[:SHOWN_UNREADABLE]]
+    rows = [[row["source"], row["file"], row["position"], row["reason"]] for row in shown]
+    left = len(lines) - len(rows)
+    caption = f"{left:,} more are in bad_rows.jsonl of {pages.name}." if left else ""
+    section.table(["source", "file", "place", "reason"], rows, caption)
 
 
 def domains(section: Section, artifact: Artifact) -> None:

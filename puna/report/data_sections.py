@@ -38,13 +38,15 @@ def _curation(section: Section, artifact: Artifact, artifacts: Sequence[Artifact
         section.figure(*charts.funnel(names, counts), f"Documents left after each step. {caption}".strip())
     _planted(section, artifact)
     data_origins.by_origin(section, funnel, artifact)
+    parts = _parts(artifact, artifacts)
+    for pages in made_by(parts, "data.collect"):
+        data_origins.unreadable(section, pages)
     section.heading("What was dropped")
     for reason, rows in sorted(funnel.get("examples", {}).items(), key=lambda item: -funnel["dropped"].get(item[0], 0)):
         shown = [f"{row['url']}\n{row['opening']}" for row in rows[:SHOWN_EXAMPLES]]
         section.listing(f"{reason.replace('_', ' ')} ({funnel['dropped'].get(reason, 0):,})", shown)
     data_signals.signal_histograms(section, artifact)
     data_signals.classifiers(section, made_by(artifacts, "data.classify"))
-    parts = _parts(artifact, artifacts)
     facts = next((part for part in parts if part.kind == "facts"), None)
     for duplicates in (part for part in parts if part.kind == "duplicates"):
         data_origins.clusters(section, duplicates, facts)

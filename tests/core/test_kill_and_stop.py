@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from puna.core import store
+from puna.core.forkserver import ForkServer
 from puna.core.journal import read_status
 
 STAGES = {
@@ -116,6 +117,21 @@ def test_a_stage_that_never_asks_ends_at_once(start, tmp_path):
     wait_until(lambda: events.exists() and '"running"' in events.read_text())
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
+
+
+def test_a_worker_that_has_not_begun_is_stopped(tmp_path):
+    server = ForkServer(tmp_path / "server.txt", preload=("slow_to_begin",))
+    ours, theirs = os.pipe()
+    try:
+        server.start(json.dumps({"name": "a"}), tmp_path / "a.txt", theirs)
+        [started] = server.messages()
+        server.signal(started["started"], signal.SIGTERM)
+        [ended] = server.messages()
+    finally:
+        server.close()
+        os.close(ours)
+        os.close(theirs)
+    assert ended["exited"] == started["started"] and ended["status"] == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])

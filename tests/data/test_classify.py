@@ -111,6 +111,20 @@ def test_labels_of_files_train_a_classifier_that_scores_columns(tmp_path):
     assert columns["score.form.code"][0] < 0.2 and columns["score.form.code"][1] > 0.8
     held = [row["held_out"] for row in map(json.loads, (tmp_path / "form" / "labels.jsonl").open())]
     assert sum(held) == found["n"]
+    assert "no held-out" not in (tmp_path / "form" / "volatile" / "notes.txt").read_text()
+
+
+def test_a_class_without_held_out_texts_is_told(tmp_path):
+    texts = [(PROSE.format(i), "prose") for i in range(40)] + [(CODE.format(i), "code") for i in range(40)]
+    rows = [{"text": text, "label": label} for text, label in [*texts, ("x = 1", "one line")]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(tmp_path / "form", labels=str(tmp_path / "a.jsonl"))
+    held = [row["label"] for row in map(json.loads, (tmp_path / "form" / "labels.jsonl").open()) if row["held_out"]]
+    assert {"prose", "code"} == set(held)
+    notes = (tmp_path / "form" / "volatile" / "notes.txt").read_text().splitlines()
+    assert [note for note in notes if "no held-out" in note] == [
+        "no held-out text of one line: the report says nothing of how well it is met"
+    ]
 
 
 def test_two_runs_give_the_same_bytes_and_kinds_give_a_column_each(tmp_path):

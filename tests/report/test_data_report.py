@@ -75,6 +75,28 @@ def test_origins_sum_up_to_their_pages(tmp_path):
     assert f"<td>en</td>{cells}" in table
 
 
+def test_rows_that_could_not_be_read_are_counted_and_the_first_shown(tmp_path):
+    bad = {"source": "crawl", "reason": "cut short"}
+    rows = [bad | {"file": f"part<{i}>.warc.gz", "position": f"offset {i}"} for i in range(23)]
+    pages = Artifact("pages", "pages", tmp_path / "p", "d" * 8, {"stage": "data.collect"})
+    pages.path.mkdir()
+    (pages.path / "bad_rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curated = made(tmp_path / "d", "docs", "data.curate", {"inputs": [{"digest": pages.digest}]})
+    section = data_sections.data_section([pages, curated])
+    text = "".join(section.blocks)
+    assert section.data["pages.bad_rows"] == 23 and "23 rows or files of the sources could not be read" in text
+    assert "<td>crawl</td><td>part&lt;19&gt;.warc.gz</td><td>offset 19</td><td>cut short</td>" in text
+    assert "part&lt;20&gt;" not in text and "3 more are in bad_rows.jsonl of pages." in text
+
+
+def test_nothing_is_said_where_every_row_was_read(tmp_path):
+    section = Section("Data", "3.1")
+    pages = made(tmp_path / "p", "pages", "data.collect")
+    (pages.path / "bad_rows.jsonl").write_text("")
+    data_origins.unreadable(section, pages)
+    assert section.blocks == [] and section.data == {"pages.bad_rows": 0}
+
+
 def test_cost_is_shown_and_not_kept(tmp_path):
     section = Section("Data", "3.1")
     stage = made(tmp_path / "d", "docs", "data.curate", {"wall_s": 4.0, "cpu_s": 8.0, "peak_rss_mb": 300})
