@@ -123,7 +123,8 @@ def _command(layout: Layout, folder: Path) -> list[str]:
     """What starts the processes of one machine; each start has a store of its own, since addresses would stay in a shared one."""
     return [
         "env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", sys.executable, "-m", "torch.distributed.run",
-        "--nnodes", str(layout.nodes), "--nproc-per-node", str(layout.world // layout.nodes), "--max-restarts", str(layout.restarts),
+        "--nnodes", str(layout.nodes), "--nproc-per-node", str(layout.world // layout.nodes),
+        "--max-restarts", str(layout.restarts),
         "--rdzv-backend", "c10d", "--rdzv-endpoint", layout.meet, "--rdzv-id", "puna",
         "-m", "puna.train.ranks", str(folder / "job.json"),
     ]  # fmt: skip
