@@ -14,9 +14,10 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import BoolTensor, Tensor, nn
+from torch import Tensor, nn
 
 from puna.core.rng import derive_seed
+from puna.model.attention import Mask, additive, attend
 from puna.model.config import ModelConfig, RopeScaling
 
 
@@ -47,20 +48,21 @@ class Llama(nn.Module):
             self.init_weights(seed)
 
     def forward(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """Logits [B,T,V] in float32; arguments as in `hidden`."""
         return self.lm_head(self.hidden(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache)).float()
 
     def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """States [B,T,D] after the final norm; `self.lm_head` turns them into logits.
 
         Args:
             ids_BT: token ids, int64.
             positions_BT: RoPE positions, any order, ragged allowed; None means 0..T-1 in every row.
-            mask: bool, broadcastable to [B,1,T,S], True = may attend; None is causal (the T queries are the last T of S keys).
+            mask: bool, broadcastable to [B,1,T,S], True = may attend, or a block mask (`model.attention`); None is causal (the
+                T queries are the last T of S keys).
             cache: keeps keys and values; give `positions_BT` with it.
         """
         return self.model(ids_BT, positions_BT, mask, cache)
@@ -127,7 +129,7 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.rope = Rope(config.head_size, config.rope_theta, config.rope_scaling)
 
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Mask | None, cache: KVCache | None) -> Tensor:
         x_BTD = self.embed_tokens(ids_BT)
         rotation = self.rope(ids_BT.shape[1], positions_BT, x_BTD.device)
         bias = None if mask is None else additive(mask, x_BTD.dtype)
@@ -146,7 +148,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Mask | None, cache: KVCache | None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, bias, cache)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
@@ -162,19 +164,14 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.dim, config.kv_heads * config.head_size)
         self.o_proj = Linear(config.heads * config.head_size, config.dim)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Mask | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTD.shape
         q_BHTE = rotate(self.q_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
         k_BKSE = rotate(self.k_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
         v_BKSE = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         if cache is not None:
             k_BKSE, v_BKSE = cache.update(self.layer, k_BKSE, v_BKSE)
-        S = k_BKSE.shape[2]
-        if bias is None and 1 < T < S:
-            bias = additive(torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T), x_BTD.dtype)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKSE, v_BKSE, attn_mask=bias, is_causal=bias is None and T > 1, enable_gqa=self.heads != self.kv_heads
-        )
+        y_BHTE = attend(q_BHTE, k_BKSE, v_BKSE, bias)
         return self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -251,23 +248,3 @@ def rotate(x_BTHE: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """
     cos, sin = rotation
     return torch.addcmul(x_BTHE * cos, x_BTHE.roll(x_BTHE.shape[-1] // 2, -1), sin).to(x_BTHE.dtype)
-
-
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask as what is added to attention scores: made once per call, not once per layer."""
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
-
-
-def document_mask(documents_BT: Tensor) -> BoolTensor:
-    """Causal attention inside each document only (section 3.2), as bool [B,1,T,T].
-
-    Args:
-        documents_BT: document ids, int64; -1 marks padding, which sees itself alone so that no row of scores is empty.
-    """
-    T = documents_BT.shape[1]
-    causal = torch.ones(T, T, dtype=torch.bool, device=documents_BT.device).tril()
-    same = (documents_BT[:, :, None] == documents_BT[:, None, :]) & (documents_BT >= 0)[:, :, None]
-    alone = torch.eye(T, dtype=torch.bool, device=documents_BT.device)
-    return ((same & causal) | alone)[:, None]  # type: ignore[return-value]

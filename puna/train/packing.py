@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +20,31 @@ from torch import Tensor
 from puna.core.errors import InputError
 from puna.core.rng import numpy_stream
 
+if TYPE_CHECKING:
+    from puna.model.attention import Mask
+
 IGNORED = -100  # target that no loss reads, the field's convention
 PADDING = -1  # document id of a position that holds no token
 
 Example = tuple[Sequence[int], Sequence[int]]  # token ids, and 1 where the token is to be learnt
+
+
+@dataclass
+class SharedRows:
+    """Rows whose positions several processes share.
+
+    Attributes:
+        documents_BT: document of every position of the whole rows.
+        queries: int64 [T], positions in the row that are here. keys: int64 [S], positions in the order in which keys come.
+    """
+
+    documents_BT: Tensor
+    queries: Tensor
+    keys: Tensor
+
+    def to(self, device: str | torch.device) -> SharedRows:
+        """The same on `device`."""
+        return SharedRows(self.documents_BT.to(device), self.queries.to(device), self.keys.to(device))
 
 
 @dataclass
@@ -36,6 +58,7 @@ class Batch:
         documents_BT: int64 document of each position, PADDING where there is none.
         weights_BT: float32 weight of each target, or None for 1.
         extra: whatever an objective wants to find again (rewards, reference log-probabilities).
+        shared: where the T positions are only a part of each row, whose others are elsewhere; None for whole rows.
     """
 
     ids_BT: Tensor
@@ -44,20 +67,29 @@ class Batch:
     documents_BT: Tensor
     weights_BT: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
-    _mask: Tensor | None = None
+    shared: SharedRows | None = None
+    _mask: Mask | None = None
+    _plain: bool | None = None
     _supervised: Tensor | None = None
 
-    def mask(self) -> Tensor | None:
-        """Attention mask [B,1,T,T], or None when plain causal attention is the same because no row holds two documents."""
-        if self._mask is None and not self._one_document_each():
-            from puna.model.llama import document_mask
+    def mask(self) -> Mask | None:
+        """Attention mask [B,1,T,S], or None when plain causal attention is the same because no row holds two documents."""
+        if self._mask is None and not self.plain():
+            from puna.model.attention import document_rule, rule_mask
 
-            self._mask = document_mask(self.documents_BT)
+            device, (rows, queries) = self.ids_BT.device, self.ids_BT.shape
+            whole = self.documents_BT if self.shared is None else self.shared.documents_BT
+            own, others = (None, None) if self.shared is None else (self.shared.queries, self.shared.keys)
+            self._mask = rule_mask(document_rule(whole, own, others), rows, queries, whole.shape[1], device)
         return self._mask
 
-    def _one_document_each(self) -> bool:
-        documents = self.documents_BT
-        return bool(((documents == documents[:, :1]) | (documents == PADDING)).all())
+    def plain(self) -> bool:
+        """Whether every row is whole and holds one document at most."""
+        if self._plain is None:
+            documents = self.documents_BT
+            alone = (documents == documents[:, :1]) | (documents == PADDING)
+            self._plain = self.shared is None and bool(alone.all())
+        return self._plain
 
     def supervised(self) -> Tensor:
         """Flat indices [N] (into B*T) of the positions whose target is learnt."""
@@ -70,15 +102,15 @@ class Batch:
         return int((self.documents_BT != PADDING).sum())
 
     def to(self, device: str | torch.device) -> Batch:
-        """This batch on `device`, mask and indices computed before it leaves."""
+        """This batch on `device`; what needs a look at its values is computed before it leaves."""
         if self.ids_BT.device == torch.device(device):
             return self
-        mask, supervised = self.mask(), self.supervised()
+        plain, supervised = self.plain(), self.supervised()
         move = {name: value.to(device) for name, value in self.extra.items()}
         weights = None if self.weights_BT is None else self.weights_BT.to(device)
         return Batch(
             self.ids_BT.to(device), self.targets_BT.to(device), self.positions_BT.to(device), self.documents_BT.to(device),
-            weights, move, None if mask is None else mask.to(device), supervised.to(device),
+            weights, move, self.shared and self.shared.to(device), None, plain, supervised.to(device),
         )  # fmt: skip
 
     def rows(self, start: int, end: int) -> Batch:

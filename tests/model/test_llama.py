@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from puna.model.attention import document_mask
 from puna.model.config import ModelConfig, RopeScaling
-from puna.model.llama import Llama, document_mask, rope_frequencies, rotate
+from puna.model.llama import Llama, rope_frequencies, rotate
 
 TOLERANCE = 1e-5
 SHAPES = {

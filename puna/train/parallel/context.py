@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from puna.model.llama import document_mask
-from puna.train.packing import Batch
+from puna.train.packing import Batch, SharedRows
 
 
 class ContextGather:
@@ -44,11 +43,10 @@ def order(length: int, ranks: int) -> Tensor:
 
 
 def local_rows(batch: Batch, ranks: int, rank: int) -> Batch:
-    """One rank's part of every row, with the mask from its positions to those of all ranks."""
+    """One rank's part of every row."""
     length = batch.ids_BT.shape[1]
     mine, everyone = places(length, ranks, rank), order(length, ranks)
-    mask = document_mask(batch.documents_BT)[:, :, mine][..., everyone]
     weights = None if batch.weights_BT is None else batch.weights_BT[:, mine]
     parts = (batch.ids_BT, batch.targets_BT, batch.positions_BT, batch.documents_BT)
     ids, targets, positions, documents = (part[:, mine] for part in parts)
-    return Batch(ids, targets, positions, documents, weights, batch.extra, mask)
+    return Batch(ids, targets, positions, documents, weights, batch.extra, SharedRows(batch.documents_BT, mine, everyone))

@@ -17,9 +17,10 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle, get_schedule_class
 
 from puna.core.errors import InputError
+from puna.model.attention import Mask
 from puna.model.llama import Llama
 from puna.train.objectives import Objective
-from puna.train.packing import Batch
+from puna.train.packing import Batch, SharedRows
 from puna.train.parallel.layout import Layout
 from puna.train.place import add_up
 
@@ -27,6 +28,9 @@ SCHEDULES = {
     "gpipe": "GPipe", "1f1b": "1F1B", "looped_bfs": "LoopedBFS", "interleaved_1f1b": "Interleaved1F1B",
     "interleaved_zero_bubble": "InterleavedZeroBubble", "zbv_zero_bubble": "ZBVZeroBubble", "dualpipe_v": "DualPipeV",
 }  # fmt: skip
+
+
+BATCH_PARTS = ("ids_BT", "targets_BT", "positions_BT", "documents_BT")
 
 
 class PassOn(nn.Module):
@@ -117,7 +121,7 @@ class Pipeline:
         return loss
 
     @torch.no_grad()
-    def states(self, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def states(self, ids_BT: Tensor, positions_BT: Tensor, mask: Mask | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """States after the last stage, on every rank: one batch walks through the stages.
 
         Args:
@@ -156,13 +160,13 @@ class _Given:
         return self.states_BTD
 
 
-def joined(batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ids, positions and mask of several micro-batches of one shape, row behind row; no mask where none has one."""
-    ids, positions = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("ids_BT", "positions_BT"))
-    masks = [batch.mask() for batch in batches]
-    if all(mask is None for mask in masks):
-        return ids, positions, None
-    length = batches[0].ids_BT.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
-    whole = [causal.expand(len(b.ids_BT), 1, length, length) if m is None else m for b, m in zip(batches, masks, strict=True)]
-    return ids, positions, torch.cat(whole)
+def joined(batches: list[Batch]) -> tuple[Tensor, Tensor, Mask | None]:
+    """Ids, positions and mask of several micro-batches of one shape, row behind row; no mask where none needs one."""
+    ids, targets, positions, documents = (torch.cat([getattr(batch, name) for batch in batches]) for name in BATCH_PARTS)
+    shared = batches[0].shared
+    if shared is not None:
+        whole = torch.cat([batch.shared.documents_BT for batch in batches if batch.shared is not None])
+        shared = SharedRows(whole, shared.queries, shared.keys)
+    plain = all(batch.plain() for batch in batches)
+    together = Batch(ids, targets, positions, documents, shared=shared, _plain=plain)
+    return together.ids_BT, together.positions_BT, together.mask()

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 
+from puna.model.attention import Mask
 from puna.model.config import ModelConfig
 from puna.model.llama import KVCache, Llama, init_weight
 from puna.train.objectives import Objective
@@ -35,12 +36,12 @@ class Part(Llama):
     gather: ContextGather | None = None
 
     def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
     ) -> Tensor:
         return Llama.hidden(self, ids_BT, positions_BT=positions_BT, mask=mask, cache=self.gather)
 
     def forward(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """States, not logits: what the next stage reads, or the loss."""
         return Llama.hidden(self, ids_BT, positions_BT=positions_BT, mask=mask, cache=self.gather)
