@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stage_corpus import write_tokens
@@ -136,6 +137,19 @@ def test_two_nodes_meet(tmp_path, tokens, alone):
     trained(tmp_path / "model", tokens, events=Joins(), dp=2, nodes=2, meet=meet)
     assert joined[0].wait(timeout=60) == 0
     assert_same_run(tmp_path / "model", alone)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_low_precision_learns_what_full_precision_does(tmp_path, tokens, alone, precision):
+    if precision == "fp8":
+        pytest.importorskip("torchao", reason="FP8 training is not tested without torchao")
+    ctx = local_context(tmp_path / "model", inputs=[local_artifact(tokens, "tokens")], name="stage")
+    pretrain.run(pretrain.Settings(**SETTINGS, precision=precision), ctx)
+    found, expected = rows(tmp_path / "model"), rows(alone)
+    assert found != expected
+    for row, twin in zip(found, expected, strict=True):
+        assert row.get("loss", 0) == pytest.approx(twin.get("loss", 0), rel=0.02)
+    assert load_model(tmp_path / "model").lm_head.weight.dtype == torch.float32
 
 
 def until(done, seconds=90):

@@ -17,7 +17,7 @@ from puna.train.drill import FAULT
 ScheduleName = Literal[
     "gpipe", "1f1b", "looped_bfs", "interleaved_1f1b", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipe_v"
 ]
-Precision = Literal["fp32", "bf16"]  # of products; weights, gradients and optimiser state are float32
+Precision = Literal["fp32", "bf16", "fp8"]  # of products; weights, gradients and optimiser state are float32
 ONE_STAGE = ("gpipe", "1f1b")  # a rank holds one stage; in the others `virtual_stages` of them
 V_SHAPED = ("zbv_zero_bubble", "dualpipe_v")  # rank r holds stages r and 2 pp - 1 - r
 

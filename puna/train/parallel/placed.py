@@ -21,6 +21,7 @@ from puna.train.objectives import Objective
 from puna.train.packing import Batch
 from puna.train.parallel.context import ContextGather, gathered, local_rows, order
 from puna.train.parallel.data import shard_weights, synchronise
+from puna.train.parallel.float8 import use_float8
 from puna.train.parallel.layout import Precision
 from puna.train.parallel.meshes import Meshes
 from puna.train.parallel.pipeline import Pipeline, prune
@@ -79,6 +80,8 @@ class Placed:
             prune(part, layout, stage)
         if layout.cp > 1:
             part.gather = ContextGather(meshes.rows["cp"])
+        if precision == "fp8":
+            use_float8(part)
         if layout.tp > 1:
             divide_matrices(part, meshes.params["tp"])
         layers = [layer for layer in part.model.layers if any(True for _ in layer.parameters())]
