@@ -8,7 +8,7 @@ from pathlib import Path
 
 RECALL = {"near_duplicate": 0.95, "pii": 0.95, "spam": 0.9, "wrong_language": 0.9}
 PRECISION = 0.95
-NOT_FOUND, FOUND = 0.3, 0.8  # needle at four times the pre-training length; picking a listed value finds 0.3
+NOT_FOUND, FOUND = 0.3, 0.9  # needle at eight times the pre-training length; picking a listed value finds 0.3
 ITEMS = 1000
 MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
 MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
@@ -35,13 +35,13 @@ def problems(run: Path) -> list[str]:
 
 
 def _needle(models: dict) -> list[str]:
-    """Context extension must take the needle from failing to found at four times the pre-training length."""
+    """Context extension must take the needle from failing to found at eight times the pre-training length."""
     found = []
     for name in ("flagship", "student"):
-        before, after = (models[part]["by_length"]["512"] for part in (name, f"{name}-long"))
+        before, after = (models[part]["by_length"]["1024"] for part in (name, f"{name}-long"))
         if after["n"] < ITEMS or before["high"] > NOT_FOUND or after["low"] < FOUND:
             rates = f"{before['accuracy']:.2f} before, {after['accuracy']:.2f} after (n = {after['n']})"
-            found.append(f"needle of {name} at 512 tokens: {rates}")
+            found.append(f"needle of {name} at 1024 tokens: {rates}")
     return found
 
 
