@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puna.core.rng import derive_seed
+from puna.model import cpu
 from puna.model.attention import Mask, additive, attend
 from puna.model.config import ModelConfig, RopeScaling
 
@@ -111,6 +112,9 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Weights are set by `Llama.init_weights` or by loading."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return cpu.linear(x, self.weight) if cpu.trains(x, self.weight) else F.linear(x, self.weight)
+
 
 class Embedding(nn.Embedding):
     """`nn.Embedding` without drawing from the global random state."""
@@ -185,6 +189,9 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(config.ffn_dim, config.dim)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        parts = (self.gate_proj, self.up_proj, self.down_proj)
+        if all(type(part) is Linear for part in parts) and cpu.trains(x_BTD, *(part.weight for part in parts)):
+            return cpu.swiglu(x_BTD, *(part.weight for part in parts))
         return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
 
 
@@ -197,6 +204,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if cpu.trains(x, self.weight):
+            return cpu.rms_norm(x, self.weight, self.eps)
         if x.dtype == torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight

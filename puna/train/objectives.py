@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from puna.model import cpu
+from puna.model.llama import Linear
 from puna.train.packing import PADDING, Batch
 from puna.train.vocabulary import target_losses
 
@@ -74,6 +76,8 @@ def cross_entropy_sum(
     lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, chunk: int | None = None
 ) -> Tensor:
     """Sum over N of weight * -log softmax(lm_head(state))[target], a float32 scalar."""
+    if type(lm_head) is Linear and cpu.trains(states_ND, lm_head.weight):
+        return cpu.cross_entropy_sum(states_ND, lm_head.weight, targets_N, weights_N, chunk)
     if chunk is None or len(targets_N) <= chunk:
         return _cross_entropy(lm_head, states_ND, targets_N, weights_N)
     total = states_ND.new_zeros((), dtype=torch.float32)
