@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = "classifier"
-REVISION = 1
+REVISION = 2
 
 HELD_SLOTS = 10_000  # hashes of texts are sorted into so many slots to choose the held-out share
 NAMED_BAD = 100  # bad rows that are listed; all are counted

@@ -170,13 +170,20 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Mask | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTD.shape
-        q_BHTE = rotate(self.q_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
-        k_BKSE = rotate(self.k_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
-        v_BKSE = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
+        q, k, v = self._projected(x_BTD)
+        q_BHTE = rotate(q.view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
+        k_BKSE = rotate(k.view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
+        v_BKSE = v.view(B, T, -1, self.head_dim).transpose(1, 2)
         if cache is not None:
             k_BKSE, v_BKSE = cache.update(self.layer, k_BKSE, v_BKSE)
         y_BHTE = attend(q_BHTE, k_BKSE, v_BKSE, bias)
         return self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
+
+    def _projected(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        if all(type(part) is Linear for part in parts) and cpu.trains(x_BTD, *(part.weight for part in parts)):
+            return cpu.linears(x_BTD, *(part.weight for part in parts))
+        return tuple(part(x_BTD) for part in parts)
 
 
 class SwiGLU(nn.Module):

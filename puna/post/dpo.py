@@ -34,7 +34,7 @@ from puna.train.packing import Batch
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
-REVISION = 2
+REVISION = 3
 RENDERING = 1  # of the rows a cached reference was computed on; part of its key
 
 

@@ -22,7 +22,7 @@ from puna.train.objectives import hidden_at_targets
 from puna.train.packing import Batch
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 
 class Settings(sft.Settings):

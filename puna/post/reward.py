@@ -43,7 +43,7 @@ from puna.train.packing import Batch
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "reward"
-REVISION = 2
+REVISION = 3
 
 HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"
 SCORED_TOGETHER = 256  # answers per forward pass when scoring

@@ -28,7 +28,7 @@ from puna.train.packing import DialogBatches, dialog_batches
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 Part = Literal["gold", "samples"]
 

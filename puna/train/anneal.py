@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
-REVISION = 2
+REVISION = 3
 
 
 class Settings(BaseSettings):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.placed import Placed
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 
 class Scaling(BaseSettings):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.placed import Placed
 
 KIND = "model"
-REVISION = 3
+REVISION = 4
 
 
 class ModelShape(BaseSettings):

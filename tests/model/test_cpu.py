@@ -30,6 +30,8 @@ def both(own, plain, *inputs):
 def test_linear_norm_and_swiglu_are_the_plain_ones():
     x, gate, up, down = draw(2, 9, 24), draw(40, 24), draw(40, 24, seed=1), draw(24, 40)
     both(cpu.linear, F.linear, x, gate)
+    joined = lambda x, g, d: torch.cat(cpu.linears(x, g, d.T), -1)  # noqa: E731
+    both(joined, lambda x, g, d: torch.cat((F.linear(x, g), F.linear(x, d.T)), -1), x, gate, down)
     both(lambda x, w: cpu.rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), x, draw(24))
     both(cpu.swiglu, lambda x, g, u, d: F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d), x, gate, up, down)
 
@@ -66,6 +68,10 @@ def test_what_is_frozen_gets_no_gradient():
     x, weight = draw(2, 3, 8), draw(6, 8)
     cpu.linear(x, weight.requires_grad_()).sum().backward()
     assert x.grad is None and weight.grad.shape == (6, 8)
+    frozen = draw(5, 8)
+    one, _ = cpu.linears(x, weight, frozen)
+    one.sum().backward()
+    assert frozen.grad is None
     norm, states = torch.ones(8), draw(4, 8).requires_grad_()
     cpu.rms_norm(states, norm, 1e-5).sum().backward()
     assert norm.grad is None and states.grad.shape == (4, 8)

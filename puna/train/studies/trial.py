@@ -21,7 +21,7 @@ from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
 from puna.train.studies.rows import in_study, losses, rounded, row_losses, write_rows
 
 KIND = "model"
-REVISION = 1
+REVISION = 2
 
 TRIAL_FILE = "trial.json"
 
