@@ -31,6 +31,8 @@ bench-env:
 	$(PYTHON) -m venv $(BENCH)/extraction
 	$(BENCH)/extraction/bin/python -m pip install --quiet --disable-pip-version-check "pip>=24"
 	$(BENCH)/extraction/bin/python -m pip install --quiet trafilatura==2.3.1 readability-lxml lxml_html_clean
+	$(BENCH)/bin/python -m pip install --quiet --no-deps --target $(BENCH)/litgpt litgpt==0.5.13 lightning lightning-utilities \
+	  pytorch-lightning torchmetrics jsonargparse
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
