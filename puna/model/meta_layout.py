@@ -9,6 +9,7 @@ tensors may not claim more than the file holds.
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,8 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:  # the unpickler raises whatever a damaged or a hostile file leads to
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        more = isinstance(error, pickle.UnpicklingError)
+        said = "it holds other objects" if more else (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path.name} is no file of plain tensors ({said[:200]})", where=str(path), fix=META_ONLY) from None
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path.name} is no table of tensors by name", where=str(path), fix=META_ONLY)
