@@ -6,7 +6,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
+from puna.commands import models
 from puna.core.errors import InputError
 from puna.infer.convert import convert
 from puna.infer.fp8 import quantize_model, round_weights
@@ -167,6 +170,16 @@ def test_rows_that_q8_0_cannot_cut_are_f16_and_said(tmp_path):
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
     assert {name for name, kind in kinds.items() if kind == "F16"} == {f"blk.{i}.ffn_down.weight" for i in range(3)}
     assert len(report["notes"]) == 1 and report["notes"][0].startswith("3 matrices")
+
+
+def test_the_command_prints_the_place_and_says_what_it_noted(tmp_path):
+    save_model(lively(ffn_dim=100), tmp_path / "hf", tokenizer=TOKENIZER)
+    verb = typer.Typer()
+    verb.command()(models.convert)
+    arguments = [str(tmp_path / "hf"), str(tmp_path / "out"), "--to", "gguf", "--weights", "q8_0"]
+    result = CliRunner().invoke(verb, arguments)
+    assert result.exit_code == 0 and result.stdout == f"{tmp_path / 'out'}\n" and result.stderr.startswith("3 matrices")
+    assert gguf.GGUFReader(tmp_path / "out/model.gguf").tensors
 
 
 # ---- llama.cpp itself
