@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from puna.model.llama import Linear
+from puna.train.output_loss import output_loss
 from puna.train.packing import PADDING, Batch
 from puna.train.vocabulary import target_losses
+
+NEARLY_ALL = 0.75  # share of learnt positions from which the output is computed at all of them
 
 
 class Objective(Protocol):
@@ -42,8 +45,8 @@ class CrossEntropy:
     """Next-token cross-entropy over the learnt positions, weighted if the batch brings weights.
 
     Args:
-        chunk: learnt positions whose logits exist at a time; None takes all at once. Logits are the largest tensor of training
-            (8,192 positions times 128,256 ids in fp32 are 4.2 GB), and a chunk recomputes its own in the backward pass.
+        chunk: positions whose logits exist at a time; None leaves it to `output_loss`. Logits are the largest tensor of training
+            (8,192 positions times 128,256 ids in fp32 are 4.2 GB).
     """
 
     weights = {"ce": 1.0}
@@ -58,9 +61,14 @@ class CrossEntropy:
 
     def sums(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The (weighted) sum of -log p(target)."""
+        index, weights = batch.supervised(), batch.weights_BT
+        if len(index) >= NEARLY_ALL * batch.targets_BT.numel() and is_whole(model.lm_head):  # cheaper than to pick them
+            states = model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask()).flatten(0, 1)
+            share = None if weights is None else weights.reshape(-1)
+            return {"ce": output_loss(states, model.lm_head.weight, batch.targets_BT.reshape(-1), share, self.chunk)}, {}
         states, targets = hidden_at_targets(model, batch)
-        weights = None if batch.weights_BT is None else batch.weights_BT.reshape(-1)[batch.supervised()]
-        return {"ce": cross_entropy_sum(model.lm_head, states, targets, weights, self.chunk)}, {}
+        share = None if weights is None else weights.reshape(-1)[index]
+        return {"ce": cross_entropy_sum(model.lm_head, states, targets, share, self.chunk)}, {}
 
 
 def hidden_at_targets(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -74,21 +82,24 @@ def cross_entropy_sum(
     lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, chunk: int | None = None
 ) -> Tensor:
     """Sum over N of weight * -log softmax(lm_head(state))[target], a float32 scalar."""
-    if chunk is None or len(targets_N) <= chunk:
-        return _cross_entropy(lm_head, states_ND, targets_N, weights_N)
+    if is_whole(lm_head):
+        return output_loss(states_ND, lm_head.weight, targets_N, weights_N, chunk)  # type: ignore[arg-type]
+    size = chunk or max(1, len(targets_N))
     total = states_ND.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets_N), chunk):
-        part = slice(start, start + chunk)
+    for start in range(0, len(targets_N), size):
+        part = slice(start, start + size)
         weights = None if weights_N is None else weights_N[part]
-        total = total + checkpoint(_cross_entropy, lm_head, states_ND[part], targets_N[part], weights, use_reentrant=False)
+        total = total + checkpoint(_losses, lm_head, states_ND[part], targets_N[part], weights, use_reentrant=False)
     return total
 
 
-def _cross_entropy(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> Tensor:
-    logits = lm_head(states_ND)
-    if weights_N is None and type(logits) is Tensor:
-        return F.cross_entropy(logits.float(), targets_N, reduction="sum")
-    losses_N = target_losses(logits, targets_N)
+def is_whole(lm_head: Any) -> bool:
+    """Whether the output is one matrix that this process has whole, and not cut by vocabulary."""
+    return type(lm_head) is Linear and not hasattr(lm_head.weight, "placements")
+
+
+def _losses(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> Tensor:
+    losses_N = target_losses(lm_head(states_ND), targets_N)
     return losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
 
 

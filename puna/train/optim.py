@@ -149,7 +149,7 @@ def build(parameters: Mapping[str, nn.Parameter], settings: OptimSettings) -> Op
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
     parts: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in groups if g["params"]], settings.lr, betas=settings.betas, eps=settings.eps, foreach=True)
+        torch.optim.AdamW([g for g in groups if g["params"]], settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
     ]
     if hidden:
         matrices = [p for name, p in named.items() if name in hidden]
