@@ -25,8 +25,8 @@ class Work:
         micro_batches: of one optimiser step in each data parallel group, `rows` rows each.
         element: bytes of one number in products: 2 in BF16, 4 in FP32.
         loss_chunk: positions whose logits exist at a time; None: all of a micro-batch.
-        masked: rows hold several documents, so that attention reads a mask of every position to every other (it always does
-            where context parallel ranks share a row).
+        dense_mask: attention reads a number for every pair of positions, as it does on a CPU where rows hold several documents
+            or are shared; block masks on a GPU are small.
     """
 
     seq_len: int
@@ -34,7 +34,7 @@ class Work:
     rows: int = 1
     element: int = 2
     loss_chunk: int | None = None
-    masked: bool = False
+    dense_mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _activations(config: ModelConfig, axes: Axes, work: Work, rank: int) -> int:
     each = layer_bytes(config, axes, work.element, axes.recompute)
     again = layer_bytes(config, axes, work.element, "none") if axes.recompute != "none" else 0
     rope = 2 * FP32 * config.head_size
-    mask = work.element * work.seq_len if work.masked or axes.cp > 1 else 0
+    mask = work.element * work.seq_len if work.dense_mask else 0
     total = sum(count * (depth * each + rope + mask) for count, depth in zip(kept, layers, strict=True)) + again
     if axes.recompute != "none" or work.element == FP32:  # the first layer keeps what the stage received: see `_passed`
         received = sum(count for count, stage in zip(kept, axes.stages_of(rank), strict=True) if stage > 0)

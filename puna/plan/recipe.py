@@ -146,8 +146,9 @@ def _layout(settings: Any, training: Training) -> dict[str, Any] | None:
     length = max(row for _, row in training.parts)
     rows = max(1, training.batch_tokens // (length * axes.dp))
     together = min(rows, getattr(settings, "micro_rows", None) or rows)
-    element = 2 if getattr(settings, "precision", "fp32") == "bf16" else 4
-    work = Work(length, -(-rows // together), together, element, getattr(settings, "loss_chunk", None), masked=True)
+    element = 4 if getattr(settings, "precision", "fp32") == "fp32" else 2
+    dense = getattr(getattr(settings, "watch", None), "device", "cpu") == "cpu"
+    work = Work(length, -(-rows // together), together, element, getattr(settings, "loss_chunk", None), dense_mask=dense)
     return layout_values(training.config, axes, work)
 
 

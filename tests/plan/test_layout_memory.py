@@ -68,7 +68,7 @@ def test_what_a_stage_holds_after_its_passes(case):
         forward, backward = forward_and_backward(model, 0, tokens, context if layout.cp > 1 else None)
     if layout.virtual_stages > 1:  # the formula for a rank of this one stage, which has one layer
         layout, config = Layout(**{**axes, "virtual_stages": 1, "schedule": "1f1b"}), replace(config, layers=14)
-    one = rank_memory(config, layout, Work(context, 1, element=element), place)
+    one = rank_memory(config, layout, Work(context, 1, element=element, dense_mask=layout.cp > 1), place)
     more = rank_memory(config, layout, Work(context, 2, element=element), place)
     vocabulary = -(-config.vocab_size // layout.tp) * config.dim
     whole = one.gathered if layout.pp > 1 else element * (2 * vocabulary + config.dim)  # its layers' are freed on the way

@@ -83,7 +83,7 @@ class Placed:
             prune(part, layout, stage)
         if layout.cp > 1:
             part.gather = ContextGather(meshes.rows["cp"])
-        if precision == "fp8":
+        if self.precision == "fp8":
             use_float8(part)
         if layout.tp > 1:
             divide_matrices(part, meshes.params["tp"])
@@ -189,7 +189,7 @@ class Placed:
             states = self.parts[0].hidden(ids_BT, positions_BT=positions_BT, mask=mask)
         else:
             shape = (len(ids_BT), ids_BT.shape[1] // layout.tp, self.config.dim)
-            like = torch.empty((), dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32)
+            like = torch.empty((), dtype=torch.float32 if self.precision == "fp32" else torch.bfloat16)
             states = self.pipeline.states(ids_BT, positions_BT, mask, shape, like)
         if layout.cp == 1:
             return states
