@@ -52,7 +52,7 @@ def layout_section(name: str, config: ModelConfig) -> tuple[Section, list[dict[s
             )
             section.add(title if recompute == "none" else f"  recompute {recompute}", size(found["bytes"]), parts_text(found))
     if name == "llama3.1-405b":
-        remark = "it fuses operations and frees what is not needed again; counted here is what torch's eager ones keep"
+        remark = "it frees what is not needed again; counted here is what torch's eager ones keep"
         section.add("the paper", "80 GB", f"without recomputation at 8,192 tokens: {remark}")
     return section, values
 
