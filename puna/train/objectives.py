@@ -86,7 +86,7 @@ def cross_entropy_sum(
         return output_loss(states_ND, lm_head.weight, targets_N, weights_N, chunk)  # type: ignore[arg-type]
     size = chunk or max(1, len(targets_N))
     total = states_ND.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets_N), size):
+    for start in range(0, max(1, len(targets_N)), size):  # a part without a target joins the others in their reductions
         part = slice(start, start + size)
         weights = None if weights_N is None else weights_N[part]
         total = total + checkpoint(_losses, lm_head, states_ND[part], targets_N[part], weights, use_reentrant=False)

@@ -90,7 +90,7 @@ class Pipeline:
         given = {"positions_BT": positions} | ({} if mask is None else {"mask": mask})
         first, last = 0 in self.numbers, self.layout.stages - 1 in self.numbers
         which = torch.arange(len(batches), device=ids.device).repeat_interleave(len(batches[0].ids_BT)) if last else None
-        schedule.step(*((ids,) if first else ()), target=which, **given)
+        schedule.step(*((ids,) if first else ()), target=which, return_outputs=False, **given)
         totals: dict[str, Tensor] = {}
         for number in sorted(self._found):
             add_up(totals, self._found[number])
