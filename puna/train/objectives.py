@@ -8,6 +8,7 @@ optimiser step over all ranks first and divides once. The objectives of section 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,23 +45,47 @@ class CrossEntropy:
     Args:
         chunk: learnt positions whose logits exist at a time; None takes all at once. Logits are the largest tensor of training
             (8,192 positions times 128,256 ids in fp32 are 4.2 GB), and a chunk recomputes its own in the backward pass.
+        streams: names of the streams that rows come from, to report the loss of each as `loss/<name>`; rows say theirs in
+            `extra["stream_B"]` (`puna.train.stream`), and batches without it belong to none.
     """
 
     weights = {"ce": 1.0}
 
-    def __init__(self, chunk: int | None = None):
+    def __init__(self, chunk: int | None = None, streams: Sequence[str] = ()):
         self.chunk = chunk
+        self.streams = [f"loss/{name}" for name in streams]
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """The learnt positions, or the sum of their weights."""
-        index = batch.supervised()
-        return {"ce": float(len(index)) if batch.weights_BT is None else float(batch.weights_BT.reshape(-1)[index].sum())}
+        """The learnt positions, or the sum of their weights; and those of each stream."""
+        index, weights = batch.supervised(), _weights(batch)
+        if not self.streams:
+            return {"ce": float(len(index)) if weights is None else float(weights.sum())}
+        ones = torch.ones(len(index)) if weights is None else weights
+        return {"ce": float(ones.sum())} | {name: float(part) for name, part in self._by_stream(ones, batch).items()}
 
     def sums(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The (weighted) sum of -log p(target)."""
+        """The (weighted) sum of -log p(target); and, without a gradient, that of each stream."""
         states, targets = hidden_at_targets(model, batch)
-        weights = None if batch.weights_BT is None else batch.weights_BT.reshape(-1)[batch.supervised()]
-        return {"ce": cross_entropy_sum(model.lm_head, states, targets, weights, self.chunk)}, {}
+        weights = _weights(batch)
+        if not self.streams:
+            return {"ce": cross_entropy_sum(model.lm_head, states, targets, weights, self.chunk)}, {}
+        losses_N = target_cross_entropies(model.lm_head, states, targets, self.chunk)
+        losses_N = losses_N if weights is None else losses_N * weights
+        return {"ce": losses_N.sum()}, self._by_stream(losses_N.detach(), batch)
+
+    def _by_stream(self, values_N: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sum over the learnt positions of each stream's rows."""
+        stream_B = batch.extra.get("stream_B")
+        if stream_B is None:
+            return dict.fromkeys(self.streams, values_N.new_zeros(()))
+        stream_N = stream_B[batch.supervised() // batch.ids_BT.shape[1]]
+        columns = torch.arange(len(self.streams), device=values_N.device)
+        return dict(zip(self.streams, ((stream_N[:, None] == columns) * values_N[:, None]).sum(0), strict=True))
+
+
+def _weights(batch: Batch) -> Tensor | None:
+    """Weights [N] of the learnt positions."""
+    return None if batch.weights_BT is None else batch.weights_BT.reshape(-1)[batch.supervised()]
 
 
 def hidden_at_targets(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -82,6 +107,18 @@ def cross_entropy_sum(
         weights = None if weights_N is None else weights_N[part]
         total = total + checkpoint(_cross_entropy, lm_head, states_ND[part], targets_N[part], weights, use_reentrant=False)
     return total
+
+
+def target_cross_entropies(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, chunk: int | None = None) -> Tensor:
+    """-log softmax(lm_head(state))[target], float32 [N]; chunks as in `cross_entropy_sum`."""
+
+    def losses(states_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return target_losses(lm_head(states_ND), targets_N)
+
+    if chunk is None or len(targets_N) <= chunk:
+        return losses(states_ND, targets_N)
+    parts = zip(states_ND.split(chunk), targets_N.split(chunk), strict=True)
+    return torch.cat([checkpoint(losses, states, targets, use_reentrant=False) for states, targets in parts])
 
 
 def _cross_entropy(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> Tensor:
