@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from typing import Any
 
 import torch
@@ -222,19 +223,15 @@ class _Own:
 
     def __init__(self) -> None:
         try:
-            self.file: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+            self.file: FileIO | None = FileIO("/proc/thread-self/schedstat")
         except OSError:
             self.file = None
 
     def __call__(self) -> float:
         if self.file is None:
             return time.thread_time()
-        ran, ready, _ = os.pread(self.file, 64, 0).split()
+        ran, ready, _ = os.pread(self.file.fileno(), 64, 0).split()
         return (int(ran) + int(ready)) / 1e9
-
-    def __del__(self) -> None:
-        if self.file is not None:
-            os.close(self.file)
 
 
 @functools.cache
