@@ -15,8 +15,12 @@ from torch import Tensor
 CHUNK_BYTES = 16 << 20  # of logits at a time, where no chunk is asked for
 
 
-def output_loss(states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None, chunk: int | None) -> Tensor:
+def output_loss(
+    states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None, chunk: int | None
+) -> tuple[Tensor, Tensor]:
     """Sum over N of weight * -log softmax(weight_VD state)[target], a float32 scalar; targets below 0 are left out.
+
+    The second tensor is what each position adds to it, [N], without a gradient.
 
     Args:
         chunk: positions whose logits exist at once; None takes what fits 16 MB.
@@ -29,25 +33,20 @@ class _OutputLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None, chunk: int
-    ) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=states_ND.device)
+    ) -> tuple[Tensor, Tensor]:
+        losses_N = torch.empty(len(states_ND), dtype=torch.float32, device=states_ND.device)
         learns = any(ctx.needs_input_grad[:2])
         states_grad = torch.empty_like(states_ND) if learns else None
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if learns else None
         for start in range(0, len(states_ND), chunk):
             part = slice(start, start + chunk)
             share = None if weights_N is None else weights_N[part]
-            total += _chunk(
-                states_ND[part],
-                weight_VD,
-                targets_N[part],
-                share,
-                None if states_grad is None else states_grad[part],
-                weight_grad,
-            )
+            own = None if states_grad is None else states_grad[part]
+            losses_N[part] = _chunk(states_ND[part], weight_VD, targets_N[part], share, own, weight_grad)
         if learns:
             ctx.save_for_backward(states_grad, weight_grad.to(weight_VD.dtype))  # type: ignore[union-attr]
-        return total
+        ctx.mark_non_differentiable(losses_N)
+        return losses_N.sum(), losses_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -69,7 +68,7 @@ def _chunk(
     states_grad: Tensor | None,
     weight_grad: Tensor | None,
 ) -> Tensor:
-    """Loss of one chunk; writes its part of the gradient of the states and adds to that of the weight."""
+    """Loss of each position of one chunk; writes its part of the gradient of the states and adds to that of the weight."""
     logits_CV = (states_CD @ weight_VD.T).float()
     learnt_C = (targets_C >= 0).float()
     scale_C = learnt_C if weights_C is None else learnt_C * weights_C
@@ -78,7 +77,7 @@ def _chunk(
     top_C = logits_CV.amax(1)
     shares_CV = logits_CV.sub_(top_C[:, None]).exp_()
     sum_C = shares_CV.sum(1)
-    loss = ((sum_C.log() + top_C - target_C) * scale_C).sum()
+    loss = (sum_C.log() + top_C - target_C) * scale_C
     if states_grad is not None and weight_grad is not None:
         shares_CV.mul_((scale_C / sum_C)[:, None]).scatter_add_(1, column_C1, -scale_C[:, None])
         low_CV = shares_CV.to(states_CD.dtype)

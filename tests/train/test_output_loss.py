@@ -21,7 +21,7 @@ def test_equals_autograd(chunk, weighted):
     targets[[3, 7]] = -100
     weights = torch.rand(23, generator=draw) if weighted else None
     found = []
-    for loss_of in (lambda *given: output_loss(*given, chunk), by_autograd):
+    for loss_of in (lambda *given: output_loss(*given, chunk)[0], by_autograd):
         parts = [tensor.clone().requires_grad_() for tensor in (states, weight)]
         loss = loss_of(*parts, targets, weights)
         (loss * 0.25).backward()
@@ -33,5 +33,5 @@ def test_equals_autograd(chunk, weighted):
 def test_extreme_logits_and_no_gradient():
     states, weight = torch.full((2, 1), 1e4), torch.tensor([[1.0], [-1.0], [0.0]])
     with torch.no_grad():
-        loss = output_loss(states, weight, torch.tensor([0, 2]), None, None)
-    assert loss == pytest.approx(1e4)  # 0 for the first, all of it for the second
+        loss, each = output_loss(states, weight, torch.tensor([0, 2]), None, None)
+    assert loss == pytest.approx(1e4) and each.tolist() == pytest.approx([0, 1e4])  # nothing for the first, all for the second
