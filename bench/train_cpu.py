@@ -88,10 +88,11 @@ def plain(shape: str, steps: int) -> tuple[list[float], list[float]]:
     """What one writes down first: the network module by module, AdamW, one loop."""
     import torch
     import torch.nn.functional as F
+    from plain_llama import PlainLlama
 
     from puna.model.llama import Llama
 
-    model = plain_llama(SHAPES[shape])
+    model = PlainLlama(SHAPES[shape], LENGTH)
     model.load_state_dict(Llama(config_of(shape), seed=0).state_dict())
     return plain_loop(model, lambda logits, ids: F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()), shape, steps, torch)
 
@@ -112,84 +113,6 @@ def plain_loop(model: Any, loss_of: Any, shape: str, steps: int, torch: Any) -> 
         optimizer.step()
         losses.append(loss.item())
     return losses, differences([*marks, time.process_time()])
-
-
-def plain_llama(sizes: dict[str, int]) -> Any:
-    """A Llama as tutorials write it, with Hugging Face's names."""
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
-
-    dim, heads, kv_heads, ffn = (sizes[name] for name in ("dim", "heads", "kv_heads", "ffn_dim"))
-    head_dim = dim // heads
-
-    class Norm(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(dim))
-
-        def forward(self, x):
-            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight
-
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.q_proj = nn.Linear(dim, heads * head_dim, bias=False)
-            self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
-            self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
-            self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
-
-        def forward(self, x, cos, sin):
-            rows, length, _ = x.shape
-            q, k, v = (
-                proj(x).view(rows, length, -1, head_dim).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-            )
-            q, k = (t * cos + torch.cat((-t[..., head_dim // 2 :], t[..., : head_dim // 2]), -1) * sin for t in (q, k))
-            k, v = (t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, v))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
-
-    class Mlp(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gate_proj = nn.Linear(dim, ffn, bias=False)
-            self.up_proj = nn.Linear(dim, ffn, bias=False)
-            self.down_proj = nn.Linear(ffn, dim, bias=False)
-
-        def forward(self, x):
-            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.self_attn, self.mlp = Attention(), Mlp()
-            self.input_layernorm, self.post_attention_layernorm = Norm(), Norm()
-
-        def forward(self, x, cos, sin):
-            x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-            return x + self.mlp(self.post_attention_layernorm(x))
-
-    class Trunk(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed_tokens = nn.Embedding(sizes["vocab_size"], dim)
-            self.layers = nn.ModuleList(Block() for _ in range(sizes["layers"]))
-            self.norm = Norm()
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model, self.lm_head = Trunk(), nn.Linear(dim, sizes["vocab_size"], bias=False)
-            angles = torch.arange(LENGTH)[:, None] / 10_000.0 ** (torch.arange(0, head_dim, 2) / head_dim)
-            self.cos, self.sin = (torch.cat((f, f), -1) for f in (angles.cos(), angles.sin()))
-
-        def forward(self, ids):
-            x = self.model.embed_tokens(ids)
-            for layer in self.model.layers:
-                x = layer(x, self.cos, self.sin)
-            return self.lm_head(self.model.norm(x))
-
-    return Model()
 
 
 def hf_trainer(shape: str, steps: int) -> tuple[list[float], list[float]]:

@@ -3,7 +3,7 @@
 A step first adds up what the whole optimiser step counts (all micro-batches, all ranks), then runs the micro-batches with that
 one divisor; eight rows at once, one row eight times, or two ranks give the same gradient. Batches, learning rate and mix are pure
 functions of the step, so the state is {step, weights, optimiser, metrics so far} and a resumed run repeats the uninterrupted one
-to the bit. Losses stay on the device; the host waits once per step for one number, the gradient norm, because a step that is not
+to the bit. Sums stay on the device; the host waits once per step, for its loss and gradient norm, because a step that is not
 finite must be left out before it touches the weights (section 3.3.4 reports loss spikes without interventions; we keep a guard).
 """
 

@@ -28,8 +28,6 @@ SCHEDULES = {
     "gpipe": "GPipe", "1f1b": "1F1B", "looped_bfs": "LoopedBFS", "interleaved_1f1b": "Interleaved1F1B",
     "interleaved_zero_bubble": "InterleavedZeroBubble", "zbv_zero_bubble": "ZBVZeroBubble", "dualpipe_v": "DualPipeV",
 }  # fmt: skip
-
-
 BATCH_PARTS = ("ids_BT", "targets_BT", "positions_BT", "documents_BT")
 
 
