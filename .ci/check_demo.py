@@ -8,7 +8,7 @@ from pathlib import Path
 
 RECALL = {"near_duplicate": 0.95, "pii": 0.95, "spam": 0.9, "wrong_language": 0.9}
 PRECISION = 0.95
-NOT_FOUND, FOUND = 0.3, 0.9  # needle at eight times the pre-training length; picking a listed value finds 0.3
+NOT_FOUND, FOUND = 0.3, 0.8  # needle at eight times the pre-training length; picking a listed value finds 0.3
 ITEMS = 1000
 MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
 MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")

@@ -78,12 +78,16 @@ def evaluate(
 def convert(
     source: Annotated[Path, typer.Argument(help="A model directory.")],
     destination: Annotated[Path, typer.Argument(help="Where the converted model goes.")],
-    to: Annotated[str, typer.Option("--to", help="hf, fp8 or bf16.")],
+    to: Annotated[str, typer.Option("--to", help="hf, bf16, fp8, meta (Meta's own layout) or gguf (llama.cpp).")],
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Of a gguf: f32, bf16, f16 or q8_0 (default: as stored).")
+    ] = None,
 ) -> None:
-    """Write a model in another format."""
+    """Write a model in another format; the source may also be in Meta's layout."""
     from puna.infer.convert import convert as write
 
-    write(source, destination, to=to)
+    for note in write(source, destination, to=to, weights=weights)["notes"]:
+        typer.echo(note, err=True)
     typer.echo(str(destination))
 
 

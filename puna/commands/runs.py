@@ -14,6 +14,8 @@ import typer
 from puna.commands import latest
 from puna.commands.options import HERE, Cores, Dir, Json, RecipeArgument, Values, show, split_target, table
 
+Board = Annotated[Path | None, typer.Option("--tensorboard", help="Mirror the curves into event files in this directory.")]
+Project = Annotated[str | None, typer.Option("--wandb", help="Mirror the curves into a run of this Weights & Biases project.")]
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the live page (default: the next free one).")]
 
 
@@ -25,6 +27,8 @@ def up(
     strict: Annotated[bool, typer.Option("--strict", help="Make stages again whose code has changed.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page while it works.")] = True,
     port: Port = None,
+    tensorboard: Board = None,
+    wandb: Project = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe to its end; type it again to continue where it stopped."""
@@ -35,9 +39,11 @@ def up(
     from puna.core.layout import run_directory
     from puna.core.recipe import load_recipe
     from puna.core.run import up as run_up
+    from puna.core.trackers import Mirrored, trackers
 
     target, overrides = split_target(recipe, values)
     loaded = load_recipe(target, overrides)
+    mirrors = trackers(tensorboard, wandb, loaded.name)
     run_dir = run_directory(directory, loaded)
     preload = preload_for(stage.uses for stage in loaded.stages.values())
     # imports while this process plans
@@ -48,7 +54,7 @@ def up(
             memory, disk = hardware.memory_bytes()[1] / 1e9, hardware.disk_free_bytes(directory) / 1e9
             done = len(finished(loaded, graph, directory))
             typer.echo(console.plan_text(loaded, graph, cores, finished=done, memory_gb=memory, disk_gb=disk))
-        listener = console.listener(as_json=as_json, stages=list(graph))
+        listener = Mirrored(console.listener(as_json=as_json, stages=list(graph)), mirrors)
         with contextlib.closing(listener), contextlib.ExitStack() as stack:
 
             def ready(run_dir: Path) -> None:
@@ -165,13 +171,17 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     cores: Cores = None,
+    tensorboard: Board = None,
+    wandb: Project = None,
     as_json: Json = False,
 ) -> None:
     """One stage alone, its inputs given by path."""
     from puna.core import console, hardware
     from puna.core.alone import run_alone
+    from puna.core.trackers import Mirrored, trackers
 
-    listener = console.listener(as_json=as_json, stages=[stage])
+    mirrors = trackers(tensorboard, wandb, stage)
+    listener = Mirrored(console.listener(as_json=as_json, stages=[stage]), mirrors)
     with contextlib.closing(listener):
         made = run_alone(
             stage,

@@ -72,19 +72,19 @@ def device_name() -> str:
     return f"cuda: {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
 
 
-def matmul_gflops(size: int = 384, seconds: float = 0.3) -> float:
-    """Measured fp32 matrix product speed of one thread, in GFLOP/s (2 n^3 operations a product, best of several)."""
+def matmul_gflops(size: int = 384, seconds: float = 0.3, threads: int = 1) -> float:
+    """Measured fp32 matrix product speed of `threads` threads, in GFLOP/s (2 n^3 operations a product, best of several)."""
     import torch
 
     a = torch.ones(size, size)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         start = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - start)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
     return 2 * size**3 / best / 1e9
 
 

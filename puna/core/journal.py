@@ -7,6 +7,7 @@ The live page and `puna status` read these files and nothing else, so a page can
     {"event": "stage", "stage", "state": "running" | "finished" | "reused" | "failed" | "preempted", ...}
     {"event": "progress", "stage", "done", "total", ...values}    at most five a second and stage
     {"event": "metric", "stage", ...row}                          rows of metrics.jsonl; start over when a stage starts again
+    {"event": "timing", "stage", ...row}                          rows of volatile/timing.jsonl: rates, memory, waits
     {"event": "note", "stage", "text"}
     {"event": "run", "state": "finished" | "failed" | "preempted", "seconds", "peak_memory_mb"}
 """

@@ -135,6 +135,7 @@ class StageContext:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps(row, sort_keys=True) + "\n")
+        self.report({"event": "timing", "stage": self.name, **row})
 
     def add_source(self, source: str, licence: str, rows: int = 0, **obligations: Any) -> None:
         """Record that this artifact holds `rows` rows of `source` under `licence` (SPDX id or 'unknown')."""

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import BoolTensor, Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from puna.model import cpu
-
 Mask = Tensor | BlockMask  # bool [B,1,T,S] or additive in the dtype of the scores, True or 0: is seen
 Rule = Callable[[Tensor, Any, Tensor, Tensor], Tensor]
 
@@ -77,8 +75,6 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask | None) ->
     if isinstance(mask, BlockMask):
         flex = _compiled() if q_BHTE.is_cuda else flex_attention
         return flex(q_BHTE, k_BKSE, v_BKSE, block_mask=mask, enable_gqa=grouped)  # type: ignore[return-value]
-    if cpu.attends(q_BHTE, k_BKSE, v_BKSE, mask):
-        return cpu.attention(q_BHTE, k_BKSE, v_BKSE, mask)  # type: ignore[arg-type]
     if mask is None and 1 < T < S:
         mask = additive(torch.ones(T, S, dtype=torch.bool, device=q_BHTE.device).tril(S - T), q_BHTE.dtype)
     causal = mask is None and T > 1

@@ -60,7 +60,7 @@ def save_model(
     if quantized:
         config["quantization_config"] = quantized
     if tokenizer is not None:
-        _check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
+        check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
         config |= {TOKENIZER_DIGEST: tokenizer.digest, **_token_ids(tokenizer)}
     directory.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
@@ -68,8 +68,8 @@ def save_model(
     for old in directory.glob("model*.safetensors*"):
         old.unlink()
     _write_weights(state, directory, max_shard_bytes)
-    _write_json(directory / GENERATION, {**(_token_ids(tokenizer) if tokenizer else {}), **(generation or {})})
-    _write_json(directory / CONFIG, config)
+    write_json(directory / GENERATION, {**(_token_ids(tokenizer) if tokenizer else {}), **(generation or {})})
+    write_json(directory / CONFIG, config)
 
 
 def load_model(
@@ -90,12 +90,28 @@ def load_model(
     directory = Path(directory)
     hf = read_config(directory)
     config = ModelConfig.from_hf(hf, where=str(directory / CONFIG))
-    _check_tokenizer(directory, hf, config)
+    check_tokenizer(directory, hf.get(TOKENIZER_DIGEST), config)
     state = load_state(directory, dequantize=dequantize)
+    bound = (hf.get("quantization_config") or {}).get("activation_scale_ub", ACTIVATION_BOUND)
+    return build_model(config, state, directory, dtype=dtype, device=device, activation_bound=bound)
+
+
+def build_model(
+    config: ModelConfig,
+    state: dict[str, Tensor],
+    directory: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: str | torch.device = "cpu",
+    activation_bound: float = ACTIVATION_BOUND,
+) -> Llama:
+    """The network of a shape around tensors by name (those of `load_state`), which become its parameters without a copy.
+
+    `directory` is named in errors; `dtype` is as in `load_model`. InputError for tensors missing, surplus or of another shape.
+    """
     with torch.device("meta"):
         model = Llama(config, seed=None)
-    bound = (hf.get("quantization_config") or {}).get("activation_scale_ub", ACTIVATION_BOUND)
-    _insert_fp8_layers(model, state, bound)
+    _insert_fp8_layers(model, state, activation_bound)
     _check_state(model, state, directory)
     for name, tensor in state.items():
         keep = tensor.dtype == torch.float8_e4m3fn or name.endswith(".weight_scale")
@@ -136,7 +152,9 @@ def read_config(directory: str | Path) -> dict[str, Any]:
         what = (
             "this directory has no config.json, so it is no model" if directory.is_dir() else "there is no such model directory"
         )
-        raise InputError(what, where=str(directory), fix="give a directory in Hugging Face layout")
+        meta = (directory / "params.json").is_file()
+        fix = "puna convert SRC DST --to hf makes one of Meta's layout" if meta else "give a directory in Hugging Face layout"
+        raise InputError(what, where=str(directory), fix=fix)
     return read_json(directory / CONFIG)
 
 
@@ -147,7 +165,8 @@ def _token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
 
 
-def _check_vocabulary(config: ModelConfig, vocab_size: int, where: str) -> None:
+def check_vocabulary(config: ModelConfig, vocab_size: int, where: str) -> None:
+    """InputError unless a tokenizer has as many ids as the model."""
     if vocab_size != config.vocab_size:
         raise InputError(
             f"the tokenizer has {vocab_size} ids and the model {config.vocab_size}", where=where,
@@ -155,15 +174,14 @@ def _check_vocabulary(config: ModelConfig, vocab_size: int, where: str) -> None:
         )  # fmt: skip
 
 
-def _check_tokenizer(directory: Path, hf: dict[str, Any], config: ModelConfig) -> None:
-    """Refuse weights that lie beside a tokenizer they were not trained with."""
+def check_tokenizer(directory: Path, recorded: str | None, config: ModelConfig) -> None:
+    """Refuse weights that lie beside a tokenizer they were not trained with (InputError); `recorded` is the digest of theirs."""
     if not (directory / "tokenizer.model").is_file():
         return
     from puna.tokenizer.bpe import Tokenizer
 
     tokenizer = Tokenizer.load(directory)
-    _check_vocabulary(config, tokenizer.vocab_size, str(directory))
-    recorded = hf.get(TOKENIZER_DIGEST)
+    check_vocabulary(config, tokenizer.vocab_size, str(directory))
     if recorded and recorded != tokenizer.digest:
         raise InputError(
             f"these weights were trained with tokenizer {recorded[:12]} and {tokenizer.digest[:12]} lies beside them",
@@ -194,7 +212,7 @@ def _write_weights(state: dict[str, Tensor], directory: Path, max_shard_bytes: i
         _write_shard(shard, directory / name)
         weight_map |= dict.fromkeys(shard, name)
     total = sum(tensor.nbytes for tensor in state.values())
-    _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
 
 def _shards(state: dict[str, Tensor], max_shard_bytes: int) -> list[dict[str, Tensor]]:
@@ -214,7 +232,8 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.cpu().contiguous() for name, tensor in shard.items()}, path, metadata={"format": "pt"})
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object of a model directory: sorted keys, the same bytes for the same content."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from puna.core.errors import InputError
 from puna.core.modules import did_you_mean
 
+COPY_CONFIG = "copy the checkpoint's config.json again"
 SPECIAL_SLOTS = 256  # reserved ids after the base vocabulary (128,000 + 256 = 128,256 in Llama 3)
 
 
@@ -149,9 +150,7 @@ class ModelConfig:
         _refuse_foreign(hf, where)
         missing = [key for key in _REQUIRED if not isinstance(hf.get(key), int)]
         if missing:
-            raise InputError(
-                f"the model configuration lacks {', '.join(missing)}", where=where, fix="copy the checkpoint's config.json again"
-            )
+            raise InputError(f"the model configuration lacks {', '.join(missing)}", where=where, fix=COPY_CONFIG)
         rope = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
         return cls(
             vocab_size=hf["vocab_size"],
@@ -163,7 +162,7 @@ class ModelConfig:
             head_dim=hf.get("head_dim"),
             norm_eps=hf.get("rms_norm_eps", 1e-6),
             rope_theta=rope.get("rope_theta") or hf.get("rope_theta") or 10000.0,
-            rope_scaling=_rope_scaling(rope, where),
+            rope_scaling=read_rope_scaling(rope, where),
             max_seq_len=hf.get("max_position_embeddings", 2048),
             tied=bool(hf.get("tie_word_embeddings", False)),
         )
@@ -189,7 +188,8 @@ def _refuse_foreign(hf: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
+def read_rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
+    """The scaling of a `rope_scaling` entry of config.json, None for none; InputError for an incomplete one or another kind."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
@@ -203,9 +203,9 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
             original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
         )
     except KeyError as missing:
-        raise InputError(
-            f"llama3 RoPE scaling lacks {missing}", where=where, fix="copy the checkpoint's config.json again"
-        ) from None
+        raise InputError(f"llama3 RoPE scaling lacks {missing}", where=where, fix=COPY_CONFIG) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"llama3 RoPE scaling is no numbers ({error})", where=where, fix=COPY_CONFIG) from None
 
 
 def ffn_width(dim: int, multiplier: float = 1.0, multiple_of: int = 32) -> int:

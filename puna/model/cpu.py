@@ -1,17 +1,21 @@
-"""The passes of training that torch leaves slow on a CPU, in fp32, each with a backward pass of its own.
+"""The passes of training that torch leaves slow on a CPU, each with a backward pass of its own; products in fp32 or bf16.
 
-What is left beside the matrix products is bound by memory: torch's backward passes of RMSNorm, SwiGLU and the loss make several
-tensors where one would do, its attention computes what the causal mask hides, and its fp32 products go to a library that oneDNN
-beats by a tenth on the processor measured. The functions here compute the same up to rounding. `trains` says where they hold;
-elsewhere (GPUs, other precisions, parameters cut over processes, compiled code, inference) the plain operations of `llama` run.
-Figures: docs/log.md.
+What is left beside the matrix products is bound by memory and by the number of operations: torch's backward passes of RMSNorm and
+SwiGLU make several tensors where one would do; its attention computes what the mask hides, and its backward pass in bf16 takes
+five times that in fp32. The functions here compute the same up to rounding. `trains` says where they hold; elsewhere (GPUs,
+parameters cut over processes, compiled code, inference) the plain operations of `llama` run. Under `torch.autocast` products take
+and give bf16; weights, attention's scores, softmax, norms and the residual stream stay fp32. Figures: docs/log.md.
 
-Shape legend as in `llama`.
+Shape legend as in `llama`; G = H / K query heads read one key head. N = B K, the key heads of all rows.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,22 +25,39 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-LOGITS = 1 << 20  # logits of a chunk of the loss, 4 MiB: half or twice as many are no faster (docs/log.md)
-QUERIES = 64  # queries of a block of attention, half of it in rows of under 256
-SHORT = 512  # longest row whose shares of attention are kept: they grow with its square
+QUERIES = 64  # queries of a block of attention
+KEPT = 1 << 25  # shares of attention that a layer may keep for its backward pass; they grow with the square of the length
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 PLAIN = (Tensor, nn.Parameter)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def trains(x: Tensor, *weights: Tensor) -> bool:
-    """Whether a gradient is wanted, and everything is a plain fp32 tensor of a CPU."""
+    """Whether a gradient is wanted, and everything is a plain tensor of a CPU."""
     return (
         torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
-        and all(type(t) in PLAIN and t.dtype == torch.float32 for t in (x, *weights))
+        and all(type(t) in PLAIN and t.dtype in DTYPES for t in (x, *weights))
     )  # fmt: skip
 
 
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed: else the large tensors of every step are pages that the kernel fills anew, which
+    took a sixth of the time of a small model. Does nothing where there is no `mallopt`.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What products of x are computed in: autocast's choice, or its own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 def product(x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
-    """x @ weight.T by oneDNN where there is one; no gradient."""
+    """x @ weight.T of one dtype, by oneDNN where there is one; no gradient."""
     if ONEDNN:
         return torch.ops.mkldnn._linear_pointwise(x_BTD, weight_FD, None, "none", [], "")
     return F.linear(x_BTD, weight_FD)
@@ -57,176 +78,133 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
-        ctx.save_for_backward(x_BTD, weight_FD)
-        return product(x_BTD, weight_FD)
+    def forward(ctx: Any, x_BTD: Tensor, weight_FD: Tensor, dtype: torch.dtype) -> Tensor:
+        x, weight = x_BTD.to(dtype), weight_FD.to(dtype)
+        ctx.save_for_backward(x, weight)
+        ctx.dtypes = x_BTD.dtype, weight_FD.dtype
+        return product(x, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
-        x_BTD, weight_FD = ctx.saved_tensors
-        wants_x, wants_weight = ctx.needs_input_grad
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, _ = ctx.needs_input_grad
         gradient = gradient.contiguous()
-        return (product(gradient, weight_FD.t()) if wants_x else None,
-                weight_gradient(gradient, x_BTD) if wants_weight else None)  # fmt: skip
-
-
-class _Linears(torch.autograd.Function):
-    """Several products of one input as one: joining the weights costs less than the small products lose."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        joined = torch.cat(weights)
-        ctx.save_for_backward(x_BTD, joined)
-        ctx.widths = [len(weight) for weight in weights]
-        return product(x_BTD, joined).split(ctx.widths, -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x_BTD, joined = ctx.saved_tensors
-        gradient = torch.cat(gradients, -1)
-        d_x = product(gradient, joined.t()) if ctx.needs_input_grad[0] else None
-        if not any(ctx.needs_input_grad[1:]):
-            return d_x, *[None for _ in gradients]
-        own = weight_gradient(gradient, x_BTD).split(ctx.widths)
-        return d_x, *(part if wants else None for part, wants in zip(own, ctx.needs_input_grad[1:], strict=True))
+        return (product(gradient, weight.t()).to(ctx.dtypes[0]) if wants_x else None,
+                weight_gradient(gradient, x).to(ctx.dtypes[1]) if wants_weight else None, None)  # fmt: skip
 
 
 class _RmsNorm(torch.autograd.Function):
-    """The backward pass is layer norm's with a mean of zero, plus the row's mean that layer norm takes off and this does not."""
+    """In fp32. Both products of the backward pass that sum anything are matrix by vector, of one tensor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y, scale_N1 = torch.ops.aten._fused_rms_norm(x, weight.shape, weight, eps)
-        ctx.save_for_backward(x, weight, scale_N1)
-        return y
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        x_ND, weight32 = x.reshape(-1, len(weight)).float(), weight.float()
+        scale_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).square_().add_(eps * len(weight)).rsqrt_()
+        scale_N1 *= len(weight) ** 0.5
+        ctx.save_for_backward(x_ND, weight32, scale_N1)
+        ctx.dtypes = x.dtype, weight.dtype
+        return (x_ND * scale_N1).mul_(weight32).to(dtype).view(x.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
-        x, weight, scale = ctx.saved_tensors
-        x_ND, gradient_ND = x.reshape(-1, len(weight)), gradient.reshape(-1, len(weight))
-        scale_N1 = scale.view(-1, 1)
-        needs = [True, ctx.needs_input_grad[1], False]
-        down, own, _ = torch.ops.aten.native_layer_norm_backward(
-            gradient_ND, x_ND, weight.shape, torch.zeros_like(scale_N1), scale_N1, weight, None, needs
-        )
-        down.addcmul_(scale_N1, torch.mv(gradient_ND, weight)[:, None], value=1 / len(weight))
-        return down.view(x.shape), own, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        x_ND, weight, scale_N1 = ctx.saved_tensors
+        gradient_ND = gradient.reshape(-1, len(weight)).float()
+        along_ND = gradient_ND * x_ND
+        own = torch.mv(along_ND.t(), scale_N1[:, 0]).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
+        inward_N1 = scale_N1.pow(3).mul_(torch.mv(along_ND, weight)[:, None]).div_(len(weight))
+        d_x = torch.mul(gradient_ND, weight, out=along_ND).mul_(scale_N1).sub_(x_ND * inward_N1)
+        return d_x.view(gradient.shape).to(ctx.dtypes[0]), own, None, None
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps the input and two of the five tensors of its width; the others are cheap to make again."""
+    """Keeps three of the five tensors of its width, chosen so that the backward pass needs no exponential."""
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
-        gate_BTF, up_BTF = product(x_BTD, gate_FD), product(x_BTD, up_FD)
-        ctx.save_for_backward(x_BTD, gate_FD, up_FD, down_DF, gate_BTF, up_BTF)
-        return product(F.silu(gate_BTF).mul_(up_BTF), down_DF)
+    def forward(ctx: Any, x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, dtype: torch.dtype) -> Tensor:
+        x, gate, up, down = (tensor.to(dtype) for tensor in (x_BTD, gate_FD, up_FD, down_DF))
+        active_BTF, up_BTF = product(x, gate), product(x, up)
+        open_BTF = active_BTF.sigmoid()
+        active_BTF.mul_(open_BTF)
+        ctx.save_for_backward(x, gate, up, down, active_BTF, open_BTF, up_BTF)
+        ctx.dtypes = x_BTD.dtype, gate_FD.dtype
+        return product(active_BTF * up_BTF, down)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x_BTD, gate_FD, up_FD, down_DF, gate_BTF, up_BTF = ctx.saved_tensors
-        wants_x, wants_gate, wants_up, wants_down = ctx.needs_input_grad
+        x, gate, up, down, active_BTF, open_BTF, up_BTF = ctx.saved_tensors
+        x_dtype, own_dtype = ctx.dtypes
+        wants_x, wants_gate, wants_up, wants_down, _ = ctx.needs_input_grad
         gradient = gradient.contiguous()
-        active = F.silu(gate_BTF)
-        own_down = weight_gradient(gradient, active * up_BTF) if wants_down else None
-        inner = product(gradient, down_DF.t())
-        d_up = active.mul_(inner)
-        d_gate = torch.ops.aten.silu_backward(inner.mul_(up_BTF), gate_BTF)
-        d_x = product(d_gate, gate_FD.t()).add_(product(d_up, up_FD.t())) if wants_x else None
-        return (d_x, weight_gradient(d_gate, x_BTD) if wants_gate else None,
-                weight_gradient(d_up, x_BTD) if wants_up else None, own_down)  # fmt: skip
+        inner = product(gradient, down.t())
+        own_down = weight_gradient(gradient, active_BTF * up_BTF).to(own_dtype) if wants_down else None
+        d_up = active_BTF * inner
+        d_gate = torch.addcmul(active_BTF, active_BTF, open_BTF, value=-1).add_(open_BTF).mul_(up_BTF).mul_(inner)
+        d_x = product(d_gate, gate.t()).add_(product(d_up, up.t())).to(x_dtype) if wants_x else None
+        return (d_x, weight_gradient(d_gate, x).to(own_dtype) if wants_gate else None,
+                weight_gradient(d_up, x).to(own_dtype) if wants_up else None, own_down, None)  # fmt: skip
 
 
-class _CrossEntropySum(torch.autograd.Function):
-    """Logits are made chunk by chunk and become their own gradient at once: none is kept, none is made twice."""
-
-    @staticmethod
-    def forward(ctx: Any, states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None, chunk: int) -> Tensor:
-        wants_states, wants_head = ctx.needs_input_grad[:2]
-        d_states = torch.empty_like(states_ND) if wants_states else None
-        d_head = torch.zeros_like(head_VD) if wants_head else None
-        total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(targets_N), chunk):
-            part = slice(start, start + chunk)
-            weights_N1 = None if weights_N is None else weights_N[part, None]
-            losses_N1, d_logits = _losses(product(states_ND[part], head_VD), targets_N[part, None], weights_N1)
-            total += losses_N1.sum(dtype=torch.float64)
-            if d_states is not None:
-                d_states[part] = product(d_logits, head_VD.t())
-            if d_head is not None:
-                d_head.addmm_(d_logits.t(), states_ND[part])
-        ctx.save_for_backward(d_states, d_head)
-        return total.float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        d_states, d_head = ctx.saved_tensors
-        return (None if d_states is None else d_states * gradient, None if d_head is None else d_head * gradient, None, None,
-                None)  # fmt: skip
-
-
-def _losses(logits_NV: Tensor, targets_N1: Tensor, weights_N1: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weighted losses [N,1], and the gradient of their sum, which takes the place of the logits."""
-    at_target = logits_NV.gather(1, targets_N1)
-    top_N1 = logits_NV.amax(1, keepdim=True)
-    shares_NV = logits_NV.sub_(top_N1).exp_()
-    sums_N1 = shares_NV.sum(1, keepdim=True)
-    losses_N1 = sums_N1.log() + top_N1 - at_target
-    d_logits = shares_NV.mul_(sums_N1.reciprocal() if weights_N1 is None else weights_N1 / sums_N1)
-    own = torch.ones_like(losses_N1) if weights_N1 is None else weights_N1
-    return losses_N1 * own, d_logits.scatter_add_(1, targets_N1, -own)
-
-
-class _Attention(torch.autograd.Function):
-    """Attention by blocks of queries, each over the stretch of keys that any of its queries sees; the shares are kept.
-
-    torch's kernel for CPUs computes short rows in full and masks afterwards. Query heads of one key head are rows of one product.
+class _SelfAttention(torch.autograd.Function):
+    """Queries, keys and values by one product, turned; attention by blocks of queries, each over the stretch of keys that any of
+    its queries sees. The query heads of one key head are rows of one product; the shares are kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BTHE: Tensor, k_BSKE: Tensor, v_BSKE: Tensor, bias: Tensor | None) -> Tensor:
-        (B, T, H, E), K = q_BTHE.shape, k_BSKE.shape[2]
-        G = H // K
-        q, k, v = _by_head(q_BTHE * E**-0.5, K), _by_head(k_BSKE, K), _by_head(v_BSKE, K)
-        stretches = _stretches(T, bias)
-        y, shares = torch.empty_like(q), []
-        for a, b, low, high in stretches:
-            scores = torch.bmm(q[:, a * G : b * G], k[:, low:high].mT)
-            if bias is None:
-                scores.view(B * K, b - a, G, -1)[..., a:] += torch.ones(b - a, b - a).tril_().log_()[:, None]
-            else:
-                scores.view(B, K, b - a, G, -1).add_(bias[:, :, a:b, None, low:high])
-            shares.append(scores.softmax(-1))
-            y[:, a * G : b * G] = torch.bmm(shares[-1], v[:, low:high])
-        ctx.save_for_backward(q, k, v, y, *shares)
-        ctx.shape, ctx.stretches = (B, K, G), stretches
-        return _by_token(y, B, K, G)
+    def forward(ctx: Any, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None, dtype: torch.dtype,
+                *weights: Tensor) -> Tensor:  # fmt: skip
+        x, weight = x_BTD.to(dtype), torch.cat(weights).to(dtype)
+        (B, T, _), E = x.shape, cos.shape[-1]
+        H, K = (len(part) // E for part in weights[:2])
+        G, stretches = H // K, _stretches(T, bias)
+        qkv_BTJE = product(x, weight).view(B, T, H + 2 * K, E)
+        turned = qkv_BTJE[:, :, : H + K]
+        turned = torch.addcmul(turned * cos, turned.roll(E // 2, -1), sin)
+        q, k, v = _by_head(turned[:, :, :H], K), _by_head(turned[:, :, H:], K), _by_head(qkv_BTJE[:, :, H + K :], K)
+        y, shares = torch.empty(q.shape, dtype=dtype), []
+        with torch.autocast("cpu", enabled=False):
+            for a, b, low, high in stretches:
+                scores = torch.baddbmm(_NOTHING, q[:, a * G : b * G], k[:, low:high].mT, beta=0, alpha=E**-0.5)
+                if bias is None:
+                    scores.view(B * K, b - a, G, -1)[..., a:] += _triangle(b - a)[:, None]
+                else:
+                    scores.view(B, K, b - a, G, -1).add_(bias[:, :, a:b, None, low:high])
+                shares.append(scores.softmax(-1).to(dtype))
+                y[:, a * G : b * G] = torch.bmm(shares[-1], v[:, low:high])
+        ctx.save_for_backward(x, weight, cos, sin, q.to(dtype), k.to(dtype), v, *shares)
+        ctx.shape, ctx.stretches, ctx.dtypes = (B, T, H, K, E), stretches, (x_BTD.dtype, weights[0].dtype)
+        return _by_token(y, B, K, G).reshape(B, T, H * E)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, y, *shares = ctx.saved_tensors
-        B, K, G = ctx.shape
-        d_y = _by_head(gradient, K)
-        spent = (d_y * y).sum(-1, keepdim=True)
-        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        x, weight, cos, sin, q, k, v, *shares = ctx.saved_tensors
+        B, T, H, K, E = ctx.shape
+        G, scale = H // K, E**-0.5
+        d_y = _by_head(gradient.reshape(B, T, H, E), K)
+        d_q, d_k, d_v = torch.empty_like(q), torch.zeros(k.shape), torch.zeros(k.shape)
         for share, (a, b, low, high) in zip(shares, ctx.stretches, strict=True):
             part = slice(a * G, b * G)
-            d_v[:, low:high].baddbmm_(share.mT, d_y[:, part])
-            d_scores = torch.bmm(d_y[:, part], v[:, low:high].mT).sub_(spent[:, part]).mul_(share)
+            d_v[:, low:high] += torch.bmm(share.mT, d_y[:, part])
+            d_scores = torch._softmax_backward_data(torch.bmm(d_y[:, part], v[:, low:high].mT), share, -1, share.dtype)
             d_q[:, part] = torch.bmm(d_scores, k[:, low:high])
-            d_k[:, low:high].baddbmm_(d_scores.mT, q[:, part])
-        d_q *= q.shape[-1] ** -0.5
-        return _by_token(d_q, B, K, G), _by_token(d_k, B, K, 1), _by_token(d_v, B, K, 1), None
+            d_k[:, low:high] += torch.bmm(d_scores.mT, q[:, part])
+        d_turned = torch.cat((_by_token(d_q, B, K, G), _by_token(d_k, B, K, 1)), 2)
+        d_qk = torch.addcmul((d_turned * (sin * scale)).roll(E // 2, -1), d_turned, cos * scale)
+        d_qkv = torch.cat((d_qk, _by_token(d_v, B, K, 1)), 2).to(x.dtype).reshape(B, T, -1)
+        d_x = product(d_qkv, weight.t()).to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
+        wants = ctx.needs_input_grad[5:]
+        own = weight_gradient(d_qkv, x).to(ctx.dtypes[1]).split([H * E, K * E, K * E]) if any(wants) else wants
+        return d_x, None, None, None, None, *(part if wanted else None for part, wanted in zip(own, wants, strict=True))
+
+
+_NOTHING = torch.empty(())  # what a product of beta 0 leaves unread
 
 
 def _by_head(x_BTHE: Tensor, K: int) -> Tensor:
-    """[B*K, T*G, E]: of each key head, the rows of its G heads, position by position."""
+    """[N, T*G, E]: of each key head, the rows of its G heads, position by position."""
     B, T, H, E = x_BTHE.shape
     return x_BTHE.view(B, T, K, H // K, E).transpose(1, 2).reshape(B * K, T * (H // K), E)
 
@@ -237,9 +215,16 @@ def _by_token(x: Tensor, B: int, K: int, G: int) -> Tensor:
     return x.view(B, K, -1, G, E).transpose(1, 2).reshape(B, -1, K * G, E)
 
 
+@lru_cache(maxsize=8)
+def _triangle(size: int) -> Tensor:
+    """0 where a query may look, -inf above."""
+    return torch.ones(size, size).tril_().log_()
+
+
+@lru_cache(maxsize=1)  # all layers of a pass are given the same mask
 def _stretches(queries: int, bias: Tensor | None) -> list[tuple[int, int, int, int]]:
     """(first query, end, first key, end) of each block of queries; without a mask all before the block's end is seen."""
-    size = QUERIES if queries >= 4 * QUERIES else QUERIES // 2
+    size = QUERIES if queries >= 2 * QUERIES else QUERIES // 2
     blocks = [(a, min(a + size, queries)) for a in range(0, queries, size)]
     if bias is None:
         return [(a, b, 0, b) for a, b in blocks]
@@ -250,43 +235,32 @@ def _stretches(queries: int, bias: Tensor | None) -> list[tuple[int, int, int, i
 
 def linear(x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
     """x @ weight.T, [B,T,F]."""
-    return _Linear.apply(x_BTD, weight_FD)
-
-
-def linears(x_BTD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """x @ weight.T for each weight."""
-    return _Linears.apply(x_BTD, *weights)
+    return _Linear.apply(x_BTD, weight_FD, product_dtype(x_BTD))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) times the weight."""
-    return _RmsNorm.apply(x, weight, eps)
+    return _RmsNorm.apply(x, weight, eps, product_dtype(x))
 
 
 def swiglu(x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
     """down(silu(gate(x)) * up(x)), [B,T,D]."""
-    return _SwiGLU.apply(x_BTD, gate_FD, up_FD, down_DF)
+    return _SwiGLU.apply(x_BTD, gate_FD, up_FD, down_DF, product_dtype(x_BTD))
 
 
-def attends(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias: Any) -> bool:
-    """Whether `attention` is for these: short rows in training, causal or under one mask for all heads."""
-    T, S = q_BHTE.shape[2], k_BKSE.shape[2]
-    fits = T == S if bias is None else type(bias) is Tensor and bias.shape[-3:] == (1, T, S)
-    return fits and QUERIES // 2 < T and S <= SHORT and trains(q_BHTE, k_BKSE, v_BKSE)
+def attends(x_BTD: Tensor, bias: Any, heads: int) -> bool:
+    """Whether the shares of attention over whole rows are few enough to be kept, under no mask or one for all heads."""
+    B, T, _ = x_BTD.shape
+    fits = bias is None or (type(bias) is Tensor and bias.shape[-3:] == (1, T, T) and bias.dtype == torch.float32)
+    return fits and T > QUERIES // 2 and B * heads * T * T <= KEPT
 
 
-def attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k / sqrt(E) + bias) v, [B,H,T,E]; causal without a bias. Whatever a query sees is finite in some place."""
-    y_BTHE = _Attention.apply(q_BHTE.transpose(1, 2), k_BKSE.transpose(1, 2), v_BKSE.transpose(1, 2), bias)
-    return y_BTHE.transpose(1, 2)
+def self_attention(x_BTD: Tensor, weights: Sequence[Tensor], rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    """softmax(q k / sqrt(E) + bias) v of the projected and turned input, [B,T,H*E]; causal without a bias.
 
-
-def cross_entropy_sum(
-    states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, chunk: int | None = None
-) -> Tensor:
-    """Sum over N of weight * -log softmax(state @ head.T)[target], a scalar; `chunk` positions have logits at a time.
-
-    The gradient is made in the forward pass; weights have none.
+    Args:
+        weights: of queries, keys and values.
+        rotation: as `llama.Rope` gives it.
+        bias: finite somewhere for every query.
     """
-    most = max(64, LOGITS // len(head_VD))
-    return _CrossEntropySum.apply(states_ND, head_VD, targets_N, weights_N, min(chunk or most, most))
+    return _SelfAttention.apply(x_BTD, *rotation, bias, product_dtype(x_BTD), *weights)

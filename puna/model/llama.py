@@ -116,6 +116,11 @@ class Linear(nn.Linear):
         return cpu.linear(x, self.weight) if cpu.trains(x, self.weight) else F.linear(x, self.weight)
 
 
+def trained_on_cpu(x: Tensor, *parts: nn.Module) -> bool:
+    """Whether these products are plain ones that `puna.model.cpu` may take together."""
+    return all(type(part) is Linear for part in parts) and cpu.trains(x, *(part.weight for part in parts))  # type: ignore[arg-type]
+
+
 class Embedding(nn.Embedding):
     """`nn.Embedding` without drawing from the global random state."""
 
@@ -170,20 +175,17 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Mask | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x_BTD.shape
-        q, k, v = self._projected(x_BTD)
-        q_BHTE = rotate(q.view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
-        k_BKSE = rotate(k.view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
-        v_BKSE = v.view(B, T, -1, self.head_dim).transpose(1, 2)
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        if cache is None and cpu.attends(x_BTD, bias, self.heads) and trained_on_cpu(x_BTD, *parts):
+            weights = [part.weight for part in parts]
+            return self.o_proj(cpu.self_attention(x_BTD, weights, rotation, bias))  # type: ignore[arg-type]
+        q_BHTE = rotate(self.q_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
+        k_BKSE = rotate(self.k_proj(x_BTD).view(B, T, -1, self.head_dim), rotation).transpose(1, 2)
+        v_BKSE = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         if cache is not None:
             k_BKSE, v_BKSE = cache.update(self.layer, k_BKSE, v_BKSE)
         y_BHTE = attend(q_BHTE, k_BKSE, v_BKSE, bias)
         return self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
-
-    def _projected(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
-        parts = (self.q_proj, self.k_proj, self.v_proj)
-        if all(type(part) is Linear for part in parts) and cpu.trains(x_BTD, *(part.weight for part in parts)):
-            return cpu.linears(x_BTD, *(part.weight for part in parts))
-        return tuple(part(x_BTD) for part in parts)
 
 
 class SwiGLU(nn.Module):
@@ -197,7 +199,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         parts = (self.gate_proj, self.up_proj, self.down_proj)
-        if all(type(part) is Linear for part in parts) and cpu.trains(x_BTD, *(part.weight for part in parts)):
+        if trained_on_cpu(x_BTD, *parts):
             return cpu.swiglu(x_BTD, *(part.weight for part in parts))
         return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
 

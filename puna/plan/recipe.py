@@ -14,6 +14,9 @@ from puna.core.hardware import usable_cores
 from puna.core.recipe import Recipe
 from puna.model.config import ModelConfig, ffn_width, preset
 from puna.plan import flops, memory, speed
+from puna.plan.cluster import layout_values, parts_text
+from puna.plan.layout import Axes
+from puna.plan.layout_memory import Work
 from puna.plan.report import Plan, Section, count, duration, size
 
 DEFAULT_VOCAB = 1280  # of the embedded recipe, where no stage trains a tokenizer
@@ -128,9 +131,25 @@ def _stage_values(node: Node, training: Training | None, rate: float, recipe: Re
             "training_bytes": need.total,
             "estimated_seconds": seconds,
         }
+        layout = _layout(node.settings, training)
+        values |= {} if layout is None else {"layout": layout}
         if budget is None:
             values |= {"seconds": seconds, "basis": "operations"}
     return values
+
+
+def _layout(settings: Any, training: Training) -> dict[str, Any] | None:
+    """Memory of a process and the bubble, for the longest rows of a stage that is laid out over several processes."""
+    axes = getattr(settings, "parallel", None)
+    if not isinstance(axes, Axes) or axes.world == 1:
+        return None
+    length = max(row for _, row in training.parts)
+    rows = max(1, training.batch_tokens // (length * axes.dp))
+    together = min(rows, getattr(settings, "micro_rows", None) or rows)
+    element = 4 if getattr(settings, "precision", "fp32") == "fp32" else 2
+    dense = getattr(getattr(settings, "watch", None), "device", "cpu") == "cpu"
+    work = Work(length, -(-rows // together), together, element, getattr(settings, "loss_chunk", None), dense_mask=dense)
+    return layout_values(training.config, axes, work)
 
 
 def _longest_chain(graph: Graph, seconds: dict[str, float]) -> float:
@@ -158,6 +177,9 @@ def _stage_section(stages: dict[str, dict[str, Any]]) -> Section:
         what = stage["uses"]
         if "tokens" in stage:
             what += f": {count(stage['tokens'])} tokens, {stage['flops']:.2e} FLOPs, {size(stage['training_bytes'])}"
+        if "layout" in stage:
+            layout = stage["layout"]
+            what += f"; {layout['processes']} processes of {size(layout['bytes'])}: {parts_text(layout)}"
         section.add(name, duration(stage["seconds"]) if stage["seconds"] is not None else "-", what)
     return section
 

@@ -53,13 +53,14 @@ def plan(target: str, overrides: Sequence[str] = ()) -> Plan:
     """Plan a model preset or a recipe.
 
     Args:
-        target: a preset (`llama3.1-405b`, `cria-flagship`) or a recipe as `puna up` takes it.
+        target: a preset (`llama3.1-405b` or `405b`, `cria-flagship`) or a recipe as `puna up` takes it.
         overrides: `key=value`; for a preset tokens, seq_len, gpus, tflops; for a recipe any of its values.
 
     Raises InputError for an unknown name or key.
     """
-    if target.lower() in PRESETS:
-        return plan_model(target.lower(), overrides)
+    for name in (target.lower(), f"llama3.1-{target.lower()}"):
+        if name in PRESETS:
+            return plan_model(name, overrides)
     from puna.core.recipe import bundled, load_recipe
 
     if target in bundled() or Path(target).exists() or target.endswith((".yaml", ".yml")) or ".py:" in target:
@@ -77,7 +78,7 @@ def plan_model(name: str, overrides: Sequence[str] = ()) -> Plan:
     training = _small_training(config, choices) if small else _cluster_training(name, choices)
     values = {"model": name, **asdict(config), "parameters": config.parameters(), "choices": choices}
     sections = [_size(config)]
-    for section, more in (training, _inference(config)):
+    for section, more in (training, *(() if small else _cluster(name, choices["gpus"])), _inference(config)):
         sections.append(section)
         values |= more
     return Plan(f"{name}: {config.parameters():,} parameters", sections, values)
@@ -143,6 +144,14 @@ def _cluster_training(name: str, choices: dict[str, float]) -> tuple[Section, di
     section.add("activations of one sequence", size(need.activations), "nothing recomputed, logits included")
     memory_values = {**asdict(need), "state": need.state}
     return section, {**values, "h100_hours": hours, "days": days, "training_bytes": memory_values}
+
+
+def _cluster(name: str, gpus: float) -> list[tuple[Section, dict[str, Any]]]:
+    from puna.plan.cluster import failure_section, layout_section
+
+    section, layouts = layout_section(name, PRESETS[name])
+    interruptions, values = failure_section(PRESETS[name], gpus)
+    return [(section, {"layouts": layouts}), (interruptions, {"interruptions": values})]
 
 
 def _small_training(config: ModelConfig, choices: dict[str, float]) -> tuple[Section, dict[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 H100_PEAK_TFLOPS = 989.0  # dense BF16, data sheet
+# Dense BF16 in TFLOP/s by a part of the device's name, the first that fits; data sheets.
+PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": H100_PEAK_TFLOPS, "H200": 989.0, "A100": 312.0}
 # Share of one thread's matrix-product speed (384 x 384, FP32) that training reaches on the small models of the embedded recipe,
 # Muon included: 0.23-0.63 measured at d 64 and d 96, 1,024 tokens a step, with a second process beside. A first estimate only.
 CPU_TRAINING_SHARE = 0.4
@@ -38,6 +40,11 @@ PUBLISHED = {
     "llama3.1-405b": TABLE_4[1],
 }
 MODEL_CARD_HOURS = {"llama3.1-8b": 1.46e6, "llama3.1-70b": 7.0e6, "llama3.1-405b": 30.84e6}  # H100 hours of the whole effort
+
+
+def peak_tflops_of(device: str) -> float | None:
+    """Peak of a device by its name in TFLOP/s, dense BF16; None where it is not known."""
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in device), None)
 
 
 def gpu_hours(flops: float, tflops: float) -> float:

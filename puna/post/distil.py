@@ -24,6 +24,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import comparison
 from puna.post.rounds import one_of_kind, part, verdict_of
+from puna.train.parallel.layout import Precision
 
 KIND = "model"
 REVISION = 1
@@ -39,6 +40,7 @@ class Settings(BaseSettings):
         prompts, prompts_start, prompts_of: the teacher's prompts, by default after those of its own two rounds.
         k, temperature: answers per prompt; the first verified one is taken.
         top_k, weight: of the logit KL.
+        precision: of the products of training.
     """
 
     modes: tuple[Mode, ...] = ("verified", "unverified", "logits", "verified-logits")
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
     weight: Share = 0.5
     dev: PositiveInt = 500
     max_tokens: PositiveInt = 48
+    precision: Precision = "fp32"
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:
@@ -76,6 +79,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
         "length": settings.length,
         "dev": settings.dev,
         "max_tokens": settings.max_tokens,
+        "precision": settings.precision,
     }
     kl = {"uses": "post.logits", "k": settings.top_k, "weight": settings.weight, **common}
     possible: dict[str, Entry] = {

@@ -40,6 +40,7 @@ from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Sample, Task, 
 from puna.train.loop import train
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch
+from puna.train.parallel.layout import Precision
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "reward"
@@ -50,7 +51,10 @@ SCORED_TOGETHER = 256  # answers per forward pass when scoring
 
 
 class Settings(BaseSettings):
-    """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so."""
+    """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so.
+
+    `precision` is that of the products of training.
+    """
 
     steps: int = Field(100, ge=1)
     lr: NonNegativeFloat = 1e-3
@@ -61,6 +65,7 @@ class Settings(BaseSettings):
     held: float = Field(0.15, ge=0, lt=1)
     least_pairs: NonNegativeInt = 100
     length: PositiveInt | None = None
+    precision: Precision = "fp32"
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
@@ -189,6 +194,7 @@ def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings,
         ctx,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        precision=settings.precision,
     )
     return {
         "steps": result.steps,

@@ -24,6 +24,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
 from puna.post.origin import origin
+from puna.train.parallel.layout import Precision
 
 KIND = "model"
 REVISION = 2
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
         reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
         dev: dev tasks of every gate; max_tokens: longest answer.
+        precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
     """
 
     rounds: int = Field(2, ge=1)
@@ -79,6 +81,7 @@ class Settings(BaseSettings):
     least_pairs: NonNegativeInt = 200
     dev: PositiveInt = 500
     max_tokens: PositiveInt = 48
+    precision: Precision = "fp32"
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:
@@ -159,6 +162,7 @@ def _add_round(
             "from": [first, tasks, *paired],
             "steps": settings.reward_steps,
             "lr": settings.reward_lr,
+            "precision": settings.precision,
         }
 
 
@@ -172,6 +176,7 @@ def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, l
         "variant": label,
         "batch_tokens": settings.batch_tokens,
         "length": settings.length,
+        "precision": settings.precision,
         **_judging(settings),
     }
 

@@ -25,6 +25,7 @@ from puna.train.loop import TrainResult, train
 from puna.train.objectives import CrossEntropy, Objective
 from puna.train.optim import OptimSettings
 from puna.train.packing import DialogBatches, dialog_batches
+from puna.train.parallel.layout import Precision
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
         seed_offset: another order of the same data, for variants to average.
         variant: a label for the report.
         dev: dev tasks that judge the result; max_tokens: longest answer.
+        precision: of the products of training.
     """
 
     steps: int = Field(200, ge=1)
@@ -57,6 +59,7 @@ class Settings(BaseSettings):
     variant: str = ""
     dev: PositiveInt = 500
     max_tokens: int = Field(64, ge=1)
+    precision: Precision = "fp32"
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
@@ -131,6 +134,7 @@ def fit(model: Llama, objective: Objective, batches: DialogBatches, settings: Se
         ctx,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        precision=settings.precision,
     )
 
 

@@ -140,15 +140,16 @@ def with_tools(messages: Sequence[Message], tools: str | None) -> list[Message]:
     return [replace(offered[0], content=TOOLS_SYSTEM + "\n\n" + offered[0].content), *offered[1:]]
 
 
-def jinja_template() -> str:
+def jinja_template(piece_break: str = PIECE_BREAK) -> str:
     """The same format as a Jinja chat template for transformers, TRL and vLLM.
 
     Those tools tokenise the text between two special tokens in one go, where this renderer keeps "\\n\\n" and content apart.
     The two differ only if the content opens with a line break, which would be drawn into the "\\n\\n"; the template then writes
-    a pair of Unicode noncharacters between them, which the generated `tokenizer.json` removes after splitting there.
+    a pair of Unicode noncharacters between them, which the generated `tokenizer.json` removes after splitting there. For engines
+    that read no `tokenizer.json`, an empty `piece_break` leaves them out.
     """
     return (
-        _TEMPLATE.replace("PIECE_BREAK", PIECE_BREAK)
+        _TEMPLATE.replace("PIECE_BREAK", piece_break)
         .replace("TOOLS_SYSTEM", _literal(TOOLS_SYSTEM))
         .replace("TOOLS_BEFORE", _literal(TOOLS_BEFORE))
         .replace("TOOLS_AFTER", _literal(TOOLS_AFTER))

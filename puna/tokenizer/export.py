@@ -72,29 +72,29 @@ def gguf_fields(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer.ggml.eom_token_id": tokenizer.eom_id,
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
         "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.chat_template": jinja_template(),
+        "tokenizer.chat_template": jinja_template(piece_break=""),  # llama.cpp has no pre-tokenizer that would remove it
     }
 
 
 def write_gguf(tokenizer: Tokenizer, file: Path) -> None:
     """Write a GGUF file that holds the tokenizer and no tensors, by rename."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise InputError("writing GGUF needs the gguf package", fix="pip install gguf") from error
     partial = file.with_name(file.name + ".part")
-    writer = gguf.GGUFWriter(partial, "llama")
-    writer.add_uint32("llama.vocab_size", tokenizer.vocab_size)
-    for key, value in gguf_fields(tokenizer).items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, value)
+    writer = gguf_writer(partial, {"llama.vocab_size": tokenizer.vocab_size, **gguf_fields(tokenizer)})
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
     partial.replace(file)
+
+
+def gguf_writer(file: Path, fields: dict[str, Any]) -> Any:
+    """A `gguf.GGUFWriter` of the architecture `llama` with metadata: strings, booleans, uint32, float32, lists of one type."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise InputError("writing GGUF needs the gguf package", fix="pip install gguf") from error
+    writer = gguf.GGUFWriter(file, "llama")
+    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    add: dict[type, Any] = {list: writer.add_array, **kinds}
+    for key, value in fields.items():
+        add[type(value)](key, value)
+    return writer

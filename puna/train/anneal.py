@@ -93,11 +93,12 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
         rows = needle_rows(open_corpus(ctx.inputs.one("tokens").path), ctx.stream_seed("needles"), settings.needles)
         batches = WithNeedles(stream, rows, settings.needles.share * settings.batch_tokens, model.config.max_seq_len)
     result = train(
-        model, CrossEntropy(settings.loss_chunk), batches, schedule, settings.optim, ctx, evaluate=watcher,
+        model, CrossEntropy(settings.loss_chunk, stream.names), batches, schedule, settings.optim, ctx, evaluate=watcher,
         evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
         average_every=(settings.average_every or max(1, settings.steps // 20)) if settings.average else 0,
         average_from=int(settings.average_from * settings.steps), checkpoint_seconds=settings.watch.checkpoint_seconds,
-        device=settings.watch.device,
+        device=settings.watch.device, precision=settings.precision,
+        measuring=settings.watch.measuring(),
     )  # fmt: skip
     chosen = choose(model, result.average, watcher.batches)
     if "held_loss_of" in chosen:

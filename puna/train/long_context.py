@@ -29,6 +29,7 @@ from puna.train.pretrain import Watching, load_for, placed, write_model
 from puna.train.ranks import on_ranks
 from puna.train.recall import NeedleRows, needle_accuracy
 from puna.train.schedule import Batching, LearningRate, Schedule, check_rows
+from puna.train.stream import TokenStream
 from puna.train.world import World
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class LongBatches:
         self.needle_rows = min(rows, max(1, round(settings.needles.share * rows))) if settings.needles.share > 0 else 0
         self.seq_len, self.world, self.micro = seq_len, World.current(), settings.micro_rows
         self.needles = needle_rows(corpus, ctx.stream_seed("needles", part), settings.needles)
-        self.plain = None
+        self.plain: TokenStream | None = None
         if rows > self.needle_rows:
             tokens = (rows - self.needle_rows) * seq_len
             batching = Batching(batch_tokens=tokens, seq_len=seq_len, mix=settings.mix or corpus.long_mix)
@@ -244,10 +245,12 @@ def _part(
     """One call of the loop; returns the optimiser to go on with, the last evaluation, and the tokens read."""
     optim = settings.optim.model_copy(update={"lr": settings.optim.lr * factor})
     batches = LongBatches(settings, ctx, corpus, seq_len, part, schedule.steps)
+    streams = batches.plain.names if batches.plain else ()
     result = train(
-        model, CrossEntropy(settings.loss_chunk), batches, schedule, optim, ctx, evaluate=watcher.at(seq_len),
+        model, CrossEntropy(settings.loss_chunk, streams), batches, schedule, optim, ctx, evaluate=watcher.at(seq_len),
         log_every=settings.watch.log_every, name=part, optimizer=optimizer,
-        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
+        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device, precision=settings.precision,
+        measuring=settings.watch.measuring(),
     )  # fmt: skip
     return result.optimizer, [row for row in result.rows if "needle" in row][-1], result.tokens
 

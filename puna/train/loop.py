@@ -3,7 +3,7 @@
 A step first adds up what the whole optimiser step counts (all micro-batches, all ranks), then runs the micro-batches with that
 one divisor; eight rows at once, one row eight times, or two ranks give the same gradient. Batches, learning rate and mix are pure
 functions of the step, so the state is {step, weights, optimiser, metrics so far} and a resumed run repeats the uninterrupted one
-to the bit. Losses stay on the device; the host waits once per step for one number, the gradient norm, because a step that is not
+to the bit. Sums stay on the device; the host waits once per step, for its loss and gradient norm, because a step that is not
 finite must be left out before it touches the weights (section 3.3.4 reports loss spikes without interventions; we keep a guard).
 """
 
@@ -24,10 +24,13 @@ from torch import Tensor, nn
 
 from puna.core.errors import RunError
 from puna.core.stage import StageContext
+from puna.model.cpu import keep_freed_memory
 from puna.train import state
+from puna.train.meter import NOTHING_MORE, Measuring, Meter
 from puna.train.objectives import Objective
 from puna.train.optim import Optimizer, OptimSettings, build
 from puna.train.packing import Batch, Batches
+from puna.train.parallel.layout import Precision
 from puna.train.place import Place, Whole
 from puna.train.result import Rows, TrainResult
 from puna.train.schedule import Schedule
@@ -63,6 +66,8 @@ def train(
     name: str = "train",
     optimizer: Optimizer | None = None,
     device: str = "cpu",
+    precision: Precision = "fp32",
+    measuring: Measuring = NOTHING_MORE,
 ) -> TrainResult:
     """Train `model` in place for `schedule.steps` steps, resuming from `ctx.scratch/name` if it holds a checkpoint.
 
@@ -78,19 +83,25 @@ def train(
         max_skips: consecutive steps left out (not finite, or spikes if `optim` says so) after which the run fails.
         name: of this call within the stage; its checkpoints and rows carry it.
         optimizer: one to go on with (from an earlier call); None starts afresh.
+        precision: of the products of a model that is whole in this process.
+        measuring: what is measured of its speed, and steps to trace.
 
     Raises:
         Preempted: a stop was asked for; the state is saved.
         RunError: the loss stayed non-finite, or a step has nothing to learn.
     """
     world = World.current()
-    place: Place = Whole(model, world, device) if isinstance(model, nn.Module) else model
+    place: Place = Whole(model, world, device, precision) if isinstance(model, nn.Module) else model
     place.train()
-    optimizer = optimizer or build(place.named(), optim)
+    if device == "cpu":
+        keep_freed_memory()
+    optimizer = optimizer or build(place.named(), optim, place.dtype)
     spikes = Spikes(optim.spike_deviations, optim.spike_window)
+    meter = Meter(ctx, world, name, device, getattr(model, "config", None), measuring)
     loop = _Loop(
-        model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device, spikes
-    )
+        model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device, spikes,
+        meter,
+    )  # fmt: skip
     resumed = loop.resume()
     if not resumed and evaluate and keep_best:
         loop.evaluated(evaluate, 0)
@@ -98,7 +109,8 @@ def train(
     while loop.step < schedule.steps:
         loop.stop_or_go()
         ctx.alive(loop.step, "reading")
-        loop.run_step(batches(loop.step))
+        with meter.traced(loop.step):
+            loop.run_step(meter.read(batches, loop.step))
         if loop.step % log_every == 0 or loop.step == schedule.steps:
             loop.log()
         if average_every and loop.step > average_from and loop.step % average_every == 0:
@@ -108,12 +120,13 @@ def train(
         if loop.world.any(time.monotonic() - saved_at > checkpoint_seconds) or loop.step == schedule.steps:
             loop.save(wait=loop.step == schedule.steps)
             saved_at = time.monotonic()
+    meter.finish()
     return loop.result()
 
 
 @dataclass
 class _Loop:
-    """State of one run of the loop. What is not among the fields after `device` is a pure function of the step."""
+    """State of one run of the loop. What is not among the fields after `meter` is a pure function of the step."""
 
     model: Any  # what `evaluate` reads with
     place: Place
@@ -129,6 +142,7 @@ class _Loop:
     keep_best: str | None
     device: str
     spikes: Spikes
+    meter: Meter
     step: int = 0
     tokens: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -138,11 +152,8 @@ class _Loop:
     counts: dict[str, float] = field(default_factory=dict)  # of the current log interval, over all ranks
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the current log interval, this rank's, on the device
     shadows: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # "average" and "best" weights
-    started: float = field(default_factory=time.monotonic)
-    logged: tuple[float, int] = (0.0, 0)  # time and tokens at the last row
     shown: float = 0.0
     writer: ShardedWriter | None = None
-    done_here: int = 0  # tokens read by this process, for the rate
 
     # ---- one optimiser step -------------------------------------------------------------------------------------------
 
@@ -167,7 +178,7 @@ class _Loop:
             parameter.grad = None
         self.step += 1
         self.tokens += int(counts["tokens"])
-        self.done_here += int(counts["tokens"])
+        self.meter.stepped(int(counts["tokens"]), kept=not wrong)
         self._show()
 
     def _step_counts(self, micro_batches: list[Batch]) -> dict[str, float]:
@@ -175,6 +186,7 @@ class _Loop:
         for batch in micro_batches:
             for term, count in self.objective.counts(batch).items():
                 total[term] = total.get(term, 0.0) + count
+        self.meter.before_message()
         total = self.world.sum_values(total)
         if not any(total.get(term, 0.0) > 0 for term in self.objective.weights):
             raise RunError(f"step {self.step} has not one token to learn from", where=f"{self.ctx.name}, {self.name}",
@@ -215,24 +227,19 @@ class _Loop:
         if self.skipped:
             row["skipped"] = len(self.skipped)
         self._record(row)
-        now = time.monotonic() - self.started
-        seconds = now - self.logged[0]
-        if self.world.process == 0:
-            rate = round((self.done_here - self.logged[1]) / max(seconds, 1e-9), 1)
-            self.ctx.timing(phase=self.name, step=self.step, seconds=round(seconds, 3), tokens_per_s=rate)
-        self.logged = (now, self.done_here)
+        self.meter.log(self.schedule.first + self.step)
 
     def _interval_means(self) -> dict[str, float]:
         values = {key: float(value) for key, value in sorted(self.sums.items())}
         values = self.world.sum_found(values)
-        means = {key: value / self.counts[key] if self.counts.get(key) else value for key, value in values.items()}
+        means = {key: value / self.counts.get(key, 1.0) for key, value in values.items() if self.counts.get(key, 1.0)}
         self.sums, self.counts = {}, {}
         return {key: _rounded(value) for key, value in means.items()}
 
     def evaluated(self, evaluate: Evaluate, step: int) -> None:
         """Run `evaluate`, record its rows, and keep the weights if they are the best so far."""
         self.place.train(False)
-        with torch.no_grad():
+        with torch.no_grad(), self.meter.during("evaluation"):
             found = evaluate(self.model, step)
         self.place.train()
         for row in [found] if isinstance(found, dict) else found or []:
@@ -265,9 +272,8 @@ class _Loop:
             return
         self.shown = now
         last = next((row["loss"] for row in reversed(self.rows) if row.get("loss") is not None), None)
-        rate = self.done_here / max(now - self.started, 1e-9)
         done, total = self.schedule.first + self.step, self.schedule.of or self.schedule.steps
-        self.ctx.progress(done, total, loss=last, tokens_per_s=round(rate), phase=self.name)
+        self.ctx.progress(done, total, loss=last, tokens_per_s=round(self.meter.rate()), phase=self.name)
 
     # ---- state --------------------------------------------------------------------------------------------------------
 
@@ -283,10 +289,14 @@ class _Loop:
         A model that is laid out over processes is written in the background; `wait` for it.
         """
         self.ctx.alive(self.step, "saving")
+        with self.meter.during("checkpoint"):
+            self._save(wait)
+
+    def _save(self, wait: bool) -> None:
         sums = self.world.sum_found({key: float(value) for key, value in self.sums.items()})
         self._own_sums(sums)
         record = {name: getattr(self, name) for name in ("tokens", "rows", "skipped", "averaged", "best", "counts")}
-        record["spikes"] = [self.spikes.losses, self.spikes.norms]
+        record |= {"spikes": [self.spikes.losses, self.spikes.norms], "seconds": self.meter.state()}
         record |= {"sums": sums, "shadows": sorted(self.shadows), "contract": self._contract()}
         tensors = self._tensors()
         if isinstance(self.place, Whole):
@@ -330,6 +340,7 @@ class _Loop:
         self.skipped, self.averaged = record["skipped"], record["averaged"]
         self.spikes.losses, self.spikes.norms = record["spikes"]
         self.best = tuple(record["best"]) if record["best"] else None
+        self.meter.load(record.get("seconds", {}))
         for row in record["rows"]:
             self.rows.append(row)
             if self.world.process == 0:

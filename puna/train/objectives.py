@@ -8,17 +8,19 @@ optimiser step over all ranks first and divides once. The objectives of section 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from puna.model import cpu
 from puna.model.llama import Linear
+from puna.train.output_loss import output_loss
 from puna.train.packing import PADDING, Batch
 from puna.train.vocabulary import target_losses
+
+NEARLY_ALL = 0.75  # share of learnt positions from which the output is computed at all of them
 
 
 class Objective(Protocol):
@@ -44,25 +46,52 @@ class CrossEntropy:
     """Next-token cross-entropy over the learnt positions, weighted if the batch brings weights.
 
     Args:
-        chunk: learnt positions whose logits exist at a time; None takes all at once. Logits are the largest tensor of training
-            (8,192 positions times 128,256 ids in fp32 are 4.2 GB), and a chunk recomputes its own in the backward pass.
+        chunk: positions whose logits exist at a time; None leaves it to `output_loss`. Logits are the largest tensor of training
+            (8,192 positions times 128,256 ids in fp32 are 4.2 GB).
+        streams: names of the streams that rows come from, to report the loss of each as `loss/<name>`; rows say theirs in
+            `extra["stream_B"]` (`puna.train.stream`), and batches without it belong to none.
     """
 
     weights = {"ce": 1.0}
 
-    def __init__(self, chunk: int | None = None):
+    def __init__(self, chunk: int | None = None, streams: Sequence[str] = ()):
         self.chunk = chunk
+        self.streams = [f"loss/{name}" for name in streams]
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """The learnt positions, or the sum of their weights."""
-        index = batch.supervised()
-        return {"ce": float(len(index)) if batch.weights_BT is None else float(batch.weights_BT.reshape(-1)[index].sum())}
+        """The learnt positions, or the sum of their weights; and those of each stream."""
+        index, weights = batch.supervised(), _weights(batch)
+        if not self.streams:
+            return {"ce": float(len(index)) if weights is None else float(weights.sum())}
+        ones = torch.ones(len(index)) if weights is None else weights
+        return {"ce": float(ones.sum())} | {name: float(part) for name, part in self._by_stream(ones, batch).items()}
 
     def sums(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The (weighted) sum of -log p(target)."""
-        states, targets = hidden_at_targets(model, batch)
-        weights = None if batch.weights_BT is None else batch.weights_BT.reshape(-1)[batch.supervised()]
-        return {"ce": cross_entropy_sum(model.lm_head, states, targets, weights, self.chunk)}, {}
+        """The (weighted) sum of -log p(target); and, without a gradient, that of each stream."""
+        index = batch.supervised()
+        if len(index) >= NEARLY_ALL * batch.targets_BT.numel() and is_whole(model.lm_head):  # cheaper than to pick them
+            states = model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask()).flatten(0, 1)
+            weights = None if batch.weights_BT is None else batch.weights_BT.reshape(-1)
+            total, losses = cross_entropies(model.lm_head, states, batch.targets_BT.reshape(-1), weights, self.chunk)
+            losses = losses[index] if self.streams else losses
+        else:
+            states, targets = hidden_at_targets(model, batch)
+            total, losses = cross_entropies(model.lm_head, states, targets, _weights(batch), self.chunk)
+        return {"ce": total}, self._by_stream(losses, batch) if self.streams else {}
+
+    def _by_stream(self, values_N: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sum over the learnt positions of each stream's rows."""
+        stream_B = batch.extra.get("stream_B")
+        if stream_B is None:
+            return dict.fromkeys(self.streams, values_N.new_zeros(()))
+        stream_N = stream_B[batch.supervised() // batch.ids_BT.shape[1]]
+        columns = torch.arange(len(self.streams), device=values_N.device)
+        return dict(zip(self.streams, ((stream_N[:, None] == columns) * values_N[:, None]).sum(0), strict=True))
+
+
+def _weights(batch: Batch) -> Tensor | None:
+    """Weights [N] of the learnt positions."""
+    return None if batch.weights_BT is None else batch.weights_BT.reshape(-1)[batch.supervised()]
 
 
 def hidden_at_targets(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -76,24 +105,31 @@ def cross_entropy_sum(
     lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, chunk: int | None = None
 ) -> Tensor:
     """Sum over N of weight * -log softmax(lm_head(state))[target], a float32 scalar."""
-    if type(lm_head) is Linear and cpu.trains(states_ND, lm_head.weight):
-        return cpu.cross_entropy_sum(states_ND, lm_head.weight, targets_N, weights_N, chunk)
+    return cross_entropies(lm_head, states_ND, targets_N, weights_N, chunk)[0]
+
+
+def cross_entropies(
+    lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None, chunk: int | None
+) -> tuple[Tensor, Tensor]:
+    """The sum of `cross_entropy_sum` and, without a gradient, what each position adds to it, float32 [N]."""
+    if is_whole(lm_head):
+        return output_loss(states_ND, lm_head.weight, targets_N, weights_N, chunk)  # type: ignore[arg-type]
     if chunk is None or len(targets_N) <= chunk:
-        return _cross_entropy(lm_head, states_ND, targets_N, weights_N)
-    total = states_ND.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets_N), chunk):
-        part = slice(start, start + chunk)
-        weights = None if weights_N is None else weights_N[part]
-        total = total + checkpoint(_cross_entropy, lm_head, states_ND[part], targets_N[part], weights, use_reentrant=False)
-    return total
+        losses_N = _losses(lm_head, states_ND, targets_N)
+    else:
+        parts = zip(states_ND.split(chunk), targets_N.split(chunk), strict=True)
+        losses_N = torch.cat([checkpoint(_losses, lm_head, states, targets, use_reentrant=False) for states, targets in parts])
+    losses_N = losses_N if weights_N is None else losses_N * weights_N
+    return losses_N.sum(), losses_N.detach()
 
 
-def _cross_entropy(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> Tensor:
-    logits = lm_head(states_ND)
-    if weights_N is None and type(logits) is Tensor:
-        return F.cross_entropy(logits.float(), targets_N, reduction="sum")
-    losses_N = target_losses(logits, targets_N)
-    return losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
+def is_whole(lm_head: Any) -> bool:
+    """Whether the output is one matrix that this process has whole, and not cut by vocabulary."""
+    return type(lm_head) is Linear and not hasattr(lm_head.weight, "placements")
+
+
+def _losses(lm_head: nn.Module, states_ND: Tensor, targets_N: Tensor) -> Tensor:
+    return target_losses(lm_head(states_ND), targets_N)
 
 
 def token_logps(model: Any, batch: Batch) -> Tensor:

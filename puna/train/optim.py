@@ -49,7 +49,11 @@ class Muon(torch.optim.Optimizer):
     model that is laid out over processes each gathers whole matrices, orthogonalises them, and keeps its shares.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -72,22 +76,25 @@ class Muon(torch.optim.Optimizer):
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         steps = torch._foreach_lerp(gradients, buffers, momentum)
-        updates = orthogonalise(torch.stack([whole(step) for step in steps])).unbind()
+        updates = orthogonalise(torch.stack([whole(step) for step in steps]), self.dtype).unbind()
         torch._foreach_mul_(weights, 1 - lr * decay)
         shares = [share_of(update, weight) for update, weight in zip(updates, weights, strict=True)]
         torch._foreach_add_([local(weight) for weight in weights], shares, alpha=-lr * MUON_RMS * max(shape) ** 0.5)
 
 
-def orthogonalise(matrices_NRC: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly (singular values end within about 0.7 to 1.2): the quintic iteration of Muon."""
+def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Nearest semi-orthogonal matrices, roughly (singular values end within about 0.7 to 1.2): the quintic iteration of Muon.
+
+    It bears products in bf16, as its author runs it.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices_NRC.shape[-2] > matrices_NRC.shape[-1]
     x = matrices_NRC.mT if tall else matrices_NRC
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
+        gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
 class Optimizer:
@@ -136,10 +143,11 @@ class Optimizer:
             owner[id(parameter)].state[parameter][slot] = value
 
 
-def build(parameters: Mapping[str, nn.Parameter], settings: OptimSettings) -> Optimizer:
+def build(parameters: Mapping[str, nn.Parameter], settings: OptimSettings, dtype: torch.dtype = torch.float32) -> Optimizer:
     """The optimiser of `settings` over those of the named parameters that want gradients.
 
     Muon takes the matrices inside `layers`; everything else, and everything under "adamw", goes to AdamW.
+    `dtype` is that of Muon's products.
     """
     named = {name: p for name, p in parameters.items() if p.requires_grad}
     hidden = {name for name, p in named.items() if settings.name == "muon" and p.dim() == 2 and ".layers." in f".{name}"}
@@ -153,5 +161,5 @@ def build(parameters: Mapping[str, nn.Parameter], settings: OptimSettings) -> Op
     ]
     if hidden:
         matrices = [p for name, p in named.items() if name in hidden]
-        parts.append(Muon(matrices, settings.lr, settings.momentum, settings.weight_decay))
+        parts.append(Muon(matrices, settings.lr, settings.momentum, settings.weight_decay, dtype))
     return Optimizer(parts, named)

@@ -14,11 +14,18 @@ from torch import Tensor, nn
 
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
+from puna.train.parallel.layout import Precision, resolved
 from puna.train.world import World
 
 
 class Place(Protocol):
-    """What the loop asks of a model, wherever it is."""
+    """What the loop asks of a model, wherever it is.
+
+    Attributes:
+        dtype: of its products.
+    """
+
+    dtype: torch.dtype
 
     def named(self) -> dict[str, nn.Parameter]:
         """Parameters, or this process's shares of them, by name."""
@@ -48,10 +55,11 @@ class Place(Protocol):
 
 
 class Whole:
-    """The whole model in this process."""
+    """The whole model in this process; weights are float32, products are in `precision`."""
 
-    def __init__(self, model: nn.Module, world: World, device: str):
+    def __init__(self, model: nn.Module, world: World, device: str, precision: Precision = "fp32"):
         self.model, self.world, self.device = model.to(device), world, device
+        self.dtype = torch.float32 if resolved(precision, device) == "fp32" else torch.bfloat16
 
     def named(self) -> dict[str, nn.Parameter]:
         return dict(self.model.named_parameters())
@@ -71,7 +79,8 @@ class Whole:
         totals: dict[str, Tensor] = {}
         step_loss = torch.zeros((), device=self.device)
         for batch in batches:
-            terms, others = objective.sums(self.model, batch)
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                terms, others = objective.sums(self.model, batch)
             loss: Any = sum((terms[term] * scale for term, scale in scales.items()), start=torch.zeros((), device=self.device))
             loss.backward()
             step_loss += loss.detach()

@@ -18,6 +18,7 @@ from puna.core.stage import StageContext
 from puna.model.config import SPECIAL_SLOTS, ModelConfig, ffn_width, preset
 from puna.train.corpus import Corpus, held_losses, open_corpus
 from puna.train.loop import TrainResult, train
+from puna.train.meter import Measuring
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import OptimSettings
 from puna.train.parallel.layout import Layout, Precision
@@ -73,6 +74,12 @@ class Watching(BaseSettings):
     preview_tokens: NonNegativeInt = 24
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
     device: str = execution("cpu")
+    profile_steps: tuple[NonNegativeInt, PositiveInt] | None = execution(None)  # first step and number of steps to trace
+    peak_tflops: PositiveFloat | None = execution(None)  # of one device, for the utilisation; None: known or measured
+
+    def measuring(self) -> Measuring:
+        """What the loop measures of its speed."""
+        return Measuring(self.peak_tflops, self.profile_steps)
 
 
 class Settings(BaseSettings):
@@ -131,9 +138,10 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     stream = corpus.stream(schedule, ctx.stream_seed("tokens"), micro_rows=settings.micro_rows)
     watcher = Watcher(corpus, settings.watch, settings.seq_len)
     result = train(
-        model, CrossEntropy(settings.loss_chunk), stream, schedule, settings.optim, ctx, evaluate=watcher,
+        model, CrossEntropy(settings.loss_chunk, stream.names), stream, schedule, settings.optim, ctx, evaluate=watcher,
         evaluate_every=settings.watch.evaluate_every, log_every=settings.watch.log_every,
-        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device,
+        checkpoint_seconds=settings.watch.checkpoint_seconds, device=settings.watch.device, precision=settings.precision,
+        measuring=settings.watch.measuring(),
     )  # fmt: skip
     write_model(model, ctx, corpus)
     return training_summary(model, result) | {"mix": stream.segments[-1].shares()}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from puna.core.errors import InputError
 from puna.core.rng import numpy_stream
@@ -124,6 +125,9 @@ class TokenStream:
         seed: of document orders and of the row mix.
         micro_rows: rows of a micro-batch; None runs a rank's rows at once.
         sources: needed where a mix names sources.
+
+    Attributes:
+        names: every stream that some mix asks for; `extra["stream_B"]` of a batch holds the place of each row's stream in it.
     """
 
     def __init__(
@@ -140,6 +144,8 @@ class TokenStream:
             for (first, batching), weights in zip(schedule.segments, mixes, strict=True)
         ]
         self.bases = self._bases()
+        self.names = sorted({name for segment in self.segments for name in segment.names})
+        self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def _streams_of(
         self, mix: Mapping[str, float], shards: Mapping[str, Documents], sources: SourcesOf | None
@@ -185,7 +191,9 @@ class TokenStream:
     def _batch(self, segment: _Segment, base: dict[str, int], rows: range) -> Batch:
         length = segment.batching.seq_len
         places = [segment.place(row) for row in rows]
-        return batch_of([self.groups[name].read(base[name] + before * length, length + 1) for name, before in places])
+        batch = batch_of([self.groups[name].read(base[name] + before * length, length + 1) for name, before in places])
+        batch.extra["stream_B"] = torch.tensor([self._numbers[name] for name, _ in places])
+        return batch
 
     def group_of(self, step: int) -> list[str]:
         """The group of each row of `step`, over all ranks; of a source with its own weight, its key in the mix."""

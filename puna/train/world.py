@@ -65,6 +65,14 @@ class World:
         dist.all_gather_object(found, dict(values) if self.owner else {}, group=_talk())
         return {name: sum(part.get(name, 0.0) for part in found) for name in sorted({name for part in found for name in part})}
 
+    def gather(self, values: list[float]) -> list[list[float]]:
+        """The values of every process, in the order of processes."""
+        if self.processes == 1:
+            return [values]
+        found = [torch.empty(len(values), dtype=torch.float64) for _ in range(self.processes)]
+        dist.all_gather(found, torch.tensor(values, dtype=torch.float64), group=_talk())
+        return [part.tolist() for part in found]
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the ranks, in one flat message per dtype."""
         if self.processes == 1:

@@ -84,7 +84,7 @@ def test_negative_numbers_are_refused_by_name(uses):
         ("flagship.model.kv_heads=3", "heads 4 is not a multiple of kv_heads 3"),
         ("flagship.model=llama3.1-9b", "no model preset is called 'llama3.1-9b'"),
         ("flagship-long.steps=-3", "'steps' is -3"),
-        ("flagship-long.batch_tokens=500", "less than one row of seq_len 512"),
+        ("flagship-long.batch_tokens=500", "less than one row of seq_len 1024"),
         ("flagship-base.steps=-1", "'steps' is -1"),
         ("flagship-chat.gold_steps=0", "'gold_steps' is 0"),
         ("student-chat.weight=2", "'weight' is 2"),

@@ -165,6 +165,35 @@ def test_plan_of_a_recipe_follows_models_and_vocabulary_through_the_graph(tmp_pa
     assert "base" in made.text() and f"{config.parameters():,}" in made.text()
 
 
+def test_plan_of_405b_has_the_paper_s_layouts_and_interruptions():
+    made = plan("405b")
+    layouts, interruptions = made.json()["layouts"], made.json()["interruptions"]
+    assert [layout["processes"] for layout in layouts] == [8192] * 3 + [16384] * 6
+    assert [round(layout["bubble"], 3) for layout in layouts[::3]] == [0.059, 0.117, 0.117]
+    assert [layout["parts"]["weights"] for layout in layouts[:4:3]] == [199_245_824, 99_622_912]  # a middle stage's share
+    for none, selective, full in zip(layouts[::3], layouts[1::3], layouts[2::3], strict=True):
+        assert none["bytes"] > selective["bytes"] > full["bytes"]
+    assert interruptions["mtti"] / 3600 == pytest.approx(3.09, abs=0.01) and interruptions["useful"] > 0.9
+    for shown in ("16,384 GPUs, TP8 CP16 PP16 DP8, 131,072 tokens", "bubble 5.9%", "3.09 h", "4.87 TB"):
+        assert shown in made.text()
+
+
+def test_plan_of_a_stage_laid_out_over_processes(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    text = ["base.parallel.pp=2", "base.parallel.tp=2", "base.micro_rows=2", "base.model.layers=4"]
+    stages = plan(str(path), text).json()["stages"]
+    layout, config = stages["base"]["layout"], ModelConfig(700, 64, 4, 4, 2, 192)
+    assert "layout" not in stages["longer"]
+    assert layout["processes"] == 4 and layout["bubble"] == pytest.approx(1 / 8)
+    half = (2 * (config.layer_parameters() - 128) + 700 * 64) // 2 + 2 * 128
+    assert (
+        layout["parts"]["weights"] in (4 * half, 4 * half + 4 * 64)
+        and layout["parts"]["moments"] == 2 * layout["parts"]["weights"]
+    )
+    assert "4 processes of" in plan(str(path), text).text()
+
+
 def test_numbers_read_well():
     assert [count(x) for x in (15.6e12, 2.84e7, 870)] == ["15.6T", "28.4M", "870"]
     assert [size(x) for x in (512, 4.9e6, 8.1e11)] == ["512 B", "4.9 MB", "810 GB"]

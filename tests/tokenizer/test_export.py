@@ -12,7 +12,7 @@ from puna.commands.texts import app
 from puna.core.errors import InputError
 from puna.tokenizer import special
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import jinja_template
+from puna.tokenizer.chat import PIECE_BREAK, Message, jinja_template, render
 from puna.tokenizer.export import export, gguf_fields
 from puna.tokenizer.hf import byte_letters
 
@@ -33,7 +33,7 @@ def test_gguf_is_read_back_by_the_gguf_package(tokenizer, tmp_path):
     assert found["llama.vocab_size"] == len(found["tokenizer.ggml.tokens"]) == tokenizer.vocab_size
     assert found["tokenizer.ggml.model"] == "gpt2"
     assert found["tokenizer.ggml.pre"] == "llama-bpe"
-    assert found["tokenizer.chat_template"] == jinja_template()
+    assert found["tokenizer.chat_template"] == jinja_template().replace(PIECE_BREAK, "")
     of_letter = {letter: byte for byte, letter in enumerate(byte_letters())}
     tokens, kinds = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
     assert [bytes(map(of_letter.get, token)) for token in tokens[: tokenizer.base_size]] == list(tokenizer.ranks)
@@ -69,6 +69,41 @@ def test_gguf_merges_give_the_same_ids(tokenizer):
     for text in [*SENTENCES, *(random_text(rng) for _ in range(300))]:
         pieces = [piece.encode() for piece in regex.findall(SPLIT_PATTERN, text)]
         assert merge_encode(fields, pieces) == tokenizer.encode(text)
+
+
+@pytest.fixture(scope="module")
+def llama_cpp_reads(tokenizer, tmp_path_factory):
+    """The exported GGUF in llama.cpp: its vocabulary only."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: llama.cpp itself is not compared")
+    (file,) = export(tokenizer, tmp_path_factory.mktemp("gguf"), "gguf")
+    engine = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
+    yield engine
+    engine.close()
+
+
+def test_llama_cpp_gives_the_same_ids(tokenizer, llama_cpp_reads):
+    rng = random.Random(8)
+    for text in [*SENTENCES, *(random_text(rng) for _ in range(1000))]:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert llama_cpp_reads.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text), text
+
+
+def test_llama_cpp_renders_and_ends_a_chat_as_we_do(tokenizer, llama_cpp_reads):
+    import llama_cpp
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    template = llama_cpp_reads.metadata["tokenizer.chat_template"]
+    formatter = Jinja2ChatFormatter(template, eos_token="<|eot_id|>", bos_token="<|begin_of_text|>", add_generation_prompt=True)
+    messages = [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": " 7 and\n3?"},
+        {"role": "assistant", "content": "10"}, {"role": "user", "content": "Straße?"},
+    ]  # fmt: skip
+    text = formatter(messages=messages).prompt
+    expected = render(tokenizer, [Message(**message) for message in messages], generation_prompt=True).ids
+    assert llama_cpp_reads.tokenize(text.encode(), add_bos=False, special=True) == expected
+    vocabulary = llama_cpp_reads._model.vocab
+    ends = [i for i in range(tokenizer.vocab_size) if llama_cpp.llama_vocab_is_eog(vocabulary, i)]
+    assert ends == sorted(tokenizer.stop_ids)
 
 
 def test_tiktoken_files_make_the_same_encoding(tokenizer, tmp_path):

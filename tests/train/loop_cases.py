@@ -79,3 +79,29 @@ def two_ranks(rank: int, folder: str) -> None:
         weights = {n: p.detach() for n, p in model.named_parameters()}
         torch.save({"gradients": gradients, "rows": rows, "weights": weights, "run_rows": result.rows}, f"{folder}/answers.pt")
     dist.destroy_process_group()
+
+
+def straggling(rank: int, folder: str) -> None:
+    """Six steps in two processes; the second waits 20 ms for its data and computes 20 ms more in every step."""
+    import time
+
+    import torch.distributed as dist
+
+    class Slow(CrossEntropy):
+        def sums(self, model, batch):
+            end = time.thread_time() + 0.02 * rank
+            while time.thread_time() < end:
+                pass
+            return super().sums(model, batch)
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    mine = batches(rank=rank, world=2)
+
+    def read(step):
+        time.sleep(0.02 * rank)
+        return mine(step)
+
+    model, ctx = Llama(SHAPE, seed=3), local_context(Path(folder) / f"out-{rank}")
+    train(model, Slow(), read, Schedule(steps=6), OptimSettings(), ctx, log_every=3)
+    dist.destroy_process_group()

@@ -43,6 +43,7 @@ CASES: dict[int, dict[str, dict]] = {
         "interleaved": {"pp": 2, **INTERLEAVED},
         "zero bubble": {"pp": 2, "schedule": "zbv_zero_bubble", "virtual_stages": 2},
         "lean ends": {"pp": 2, "lean_ends": True, **INTERLEAVED},
+        "ends without layers": {"pp": 2, "lean_ends": True, "schedule": "interleaved_1f1b", "virtual_stages": 5},
         "recompute all": {"dp": 2, "recompute": "full"},
         "recompute some": {"tp": 2, "recompute": "selective"},
         "tied": {"tp": 2, "tied": True},

@@ -28,7 +28,7 @@ def answers(tmp_path_factory):
         if processes not in done:
             done.add(processes)
             mp.spawn(session, args=(processes, str(folder), CASES[processes]), nprocs=processes)
-        return [torch.load(folder / name / f"answer-{n}.pt") for n in range(processes)]
+        return [torch.load(folder / name / f"answer-{n}.pt", weights_only=True) for n in range(processes)]
 
     return ask
 

@@ -64,6 +64,8 @@ def test_equals_one_process_and_reports(tmp_path, tokens, alone):
     summary = trained(tmp_path / "model", tokens, events=events, dp=2)
     assert_same_run(tmp_path / "model", alone)
     assert summary["steps"] == 12 and load_model(tmp_path / "model").config.dim == 32
+    timing = [json.loads(line) for line in (tmp_path / "model" / "volatile" / "timing.jsonl").read_text().splitlines()]
+    assert len(timing) == 12 and all(row["slowest"] in (0, 1) and 0 < row["work_s_min"] <= row["work_s_max"] for row in timing)
     assert any(event["event"] == "progress" for event in events) and events[-1]["event"] in ("metric", "progress")
 
 

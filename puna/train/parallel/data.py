@@ -26,7 +26,9 @@ def shard_weights(model: nn.Module, layers: list[nn.Module], mesh: DeviceMesh, p
         mesh: one dimension to shard over, or two: copies, and shards of each copy.
         reshard: free a layer's gathered weights after its forward pass (a pipeline, which comes back soon, keeps them).
     """
-    policy = MixedPrecisionPolicy(param_dtype=None if precision == "fp32" else torch.bfloat16, reduce_dtype=torch.float32)
+    dtype = None if precision == "fp32" else torch.bfloat16
+    # inputs are not cast: hidden states are in `dtype` from the embedding on, and RoPE tables stay float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     shards = mesh.size(mesh.ndim - 1)
     how: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "shard_placement_fn": partial(_dimension, shards=shards)}
     for layer in layers:

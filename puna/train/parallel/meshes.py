@@ -43,8 +43,7 @@ class Meshes:
             raise InputError(f"the layout has {layout.world} places and there are {dist.get_world_size()} processes",
                              where="parallel", fix="start as many processes as dp * cp * tp * pp")  # fmt: skip
         place = torch.arange(layout.world).reshape(layout.dp, layout.pp, layout.cp, layout.tp).transpose(0, 1)
-        shards = layout.dp * layout.cp // layout.replicate
-        params = place.reshape(layout.pp, layout.replicate, shards, layout.tp)
+        params = place.reshape(layout.pp, layout.replicate, layout.shards, layout.tp)
         rows = DeviceMesh(device, place, mesh_dim_names=("pp", "dp", "cp", "tp"))
         at = dict(zip(("pp", "dp", "cp", "tp"), (place == dist.get_rank()).nonzero()[0].tolist(), strict=True))
         meshes = cls(layout, DeviceMesh(device, params, mesh_dim_names=("pp", "replicate", "shard", "tp")), rows, at,

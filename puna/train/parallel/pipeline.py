@@ -28,8 +28,6 @@ SCHEDULES = {
     "gpipe": "GPipe", "1f1b": "1F1B", "looped_bfs": "LoopedBFS", "interleaved_1f1b": "Interleaved1F1B",
     "interleaved_zero_bubble": "InterleavedZeroBubble", "zbv_zero_bubble": "ZBVZeroBubble", "dualpipe_v": "DualPipeV",
 }  # fmt: skip
-
-
 BATCH_PARTS = ("ids_BT", "targets_BT", "positions_BT", "documents_BT")
 
 
@@ -90,7 +88,7 @@ class Pipeline:
         given = {"positions_BT": positions} | ({} if mask is None else {"mask": mask})
         first, last = 0 in self.numbers, self.layout.stages - 1 in self.numbers
         which = torch.arange(len(batches), device=ids.device).repeat_interleave(len(batches[0].ids_BT)) if last else None
-        schedule.step(*((ids,) if first else ()), target=which, **given)
+        schedule.step(*((ids,) if first else ()), target=which, return_outputs=False, **given)
         totals: dict[str, Tensor] = {}
         for number in sorted(self._found):
             add_up(totals, self._found[number])

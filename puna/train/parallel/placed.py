@@ -22,7 +22,7 @@ from puna.train.packing import Batch
 from puna.train.parallel.context import ContextGather, gathered, local_rows, order
 from puna.train.parallel.data import shard_weights, synchronise
 from puna.train.parallel.float8 import use_float8
-from puna.train.parallel.layout import Precision
+from puna.train.parallel.layout import Precision, resolved
 from puna.train.parallel.meshes import Meshes
 from puna.train.parallel.pipeline import Pipeline, prune
 from puna.train.parallel.recompute import recompute_blocks
@@ -55,24 +55,28 @@ class Placed:
         config: of the whole model.
         weights: tensors of the whole model by name to copy; None draws them from `seed`.
         precision: of the products; weights, gradients and optimiser state are float32.
+        materialise: take memory and fill it; else every share stays on the meta device, to be looked at.
 
     Raises:
         InputError: the model does not divide by the layout.
     """
 
     def __init__(self, config: ModelConfig, meshes: Meshes, *, seed: int = 0, weights: Mapping[str, Tensor] | None = None,
-                 precision: Precision = "fp32"):  # fmt: skip
+                 precision: Precision = "fp32", materialise: bool = True):  # fmt: skip
         self.config, self.meshes, self.layout = config, meshes, meshes.layout
+        self.precision = resolved(precision, meshes.device.type)
+        self.dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         self.layout.check_model(config)
         at = meshes.coordinate
-        self.parts = [self._part(stage, precision) for stage in self.layout.stages_of(at["pp"])]
-        self._fill(seed, weights)
+        self.parts = [self._part(stage) for stage in self.layout.stages_of(at["pp"])]
+        if materialise:
+            self._fill(seed, weights)
         self.pipeline = None
         if self.layout.pp > 1:
             group = meshes.rows["pp"].get_group()
             self.pipeline = Pipeline(self.parts, self.layout, group, at["pp"], meshes.device)
 
-    def _part(self, stage: int, precision: Precision) -> Part:
+    def _part(self, stage: int) -> Part:
         layout, meshes = self.layout, self.meshes
         with torch.device("meta"):
             part = Part(self.config, seed=None)
@@ -80,7 +84,7 @@ class Placed:
             prune(part, layout, stage)
         if layout.cp > 1:
             part.gather = ContextGather(meshes.rows["cp"])
-        if precision == "fp8":
+        if self.precision == "fp8":
             use_float8(part)
         if layout.tp > 1:
             divide_matrices(part, meshes.params["tp"])
@@ -89,7 +93,7 @@ class Placed:
         for layer in layers if layout.compile else ():
             layer.compile(fullgraph=True)
         mesh = meshes.params["shard"] if layout.replicate == 1 else meshes.params["replicate", "shard"]
-        shard_weights(part, layers, mesh, precision, reshard=layout.pp == 1)
+        shard_weights(part, layers, mesh, self.precision, reshard=layout.pp == 1)
         register_fsdp_forward_method(part, "hidden")
         return part
 
@@ -186,7 +190,7 @@ class Placed:
             states = self.parts[0].hidden(ids_BT, positions_BT=positions_BT, mask=mask)
         else:
             shape = (len(ids_BT), ids_BT.shape[1] // layout.tp, self.config.dim)
-            like = torch.empty((), dtype=torch.float32)
+            like = torch.empty((), dtype=self.dtype)
             states = self.pipeline.states(ids_BT, positions_BT, mask, shape, like)
         if layout.cp == 1:
             return states

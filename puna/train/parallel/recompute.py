@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["none", "selective", "full"]
+from puna.plan.layout import Recompute
+
 _ATEN = torch.ops.aten
 KEPT = (
     _ATEN.mm.default, _ATEN.bmm.default, _ATEN.addmm.default, _ATEN._scaled_mm.default,
