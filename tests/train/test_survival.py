@@ -100,7 +100,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
-from test_ranks import trained
+from test_survival import trained
 trained(Path({out!r}), Path({tokens!r}), dp=2)
 """
 
