@@ -2,10 +2,12 @@
 
     python bench/train_cpu.py [--quick] [--check] [--shape cria|small] [--steps N] [--runs N] [--litgpt-python PYTHON]
 
-All sides start from the same weights and read the same rows (float32, AdamW, clipping at 1, one document a row); the losses of
-their first steps must agree before anything is timed. Each run is a process of its own, in turns; medians of the CPU time of the
-steps after the first ten, and the peak memory of the process. The limit is the model's FLOPs at the rate of this core's matrix
-products, measured in the same run. `flat` compares reading a step's rows from 1x and from 100x the data.
+All sides start from the same weights and read the same rows (AdamW, clipping at 1, one document a row), in fp32 and with products
+in bf16 (weights in fp32: autocast, or what Puna has for it); the losses of their first steps must agree before anything is timed.
+Each run is a process of its own, in turns; medians of the CPU time of the steps after the first ten, and the peak memory of the
+process. A ratio is given for each precision, and for the faster of both on each side, to which the goals apply. The limit is the
+model's FLOPs at the rate of this core's matrix products in that precision, measured in the same run. `flat` compares reading a
+step's rows from 1x and from 100x the data.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def rows_of(shape: str, steps: int, step: int) -> Any:
 # ---- the sides: each trains for `steps` steps and returns losses and the seconds of every step
 
 
-def puna(shape: str, steps: int) -> tuple[list[float], list[float]]:
+def puna(shape: str, steps: int, precision: str) -> tuple[list[float], list[float]]:
     """Puna's loop as stages use it, evaluation and checkpoints left out."""
     import torch
 
@@ -79,14 +81,14 @@ def puna(shape: str, steps: int) -> tuple[list[float], list[float]]:
 
     with tempfile.TemporaryDirectory() as out:
         result = train(model, CrossEntropy(), batches, Schedule(steps=steps, lr=LearningRate(shape="constant", warmup=0)),
-                       OptimSettings(lr=LR, betas=BETAS, weight_decay=DECAY), local_context(Path(out) / "a"), log_every=1, precision=os.environ.get("PREC","fp32"),
+                       OptimSettings(lr=LR, betas=BETAS, weight_decay=DECAY), local_context(Path(out) / "a"), log_every=1,
+                       precision=precision,
                        checkpoint_seconds=1e9)  # fmt: skip
     return [row["loss"] for row in result.rows], differences([*marks, time.process_time()])
 
 
-def plain(shape: str, steps: int) -> tuple[list[float], list[float]]:
+def plain(shape: str, steps: int, precision: str) -> tuple[list[float], list[float]]:
     """What one writes down first: the network module by module, AdamW, one loop."""
-    import torch
     import torch.nn.functional as F
     from plain_llama import PlainLlama
 
@@ -94,10 +96,14 @@ def plain(shape: str, steps: int) -> tuple[list[float], list[float]]:
 
     model = PlainLlama(SHAPES[shape], LENGTH)
     model.load_state_dict(Llama(config_of(shape), seed=0).state_dict())
-    return plain_loop(model, lambda logits, ids: F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()), shape, steps, torch)
+    return plain_loop(
+        model, lambda logits, ids: F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()), shape, steps, precision
+    )
 
 
-def plain_loop(model: Any, loss_of: Any, shape: str, steps: int, torch: Any) -> tuple[list[float], list[float]]:
+def plain_loop(model: Any, loss_of: Any, shape: str, steps: int, precision: str) -> tuple[list[float], list[float]]:
+    import torch
+
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -106,7 +112,8 @@ def plain_loop(model: Any, loss_of: Any, shape: str, steps: int, torch: Any) -> 
     for step in range(steps):
         marks.append(time.process_time())
         ids = rows_of(shape, steps, step)
-        loss = loss_of(model(ids[:, :-1]), ids)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of(model(ids[:, :-1]), ids)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -115,7 +122,7 @@ def plain_loop(model: Any, loss_of: Any, shape: str, steps: int, torch: Any) -> 
     return losses, differences([*marks, time.process_time()])
 
 
-def hf_trainer(shape: str, steps: int) -> tuple[list[float], list[float]]:
+def hf_trainer(shape: str, steps: int, precision: str) -> tuple[list[float], list[float]]:
     """transformers' LlamaForCausalLM under its Trainer, nothing saved and nothing reported."""
     import torch
     from torch.utils.data import Dataset
@@ -161,15 +168,15 @@ def hf_trainer(shape: str, steps: int) -> tuple[list[float], list[float]]:
             output_dir=out, per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=LR, weight_decay=DECAY,
             adam_beta1=BETAS[0], adam_beta2=BETAS[1], lr_scheduler_type="constant", max_grad_norm=1.0, logging_steps=1,
             save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, dataloader_num_workers=0,
+            bf16=precision == "bf16",
             remove_unused_columns=False,
         )  # fmt: skip
         InOrder(model=peer, args=arguments, train_dataset=Rows(), callbacks=[clock]).train()
     return clock.losses, differences([*clock.marks, time.process_time()])
 
 
-def litgpt(shape: str, steps: int) -> tuple[list[float], list[float]]:
+def litgpt(shape: str, steps: int, precision: str) -> tuple[list[float], list[float]]:
     """litgpt's GPT in the plain loop."""
-    import torch
     from litgpt import Config
     from litgpt.model import GPT
     from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
@@ -188,9 +195,10 @@ def litgpt(shape: str, steps: int) -> tuple[list[float], list[float]]:
     state: dict[str, Any] = {}
     copy_weights_hf_llama(config, {}, state, dict(Llama(config_of(shape), seed=0).state_dict()))
     model.load_state_dict(state)
-    return plain_loop(model, lambda logits, ids: chunked_cross_entropy(logits, ids[:, 1:], chunk_size=0), shape, steps, torch)
+    return plain_loop(model, lambda logits, ids: chunked_cross_entropy(logits, ids[:, 1:], chunk_size=0), shape, steps, precision)
 
 
+PRECISIONS = ("fp32", "bf16")
 SIDES = {"puna": puna, "hf_trainer": hf_trainer, "litgpt": litgpt, "plain": plain}
 
 
@@ -201,22 +209,22 @@ def differences(marks: list[float]) -> list[float]:
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
-def side(name: str, shape: str, steps: int) -> None:
+def side(name: str, precision: str, shape: str, steps: int) -> None:
     """Body of one process."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    losses, took = SIDES[name](shape, steps)
+    losses, took = SIDES[name](shape, steps, precision)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"losses": losses, "seconds": took, "peak_mb": peak}))
 
 
-def measured(python: str, name: str, shape: str, steps: int) -> dict[str, Any]:
-    command = [python, str(HERE), "--side", name, "--shape", shape, "--steps", str(steps)]
+def measured(python: str, name: str, precision: str, shape: str, steps: int) -> dict[str, Any]:
+    command = [python, str(HERE), "--side", name, "--precision", precision, "--shape", shape, "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        sys.exit(f"{name} in {precision} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -230,13 +238,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def product_rate(shape: str) -> float:
-    """GFLOP/s of one core at the network's largest matrix products."""
+def product_rate(shape: str, precision: str) -> float:
+    """GFLOP/s of one core at the network's matrix products between model and feed-forward width."""
     import torch
 
     torch.set_num_threads(1)
     sizes = SHAPES[shape]
-    x, w = torch.randn(ROWS * LENGTH, sizes["dim"]), torch.randn(sizes["ffn_dim"], sizes["dim"])
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, w = torch.randn(ROWS * LENGTH, sizes["dim"]).to(dtype), torch.randn(sizes["ffn_dim"], sizes["dim"]).to(dtype)
     best = 1e9
     for _ in range(50):
         start = time.process_time()
@@ -272,37 +281,47 @@ def flat_cost() -> float:
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All sides in turns; prints the table."""
+    from puna.plan.flops import training_flops_per_token
+
     pythons = dict.fromkeys(SIDES, sys.executable) | {"litgpt": args.litgpt_python}
-    names = [name for name in SIDES if pythons[name]]
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    names = [(name, precision) for precision in PRECISIONS for name in SIDES if pythons[name]]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(args.runs):
-        for name in names:
-            runs[name].append(measured(pythons[name], name, args.shape, args.steps))
-    first = runs["puna"][0]["losses"]
+        for name, precision in names:
+            runs[name, precision].append(measured(pythons[name], name, precision, args.shape, args.steps))
+    first = runs["puna", "fp32"][0]["losses"]
     for name in names:
         apart = max(abs(a - b) for a, b in zip(first[:FIRST], runs[name][0]["losses"][:FIRST], strict=True))
         if apart > 2e-3:
-            sys.exit(f"{name} does not compute the same: its first losses are {apart:.4f} apart")
-    tokens = ROWS * LENGTH
+            sys.exit(f"{' in '.join(name)} does not compute the same: its first losses are {apart:.4f} apart")
     step = {name: statistics.median(s for run in runs[name] for s in run["seconds"][WARM:]) for name in names}
     memory = {name: max(run["peak_mb"] for run in runs[name]) for name in names}
-    rate = product_rate(args.shape)
-    from puna.plan.flops import training_flops_per_token
-
     flops = training_flops_per_token(config_of(args.shape), LENGTH)
-    limit = rate * 1e9 / flops
+    rates = {precision: product_rate(args.shape, precision) for precision in PRECISIONS}
+    speed = {name: ROWS * LENGTH / seconds for name, seconds in step.items()}
+    share = {name: speed[name] * flops / 1e9 / rates[name[1]] for name in names}
     for name in names:
-        speed = tokens / step[name]
-        share = f"{100 * speed / limit:5.1f} % of the limit"
-        print(f"{name:12} {speed:9.0f} tokens/s  {1e3 * step[name]:7.2f} ms a step  {share}  {memory[name]:6.0f} MB")
+        of_limit = f"{100 * share[name]:5.1f} % of the limit"
+        print(f"{' '.join(name):16} {speed[name]:9.0f} tokens/s  {1e3 * step[name]:7.2f} ms  {of_limit}  {memory[name]:6.0f} MB")
+    for precision, rate in rates.items():
+        print(
+            f"limit in {precision}    {1e9 * rate / flops:9.0f} tokens/s: {flops / 1e6:.1f} MFLOP a token at {rate:.0f} GFLOP/s"
+        )
     flat = flat_cost()
-    print(f"limit        {limit:9.0f} tokens/s: {flops / 1e6:.1f} MFLOP a token at {rate:.0f} GFLOP/s")
     print(f"reading 100x the data costs {flat:.2f}x")
-    ratios = {name: step[name] / step["puna"] for name in names if name != "puna"}
-    return {"bench": "train_cpu", "shape": args.shape, "ratios": ratios,
-            "limits": {"tokens_per_s": limit, "gflops": rate, "share_of_limit": tokens / step["puna"] / limit, "flat": flat},
-            "tokens_per_s": {name: tokens / step[name] for name in names}, "peak_mb": memory, "runs": args.runs,
-            "steps": args.steps, "machine": f"{platform.machine()}, one core", "versions": versions()}  # fmt: skip
+    flatly = {"tokens_per_s": speed, "share_of_limit": share, "peak_mb": memory}
+    return {"bench": "train_cpu", "shape": args.shape, "ratios": ratios(step), "gflops": rates, "flat": flat,
+            **{key: {" ".join(name): value for name, value in values.items()} for key, values in flatly.items()},
+            "runs": args.runs, "steps": args.steps, "machine": f"{platform.machine()}, one core",
+            "versions": versions()}  # fmt: skip
+
+
+def ratios(step: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+    """By precision, and "fastest", the better of a side's precisions: seconds of each peer over Puna's."""
+    peers = list(dict.fromkeys(name for name, _ in step if name != "puna"))
+    found = {p: {peer: step[peer, p] / step["puna", p] for peer in peers} for p in PRECISIONS}
+    best = {name: min(step[name, p] for p in PRECISIONS) for name in ("puna", *peers)}
+    return found | {"fastest": {peer: best[peer] / best["puna"] for peer in peers}}
 
 
 def versions() -> dict[str, str]:
@@ -314,11 +333,11 @@ def versions() -> dict[str, str]:
 
 
 def missed(result: dict[str, Any]) -> list[str]:
-    """Goals not met: a ratio too small, or memory above that of a side."""
-    ratios, memory = result["ratios"], result["peak_mb"]
-    found = [f"{name} {ratios[name]:.2f} < {goal}" for name, goal in GOAL.items() if ratios.get(name, goal) < goal]
-    more = [name for name in ratios if memory["puna"] > memory[name]]
-    return found + [f"memory {memory['puna']:.0f} MB > {memory[name]:.0f} of {name}" for name in more]
+    """Goals not met: a ratio too small, or memory above that of a side in the same precision."""
+    fastest, memory = result["ratios"]["fastest"], result["peak_mb"]
+    found = [f"{name} {fastest[name]:.2f} < {goal}" for name, goal in GOAL.items() if fastest.get(name, goal) < goal]
+    more = [(name, p) for name in fastest for p in PRECISIONS if memory[f"puna {p}"] > memory[f"{name} {p}"]]
+    return found + [f"memory in {p} is above that of {name}" for name, p in more]
 
 
 def main() -> None:
@@ -330,11 +349,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--litgpt-python", default="", help="an interpreter that imports litgpt; empty leaves it out")
     parser.add_argument("--side", choices=sorted(SIDES))
+    parser.add_argument("--precision", choices=PRECISIONS)
     args = parser.parse_args()
     args.steps = args.steps or (30 if args.quick else 120)
     args.runs = args.runs or (1 if args.quick else 3)
     if args.side:
-        side(args.side, args.shape, args.steps)
+        side(args.side, args.precision, args.shape, args.steps)
         return
     result = compare(args)
     print(json.dumps(result))

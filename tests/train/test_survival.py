@@ -101,7 +101,7 @@ import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_survival import trained
-trained(Path({out!r}), Path({tokens!r}), dp=2)
+trained(Path({out!r}), Path({tokens!r}), dp=2, drill=["hang:1@8"], hang_seconds=300)  # it is killed while it hangs
 """
 
 
