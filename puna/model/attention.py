@@ -49,7 +49,7 @@ def rule_mask(rule: Rule, rows: int, queries: int, keys: int, device: torch.devi
     """A rule as the device's attention takes it."""
     if device.type != "cuda":
         return dense_mask(rule, rows, queries, keys, device)
-    return create_block_mask(rule, rows, None, queries, keys, device=device)
+    return _compiled(create_block_mask)(rule, rows, None, queries, keys, device=device)  # else it makes every element first
 
 
 def document_mask(documents_BT: Tensor) -> BoolTensor:
@@ -73,7 +73,7 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask | None) ->
     """
     T, S, grouped = q_BHTE.shape[2], k_BKSE.shape[2], q_BHTE.shape[1] != k_BKSE.shape[1]
     if isinstance(mask, BlockMask):
-        flex = _compiled() if q_BHTE.is_cuda else flex_attention
+        flex = _compiled(flex_attention) if q_BHTE.is_cuda else flex_attention
         return flex(q_BHTE, k_BKSE, v_BKSE, block_mask=mask, enable_gqa=grouped)  # type: ignore[return-value]
     if mask is None and 1 < T < S:
         mask = additive(torch.ones(T, S, dtype=torch.bool, device=q_BHTE.device).tril(S - T), q_BHTE.dtype)
@@ -81,6 +81,6 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask | None) ->
     return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=causal, enable_gqa=grouped)  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> Any:
-    return torch.compile(flex_attention)
+@lru_cache(maxsize=2)
+def _compiled(function: Any) -> Any:
+    return torch.compile(function)

@@ -58,9 +58,21 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 def product(x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
     """x @ weight.T of one dtype, by oneDNN where there is one; no gradient."""
-    if ONEDNN:
+    if _by_onednn(x_BTD.dtype):
         return torch.ops.mkldnn._linear_pointwise(x_BTD, weight_FD, None, "none", [], "")
     return F.linear(x_BTD, weight_FD)
+
+
+@lru_cache(maxsize=4)
+def _by_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type here: bf16 it refuses on older processors."""
+    if not ONEDNN or dtype == torch.float32:
+        return ONEDNN
+    try:
+        one = torch.ones(1, 1, dtype=dtype)
+        return torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "") is not None
+    except RuntimeError:
+        return False
 
 
 if ONEDNN:
@@ -73,7 +85,7 @@ if ONEDNN:
 
 def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """[F,D] of y = x @ weight.T."""
-    return gradient.flatten(0, -2).t() @ x.flatten(0, -2)
+    return gradient.reshape(-1, gradient.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
 
 
 class _Linear(torch.autograd.Function):
@@ -124,9 +136,9 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, dtype: torch.dtype) -> Tensor:
         x, gate, up, down = (tensor.to(dtype) for tensor in (x_BTD, gate_FD, up_FD, down_DF))
-        active_BTF, up_BTF = product(x, gate), product(x, up)
-        open_BTF = active_BTF.sigmoid()
-        active_BTF.mul_(open_BTF)
+        gate_BTF, up_BTF = product(x, gate), product(x, up)
+        open_BTF = gate_BTF.sigmoid()
+        active_BTF = gate_BTF * open_BTF  # not in place: selective recomputation keeps what products give
         ctx.save_for_backward(x, gate, up, down, active_BTF, open_BTF, up_BTF)
         ctx.dtypes = x_BTD.dtype, gate_FD.dtype
         return product(active_BTF * up_BTF, down)
@@ -251,7 +263,7 @@ def swiglu(x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Te
 def attends(x_BTD: Tensor, bias: Any, heads: int) -> bool:
     """Whether the shares of attention over whole rows are few enough to be kept, under no mask or one for all heads."""
     B, T, _ = x_BTD.shape
-    fits = bias is None or (type(bias) is Tensor and bias.shape[-3:] == (1, T, T) and bias.dtype == torch.float32)
+    fits = bias is None or (type(bias) is Tensor and bias.dim() == 4 and bias.shape[1:] == (1, T, T) and not bias.requires_grad)
     return fits and T > QUERIES // 2 and B * heads * T * T <= KEPT
 
 

@@ -58,8 +58,8 @@ def activation_values_per_token(config: ModelConfig) -> int:
     """Numbers that autograd keeps for one token between forward and backward, logits left out.
 
     Per layer: both norms keep input, normed input and output (6 D); attention keeps q, k, v and its output (2 H E + 2 K E);
-    SwiGLU keeps gate, silu(gate), up and their product (4 F). The final norm keeps 3 D. On a CPU in fp32 `puna.model.cpu` keeps
-    2 F there and, of rows of up to 512 tokens, the shares of attention.
+    SwiGLU keeps gate, silu(gate), up and their product (4 F). The final norm keeps 3 D. On a CPU `puna.model.cpu`
+    keeps 3 F there and, of rows that are short enough, the shares of attention too (its `KEPT`), which are not counted here.
     """
     heads, kv = config.heads * config.head_size, config.kv_heads * config.head_size
     return config.layers * (6 * config.dim + 2 * heads + 2 * kv + 4 * config.ffn_dim) + 3 * config.dim

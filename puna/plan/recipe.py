@@ -73,10 +73,14 @@ def _training(node: Node, graph: Graph) -> Training | None:
     config = _config(node, graph)
     if config is None:
         return None
+    name = getattr(getattr(settings, "optim", None), "name", "adamw")
+    if hasattr(settings, "token_parts"):
+        found = settings.token_parts()
+        parts = tuple((float(tokens), int(length)) for tokens, length, _ in found)
+        return Training(config, parts, float(steps), max(int(step) for _, _, step in found), name == "muon")
     lengths = getattr(settings, "stages", None) or (_row(settings, config),)
     each = steps if isinstance(steps, tuple) else (steps,) * len(lengths)
     parts = tuple((float(s * batch), int(length)) for s, length in zip(each, lengths, strict=True))
-    name = getattr(getattr(settings, "optim", None), "name", "adamw")
     return Training(config, parts, float(sum(each)), int(batch), name == "muon")
 
 
@@ -146,7 +150,7 @@ def _layout(settings: Any, training: Training) -> dict[str, Any] | None:
     length = max(row for _, row in training.parts)
     rows = max(1, training.batch_tokens // (length * axes.dp))
     together = min(rows, getattr(settings, "micro_rows", None) or rows)
-    element = 4 if getattr(settings, "precision", "fp32") == "fp32" else 2
+    element = 4 if getattr(settings, "precision", "fp32") in ("fp32", "auto") else 2  # auto may be either: the larger
     dense = getattr(getattr(settings, "watch", None), "device", "cpu") == "cpu"
     work = Work(length, -(-rows // together), together, element, getattr(settings, "loss_chunk", None), dense_mask=dense)
     return layout_values(training.config, axes, work)

@@ -24,7 +24,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import comparison
 from puna.post.rounds import one_of_kind, part, verdict_of
-from puna.train.parallel.layout import Precision
+from puna.train.parallel.layout import Products
 
 KIND = "model"
 REVISION = 1
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     weight: Share = 0.5
     dev: PositiveInt = 500
     max_tokens: PositiveInt = 48
-    precision: Precision = "fp32"
+    precision: Products = "fp32"
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:

@@ -40,11 +40,11 @@ from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Sample, Task, 
 from puna.train.loop import train
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch
-from puna.train.parallel.layout import Precision
+from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "reward"
-REVISION = 3
+REVISION = 4
 
 HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"
 SCORED_TOGETHER = 256  # answers per forward pass when scoring
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     held: float = Field(0.15, ge=0, lt=1)
     least_pairs: NonNegativeInt = 100
     length: PositiveInt | None = None
-    precision: Precision = "fp32"
+    precision: Products = "fp32"
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
@@ -84,7 +84,9 @@ class RewardModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Scores [N], one per document of the batch, in float32."""
         x_BTD = self.trunk.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())
-        return self.head(x_BTD.flatten(0, 1)[batch.extra["ends_N"]].float())[:, 0]
+        ends_ND = x_BTD.flatten(0, 1)[batch.extra["ends_N"]].float()
+        with torch.autocast(ends_ND.device.type, enabled=False):  # differences of scores are small
+            return self.head(ends_ND)[:, 0]
 
 
 class RankingLoss:

@@ -24,7 +24,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
 from puna.post.origin import origin
-from puna.train.parallel.layout import Precision
+from puna.train.parallel.layout import Products
 
 KIND = "model"
 REVISION = 2
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     least_pairs: NonNegativeInt = 200
     dev: PositiveInt = 500
     max_tokens: PositiveInt = 48
-    precision: Precision = "fp32"
+    precision: Products = "fp32"
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:

@@ -25,7 +25,7 @@ from puna.train.loop import TrainResult, train
 from puna.train.objectives import CrossEntropy, Objective
 from puna.train.optim import OptimSettings
 from puna.train.packing import DialogBatches, dialog_batches
-from puna.train.parallel.layout import Precision
+from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     variant: str = ""
     dev: PositiveInt = 500
     max_tokens: int = Field(64, ge=1)
-    precision: Precision = "fp32"
+    precision: Products = "fp32"
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
 
@@ -156,6 +156,7 @@ def finish(
         "overlong": pool.overlong,
         "row_length": pool.length,
         "variant": settings.variant,
+        "products": result.products,
         "dev": verdict.summary(),
     }
 

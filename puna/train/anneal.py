@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
-REVISION = 3
+REVISION = 4
 
 
 class Settings(BaseSettings):

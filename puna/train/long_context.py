@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from puna.core.errors import InputError
+from puna.core.errors import InputError, RunError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share, execution
 from puna.core.stage import StageContext
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.placed import Placed
 
 KIND = "model"
-REVISION = 2
+REVISION = 3
 
 
 class Scaling(BaseSettings):
@@ -75,12 +75,16 @@ class Needles(BaseSettings):
 
 
 class Gate(BaseSettings):
-    """What a stage must show: needle accuracy, and a held-out loss at the old length of at most (1 + tolerance) x the start's."""
+    """What a stage must show: needle accuracy, and a held-out loss at the old length of at most (1 + tolerance) x the start's.
+
+    A stage that does not, after `patience` rounds of `round_steps` more steps, ends the run if `required`; else a note says so.
+    """
 
     needle: Share = 0.9
     short_tolerance: NonNegativeFloat = 0.05
-    patience: NonNegativeInt = 0  # rounds of `round_steps` more steps while it does not
+    patience: NonNegativeInt = 0
     round_steps: PositiveInt = 20
+    required: bool = False
 
 
 class Settings(BaseSettings):
@@ -229,13 +233,21 @@ def _train_stages(
             tokens += read
         passed = _passed(settings.gate, last, start)
         if not passed:
-            ctx.note(f"context of {seq_len}: the gate was not passed, going on (needle {last['needle']:.2f}, "
-                     f"goal {settings.gate.needle:.2f}; short loss {last.get('held_loss')}, at the start {start})")  # fmt: skip
+            _missed(settings.gate, ctx, seq_len, last, start)
         found.append({
             "seq_len": seq_len, "steps": steps[i] + extra * settings.gate.round_steps, "extra_rounds": extra, "tokens": tokens,
             "needle_before": before, "needle_after": last["needle"], "short_loss_after": last.get("held_loss"), "passed": passed,
         })  # fmt: skip
     return found
+
+
+def _missed(gate: Gate, ctx: StageContext, seq_len: int, last: dict[str, Any], start: float | None) -> None:
+    """Say that a gate was not passed, and end there if it is required."""
+    figures = f"needle {last['needle']:.2f}, goal {gate.needle:.2f}; short loss {last.get('held_loss')}, at the start {start}"
+    if gate.required:
+        raise RunError(f"context of {seq_len} did not pass its gate ({figures})", where=ctx.name,
+                       fix="give this stage more steps or gate.patience, or set gate.required=false")  # fmt: skip
+    ctx.note(f"context of {seq_len}: the gate was not passed, going on ({figures})")
 
 
 def _part(

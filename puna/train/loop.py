@@ -113,6 +113,8 @@ def train(
             loop.run_step(meter.read(batches, loop.step))
         if loop.step % log_every == 0 or loop.step == schedule.steps:
             loop.log()
+            if loop.writer is not None:
+                loop.writer.finish_if_written()
         if average_every and loop.step > average_from and loop.step % average_every == 0:
             loop.add_to_average()
         if evaluate and (loop.step == schedule.steps or (evaluate_every and loop.step % evaluate_every == 0)):
@@ -388,8 +390,10 @@ class _Loop:
         losses = [row["loss"] for row in self.rows if row.get("loss") is not None]
         first, last = (losses[0], losses[-1]) if losses else (math.nan, math.nan)
         self.place.train(False)
-        return TrainResult(self.step, self.tokens, first, last, self.skipped, self.rows, self.best and self.best[0],
-                           self.best and self.best[1], self.shadows.get("average"), self.optimizer)  # fmt: skip
+        best: tuple[Any, Any] = self.best or (None, None)
+        average = self.shadows.get("average")
+        return TrainResult(self.step, self.tokens, first, last, self.skipped, self.rows, best[0], best[1], average,
+                           self.optimizer, self.place.precision)  # fmt: skip
 
 
 def _rounded(value: float) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 16 << 20  # of logits at a time, where no chunk is asked for
+CHUNK_BYTES = {"cpu": 16 << 20}  # of logits at a time, where no chunk is asked for; CPUs keep them in their cache
+CHUNK_BYTES_ELSEWHERE = 1 << 30
 
 
 def output_loss(
@@ -23,9 +24,13 @@ def output_loss(
     The second tensor is what each position adds to it, [N], without a gradient.
 
     Args:
-        chunk: positions whose logits exist at once; None takes what fits 16 MB.
+        chunk: positions whose logits exist at once; None takes what fits 16 MB on a CPU and 1 GB elsewhere.
     """
-    size = chunk or max(1, CHUNK_BYTES // (4 * len(weight_VD)))
+    most = CHUNK_BYTES.get(states_ND.device.type, CHUNK_BYTES_ELSEWHERE)
+    size = chunk or max(1, most // (4 * len(weight_VD)))
+    device = states_ND.device.type
+    if torch.is_autocast_enabled(device):
+        states_ND = states_ND.to(torch.get_autocast_dtype(device))
     return _OutputLoss.apply(states_ND, weight_VD, targets_N, weights_N, size)
 
 
@@ -81,7 +86,7 @@ def _chunk(
     if states_grad is not None and weight_grad is not None:
         low_CV = shares_CV.scatter_add_(1, column_C1, torch.full_like(top_C, -1.0)[:, None]).to(states_CD.dtype)
         torch.mm(low_CV, low_VD, out=states_grad).mul_(scale_C[:, None])  # scaled where it is small, not at every logit
-        scaled_CD = states_CD * scale_C[:, None].to(states_CD.dtype)
+        scaled_CD = (states_CD * scale_C[:, None]).to(states_CD.dtype)
         if weight_grad.dtype == low_CV.dtype:
             weight_grad.addmm_(low_CV.T, scaled_CD)
         else:

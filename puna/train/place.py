@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from puna.core.errors import InputError
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
 from puna.train.parallel.layout import Precision, resolved
@@ -22,9 +23,10 @@ class Place(Protocol):
     """What the loop asks of a model, wherever it is.
 
     Attributes:
-        dtype: of its products.
+        precision: of its products, "auto" resolved. dtype: of what they take.
     """
 
+    precision: Precision
     dtype: torch.dtype
 
     def named(self) -> dict[str, nn.Parameter]:
@@ -59,7 +61,10 @@ class Whole:
 
     def __init__(self, model: nn.Module, world: World, device: str, precision: Precision = "fp32"):
         self.model, self.world, self.device = model.to(device), world, device
-        self.dtype = torch.float32 if resolved(precision, device) == "fp32" else torch.bfloat16
+        if precision == "fp8":
+            raise InputError("FP8 training is for models that are laid out", where="precision", fix="take bf16 here")
+        self.precision = resolved(precision, device)
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def named(self) -> dict[str, nn.Parameter]:
         return dict(self.model.named_parameters())

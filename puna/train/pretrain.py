@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.placed import Placed
 
 KIND = "model"
-REVISION = 4
+REVISION = 5
 
 
 class ModelShape(BaseSettings):
@@ -121,6 +121,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{error.what} ({error.fix})") from error
         return value
 
+    def schedule(self) -> Schedule:
+        """The whole run as a function of the step."""
+        batching = Batching(batch_tokens=self.batch_tokens, seq_len=self.seq_len, mix=self.mix)
+        return Schedule(steps=self.steps, lr=self.lr, phases=self.phases, batching=batching)
+
+    def token_parts(self) -> list[tuple[int, int, int]]:
+        """(tokens, row length, tokens of a step) of each stretch with one batching: what a plan counts."""
+        schedule = self.schedule()
+        ends = [*(start for start, _ in schedule.segments[1:]), self.steps]
+        return [((end - start) * batching.rows * batching.seq_len, batching.seq_len, batching.rows * batching.seq_len)
+                for (start, batching), end in zip(schedule.segments, ends, strict=True)]  # fmt: skip
+
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train a new model (or go on with the one among the inputs) on the `tokens` input."""
@@ -129,10 +141,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     corpus = open_corpus(ctx.inputs.one("tokens").path, settings.piece_tokens)
-    schedule = Schedule(
-        steps=settings.steps, lr=settings.lr, phases=settings.phases,
-        batching=Batching(batch_tokens=settings.batch_tokens, seq_len=settings.seq_len, mix=settings.mix),
-    )  # fmt: skip
+    schedule = settings.schedule()
     longest = max(batching.seq_len for _, batching in schedule.segments)
     model = _start(settings, ctx, corpus, longest, meshes)
     stream = corpus.stream(schedule, ctx.stream_seed("tokens"), micro_rows=settings.micro_rows)
@@ -185,7 +194,8 @@ def training_summary(model: Llama | Placed, result: TrainResult) -> dict[str, An
     last = {key: value for key, value in held[-1].items() if key.startswith("held_loss")} if held else {}
     return {
         "parameters": model.config.parameters(), "steps": result.steps, "tokens": result.tokens,
-        "first_loss": result.first_loss, "loss": result.loss, "skipped_steps": result.skipped, **last,
+        "first_loss": result.first_loss, "loss": result.loss, "skipped_steps": result.skipped,
+        "products": result.products, **last,
     }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def on_ranks(body: Body, settings: Any, ctx: StageContext) -> dict[str, Any]:
         return body(settings, ctx, Meshes.open(layout, settings.watch.device))
     if layout.world > 1:
         return _launched(settings, ctx, layout)
-    if settings.precision != "fp8":
+    if settings.precision != "fp8" and not layout.compile and layout.recompute == "none":
         return body(settings, ctx, None)
     with _group_of_one(settings.watch.device):
         return body(settings, ctx, Meshes.open(layout, settings.watch.device))
@@ -73,7 +73,7 @@ def on_ranks(body: Body, settings: Any, ctx: StageContext) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _group_of_one(device: str) -> Iterator[None]:
-    """A process group of this process alone: training in FP8 is that of sharded weights."""
+    """A process group of this process alone: FP8, compiled and recomputed blocks are those of a placed model."""
     import torch.distributed as dist
 
     dist.init_process_group(_backend(device), store=dist.HashStore(), rank=0, world_size=1)

@@ -24,6 +24,7 @@ class TrainResult:
         best_step, best_value: where `keep_best` was largest; the model then holds those weights.
         average: mean of the weights every `average_every` steps (float32), else None.
         optimizer: to go on with in another call.
+        products: what products were computed in.
     """
 
     steps: int
@@ -36,3 +37,4 @@ class TrainResult:
     best_value: float | None
     average: dict[str, Tensor] | None
     optimizer: Optimizer
+    products: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ class World:
         process, processes: its number among all; process 0 writes what is written once.
         owner: whether what it sums counts, one process for each part of the rows.
         owners: how many processes are. speaker: whether it is the first of them.
+        patience: how long it waits for the others; None is torch's own time.
     """
 
     rank: int = 0
@@ -33,6 +35,7 @@ class World:
     owner: bool = True
     owners: int = 1
     speaker: bool = True
+    patience: timedelta | None = None
 
     @classmethod
     def current(cls) -> World:
@@ -112,5 +115,5 @@ def _talk() -> dist.ProcessGroup | None:
         return None
     default = dist.group.WORLD
     if default not in _GROUPS:
-        _GROUPS[default] = dist.new_group(backend="gloo")
+        _GROUPS[default] = dist.new_group(backend="gloo", timeout=World.current().patience)
     return _GROUPS[default]  # type: ignore[return-value]

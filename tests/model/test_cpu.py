@@ -9,6 +9,7 @@ from puna.model.attention import additive, document_mask
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama, Rope, rotate
 from puna.train.objectives import cross_entropy_sum
+from puna.train.parallel.recompute import recompute_blocks
 
 
 def draw(*shape, seed=0):
@@ -70,11 +71,12 @@ def test_what_is_frozen_gets_no_gradient():
     assert norm.grad is None and states.grad.shape == (4, 8)
 
 
-def gradients(monkeypatch, own, dtype=torch.float32):
+def gradients(monkeypatch, own, dtype=torch.float32, how="none"):
     """Loss and gradients of a small model, by our passes or by torch's."""
     config = ModelConfig(vocab_size=50, dim=32, layers=2, heads=4, kv_heads=2, ffn_dim=72, rope_theta=10_000.0, max_seq_len=64)
     ids = torch.arange(128).view(2, 64) % 50
     model = Llama(config, seed=1)
+    recompute_blocks(model.model.layers, how)
     if not own:
         monkeypatch.setattr(cpu, "trains", lambda *tensors: False)
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
@@ -89,6 +91,16 @@ def test_the_model_is_the_same_either_way(monkeypatch):
     torch.testing.assert_close(loss, expected)
     for name, gradient in own.items():
         torch.testing.assert_close(gradient, plain[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_recomputed_it_is_the_same(monkeypatch, onednn, how):
+    monkeypatch.setattr(cpu, "_by_onednn", lambda dtype: onednn and cpu.ONEDNN)
+    _, kept = gradients(monkeypatch, True)
+    _, again = gradients(monkeypatch, True, how=how)
+    for name, gradient in kept.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-6, rtol=1e-5)
 
 
 def test_in_bf16_it_is_as_near_as_autocast_is(monkeypatch):
@@ -110,6 +122,7 @@ def test_where_they_step_aside(monkeypatch):
     assert not cpu.trains(x.double(), weight) and not cpu.trains(x.to("meta"), weight)
     rows = draw(1, 600, 8)
     assert cpu.attends(rows, None, 2) and not cpu.attends(rows, None, 100)  # too many shares to keep
+    assert not cpu.attends(rows, torch.zeros(1, 600, 600), 2)
     assert not cpu.attends(rows, torch.zeros(1, 2, 600, 600), 2)  # a mask of its own for each head
     with torch.no_grad():
         assert not cpu.trains(x, weight)

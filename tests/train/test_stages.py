@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from stage_corpus import write_tokens
 
-from puna.core.errors import InputError, Preempted
+from puna.core.errors import InputError, Preempted, RunError
 from puna.core.stage import local_artifact, local_context
 from puna.model.checkpoint import load_model
 from puna.tokenizer.bpe import Tokenizer
@@ -146,6 +146,9 @@ def test_long_context_records_stages_gates_and_the_needle(tmp_path, tokens, base
     assert "the gate was not passed" in (ctx.out / "volatile" / "notes.txt").read_text()
     again, second = stage(long_context, tmp_path / "again", tokens, base, **settings)
     assert content(ctx.out) == content(again.out) and summary == second
+    settings["gate"] |= {"required": True}
+    with pytest.raises(RunError, match="128 did not pass its gate"):
+        stage(long_context, tmp_path / "required", tokens, base, **settings)
     with pytest.raises(InputError, match="shorter than the model's"):
         stage(long_context, tmp_path / "short", tokens, base, stages=[32])
 

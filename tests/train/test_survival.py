@@ -124,6 +124,21 @@ def test_all_killed_and_the_newest_checkpoint_damaged(tmp_path, tokens, alone):
     assert_same_run(out, alone)
 
 
+def test_one_process_compiles_and_recomputes_as_asked(tmp_path, tokens, alone, monkeypatch):
+    placed = []
+    from puna.train.parallel import placed as module
+
+    class Seen(module.Placed):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            placed.append(self.layout.recompute)
+
+    monkeypatch.setattr(module, "Placed", Seen)
+    trained(tmp_path / "model", tokens, recompute="selective")
+    assert placed == ["selective"]
+    assert_same_run(tmp_path / "model", alone)
+
+
 def test_two_nodes_meet(tmp_path, tokens, alone):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

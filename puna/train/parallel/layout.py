@@ -15,6 +15,8 @@ from puna.train.drill import FAULT
 
 Precision = Literal["fp32", "bf16", "fp8", "auto"]  # of products; weights, gradients and optimiser state are float32
 
+Products = Literal["fp32", "bf16", "auto"]  # where a model is whole in one process
+
 
 def resolved(precision: Precision, device: str) -> Precision:
     """What "auto" is on a device: bf16 where its products are faster than fp32's, fp32 elsewhere."""

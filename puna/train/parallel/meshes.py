@@ -7,10 +7,12 @@ same weights and read different tokens; rows and sequences are divided by each o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from puna.core.errors import InputError
 from puna.train.parallel.layout import Layout
@@ -50,7 +52,11 @@ class Meshes:
                      _device(device))  # fmt: skip
         owner = at["tp"] == 0 and at["pp"] == layout.rank_of(layout.stages - 1)
         speaker = owner and at["dp"] == at["cp"] == 0
-        World(at["dp"], layout.dp, dist.get_rank(), layout.world, owner, layout.dp * layout.cp, speaker).settle()
+        patience = timedelta(seconds=layout.hang_seconds)
+        for mesh in (rows, meshes.params):
+            for name in mesh.mesh_dim_names or ():
+                _set_pg_timeout(patience, mesh.get_group(name))  # a mesh gives its groups torch's own time
+        World(at["dp"], layout.dp, dist.get_rank(), layout.world, owner, layout.dp * layout.cp, speaker, patience).settle()
         return meshes
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from puna.model import cpu
 from puna.plan.layout import Recompute
 
 _ATEN = torch.ops.aten
@@ -21,6 +22,7 @@ KEPT = (
     _ATEN._scaled_dot_product_flash_attention.default, _ATEN._scaled_dot_product_efficient_attention.default,
     _ATEN._scaled_dot_product_cudnn_attention.default, _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
     torch._higher_order_ops.flex_attention,
+    *([torch.ops.mkldnn._linear_pointwise.default] if cpu.ONEDNN else []),
 )  # fmt: skip
 
 

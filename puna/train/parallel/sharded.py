@@ -28,7 +28,7 @@ class ShardedWriter:
 
     def __init__(self, folder: Path, world: World, alive: Callable[[int, str], None]):
         self.folder, self.world, self.alive = folder, world, alive
-        self.group = dist.new_group(backend="gloo")  # its messages must not meet those of training
+        self.group = dist.new_group(backend="gloo", timeout=world.patience)  # its messages must not meet those of training
         self.pending: tuple[int, dict[str, Any], Any] | None = None
 
     def start(self, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -44,9 +44,10 @@ class ShardedWriter:
             future: Any = dcp.async_save(shares, storage_writer=writer, process_group=self.group)
         self.pending = step, record, future
 
-    def ready(self) -> bool:
-        """Whether this process has written its shares of a checkpoint that is not yet committed."""
-        return self.pending is not None and _future(self.pending[2]).done()
+    def finish_if_written(self) -> None:
+        """Give the checkpoint under way its name if every process has written its shares; every process must call this."""
+        if self.pending is not None and not self.world.any(not _future(self.pending[2]).done()):
+            self.finish()
 
     def finish(self) -> None:
         """Wait for the checkpoint under way, if there is one, and give it its name; every process must call this."""
