@@ -111,18 +111,18 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        x_ND, weight32 = x.reshape(-1, len(weight)).float(), weight.float()
-        scale_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).square_().add_(eps * len(weight)).rsqrt_()
-        scale_N1 *= len(weight) ** 0.5
-        ctx.save_for_backward(x_ND, weight32, scale_N1)
+        x32, weight32 = x.float(), weight.float()
+        scale = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().add_(eps * len(weight)).rsqrt_()
+        scale *= len(weight) ** 0.5
+        ctx.save_for_backward(x32, weight32, scale)
         ctx.dtypes = x.dtype, weight.dtype
-        return (x_ND * scale_N1).mul_(weight32).to(dtype).view(x.shape)
+        return (x32 * scale).mul_(weight32).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
-        x_ND, weight, scale_N1 = ctx.saved_tensors
-        gradient_ND = gradient.reshape(-1, len(weight)).float()
+        x, weight, scale = ctx.saved_tensors
+        x_ND, scale_N1, gradient_ND = x.reshape(-1, len(weight)), scale.reshape(-1, 1), gradient.reshape(-1, len(weight)).float()
         along_ND = gradient_ND * x_ND
         own = torch.mv(along_ND.t(), scale_N1[:, 0]).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
         inward_N1 = scale_N1.pow(3).mul_(torch.mv(along_ND, weight)[:, None]).div_(len(weight))
