@@ -18,8 +18,9 @@ from puna.core.errors import InputError, RunError
 from puna.infer.cache import DecodeView, PagedCache, PrefillView
 from puna.infer.pages import BlockPool
 from puna.infer.rows import Rows, empty_rows, started
-from puna.infer.sampler import choose, sample_keys, uniforms
+from puna.infer.sampler import choose, own_logprobs, sample_keys, uniforms
 from puna.infer.scheduler import Chunk, Group, Scheduler, pages_needed
+from puna.infer.shaping import NO_SHAPING, Shaper, Shaping, shaped
 from puna.model.llama import Llama
 
 CACHE_BYTES = 256 << 20  # default size of the KV cache; on CPU, pages that are never used cost nothing
@@ -29,8 +30,8 @@ CACHE_BYTES = 256 << 20  # default size of the KV cache; on CPU, pages that are 
 class Request:
     """What to continue and how.
 
-    `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's. An answer is cut
-    where prompt and answer together reach the model's `max_seq_len`.
+    `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's; `shaping` has the wishes
+    that are rarer. An answer is cut where prompt and answer together reach the model's `max_seq_len`.
     """
 
     prompt_ids: Sequence[int]
@@ -40,6 +41,7 @@ class Request:
     max_tokens: int = 64
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
+    shaping: Shaping = NO_SHAPING
 
 
 @dataclass
@@ -149,14 +151,13 @@ class Engine:
         shared, own = pages_needed(len(prompt), limit, 1, self.page_size)
         most = min(self.max_running, (self.pool.pages - 1 - shared) // own if own else self.max_running)
         request_id, self._next_id = self._next_id, self._next_id + 1
+        shaper = None if request.shaping.plain else Shaper(request.shaping, prompt)
         for first in range(0, request.n, most):
             samples = min(most, request.n - first)
             keys = sample_keys(request.seed, first, samples)
-            self.scheduler.waiting.append(
-                Group(
-                    request_id, first, samples, prompt, limit, keys, request.temperature, request.top_p, tuple(request.stop_ids)
-                )
-            )
+            stops = tuple(request.stop_ids)
+            group = Group(request_id, first, samples, prompt, limit, keys, request.temperature, request.top_p, stops, shaper)
+            self.scheduler.waiting.append(group)
         return request_id
 
     def step(self) -> list[Token]:
@@ -189,6 +190,7 @@ class Engine:
                 "a request needs n >= 1, max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1",
                 where=f"n={request.n} max_tokens={request.max_tokens} temperature={request.temperature} top_p={request.top_p}",
             )
+        request.shaping.check(self.vocab_size)
         limit = min(request.max_tokens, self.max_seq_len - len(prompt))
         if limit < 1:
             raise InputError(
@@ -273,7 +275,10 @@ class Engine:
 
     def _write(self, rows: Rows, logits: Tensor) -> _Written:
         """Choose a token for each row and record it."""
-        chosen, logprobs = choose(logits, rows.temperature, rows.top_p, uniforms(rows.key, rows.count))
+        wanted = shaped(logits, rows.shaper, rows.output, rows.count, rows.temperature)
+        chosen, logprobs = choose(wanted, rows.temperature, rows.top_p, uniforms(rows.key, rows.count))
+        if wanted is not logits:
+            logprobs = own_logprobs(logits.float(), chosen)
         tokens, logprobs_ = chosen.cpu().numpy(), logprobs.cpu().numpy()
         rows.append(tokens, logprobs_)
         stopped = self._is_stop[tokens]

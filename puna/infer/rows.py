@@ -22,6 +22,7 @@ class Rows:
         length: tokens in the cache; token: the newest token, not in the cache yet; count: tokens written so far.
         limit: most tokens the sample may write; key: of its random numbers; logprob: sum over its tokens.
         table: [R, W] pages; pages: how many of W are the row's; output: [R, L] tokens; stops: [R, Z] its own stop tokens.
+        shaper: of its logits, or None.
     """
 
     request: np.ndarray
@@ -38,6 +39,7 @@ class Rows:
     table: np.ndarray
     output: np.ndarray
     stops: np.ndarray
+    shaper: np.ndarray
 
     def __len__(self) -> int:
         return len(self.request)
@@ -98,6 +100,7 @@ def started(groups: list[Group]) -> Rows:
         table=_padded([group.tables for group in groups], PADDING_PAGE),
         output=np.full((total, min(FIRST_WIDTH, max((group.limit for group in groups), default=1))), NO_TOKEN, dtype=np.int64),
         stops=np.repeat(_padded([np.array([group.stop_ids], np.int64) for group in groups], NO_TOKEN), times, axis=0),
+        shaper=column([group.shaper for group in groups], object),
     )
 
 

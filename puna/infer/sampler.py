@@ -51,7 +51,7 @@ def choose(logits_BV: Tensor, temperature: np.ndarray, top_p: np.ndarray, unifor
     sampled = temperature > 0
     if not sampled.any():
         tokens = logits_BV.argmax(-1)
-        return tokens, _logprobs(logits_BV, tokens)
+        return tokens, own_logprobs(logits_BV, tokens)
     plain = bool((temperature == 1).all())
     scale = torch.from_numpy(np.where(sampled, temperature, 1).astype(np.float32)).to(logits_BV.device)
     probs_BV = torch.softmax(logits_BV if plain else logits_BV / scale[:, None], -1)
@@ -61,7 +61,7 @@ def choose(logits_BV: Tensor, temperature: np.ndarray, top_p: np.ndarray, unifor
         return tokens, probs_BV.gather(-1, tokens[:, None])[:, 0].log()
     if not sampled.all():
         tokens = torch.where(torch.from_numpy(sampled).to(tokens.device), tokens, logits_BV.argmax(-1))
-    return tokens, _logprobs(logits_BV, tokens)
+    return tokens, own_logprobs(logits_BV, tokens)
 
 
 def _inverse_cdf(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -95,5 +95,6 @@ def _keep(kept_BV: Tensor, rows: Tensor, values: Tensor, order: Tensor, limit: T
     kept_BV[rows] = torch.zeros(len(rows), kept_BV.shape[1], dtype=values.dtype, device=values.device).scatter_(1, order, nucleus)
 
 
-def _logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
+def own_logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
+    """The model's log-probabilities [B] of tokens, from its logits in float32."""
     return logits_BV.gather(-1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(-1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from puna.infer.pages import BlockPool
+from puna.infer.shaping import Shaper
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Group:
         samples: how many; prompt: int64 [P].
         limit: most tokens a sample may write.
         tables: int64 [samples, W] page numbers, once admitted. The full prompt pages are the same numbers in every row.
-        done: prompt tokens already in the cache.
+        done: prompt tokens already in the cache. shaper: changes the logits of its samples, if the request asks for it.
     """
 
     request: int
@@ -36,6 +37,7 @@ class Group:
     temperature: float
     top_p: float
     stop_ids: tuple[int, ...] = ()
+    shaper: Shaper | None = None
     tables: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     done: int = 0
 

@@ -54,6 +54,7 @@ class Generator:
                 top_p=1.0 if asked.top_p is None else asked.top_p,
                 max_tokens=min(longest, self.max_tokens),
                 seed=seed,
+                shaping=asked.shaping(),
             )
             for prompt in prompts
         ]

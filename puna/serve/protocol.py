@@ -7,11 +7,12 @@ Tools are offered to the model as Llama 3.1 custom tools, and its call comes bac
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from puna.core.errors import InputError, PunaError
+from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Message, with_tools
 
 HARMLESS = frozenset(
@@ -51,7 +52,7 @@ class ChatMessage(Wire):
 
 
 class Sampling(Wire):
-    """The fields both endpoints share; defaults are OpenAI's."""
+    """The fields both endpoints share; defaults are OpenAI's; top_k, min_p and repetition_penalty are vLLM's additions."""
 
     model: str | None = None
     n: int = Field(default=1, ge=1)
@@ -59,9 +60,20 @@ class Sampling(Wire):
     top_p: float | None = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
+    top_k: int | None = Field(default=0, ge=-1)
+    min_p: float | None = Field(default=0.0, ge=0, le=1)
+    presence_penalty: float | None = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=1.0, gt=0)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+
+    def shaping(self) -> Shaping:
+        """What is asked of the distribution beyond temperature and top-p; top_k -1 is none, as elsewhere."""
+        return Shaping(max(0, self.top_k or 0), self.min_p or 0.0, self.presence_penalty or 0.0, self.frequency_penalty or 0.0,
+                       1.0 if self.repetition_penalty is None else self.repetition_penalty, self.logit_bias or {})  # fmt: skip
 
     def stops(self) -> list[str]:
         """Stop strings as a list."""

@@ -208,7 +208,14 @@ def test_bad_requests(body, status, param):
 
 def test_harmless_fields_are_accepted():
     with client() as c:
-        fields = {"user": "u", "presence_penalty": 0, "logprobs": False, "response_format": {"type": "text"}, "logit_bias": None}
+        fields = {
+            "user": "u",
+            "presence_penalty": 0.5,
+            "top_k": 5,
+            "logprobs": False,
+            "response_format": {"type": "text"},
+            "logit_bias": None,
+        }
         assert ask(c, **fields).status_code == 200
 
 
