@@ -30,8 +30,8 @@ CACHE_BYTES = 256 << 20  # default size of the KV cache; on CPU, pages that are 
 class Request:
     """What to continue and how.
 
-    `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's; `shaping` has the wishes
-    that are rarer. An answer is cut where prompt and answer together reach the model's `max_seq_len`.
+    `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's; `shaping` has rarer
+    wishes. An answer is cut where prompt and answer together reach the model's `max_seq_len`.
     """
 
     prompt_ids: Sequence[int]

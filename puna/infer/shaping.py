@@ -1,7 +1,7 @@
 """What a request asks of the distribution beyond temperature and top-p: top-k, min-p, penalties and a bias on single tokens.
 
-It is done to the logits of the rows that ask for it, before temperature, in vLLM's order: penalties and bias, min-p, top-k; top-p is
-taken of what is left (`puna.infer.sampler`). Other rows of the batch are not touched.
+It is done to the logits of the rows that ask for it, before temperature, in vLLM's order: penalties and bias, min-p, top-k; top-p
+is taken of what is left (`puna.infer.sampler`). Other rows of the batch are not touched.
 """
 
 from __future__ import annotations
