@@ -16,13 +16,23 @@ import torch
 from puna.core.errors import InputError, resource_error
 from puna.infer.fp8 import LINEARS, quantize_model
 from puna.infer.stream import JOURNAL, Job, make_plan, write_weights
-from puna.model.checkpoint import GENERATION, MAX_SHARD_BYTES, load_model, read_json, save_model, write_description
+from puna.model.checkpoint import (
+    GENERATION,
+    MAX_SHARD_BYTES,
+    check_vocabulary,
+    load_model,
+    read_json,
+    save_model,
+    write_description,
+)
 from puna.model.fp8_formats import COMPRESSED, FBGEMM, FORMATS
 from puna.model.fp8_linear import ACTIVATION_BOUND
 from puna.model.gguf_file import WEIGHTS, save_gguf
+from puna.model.gguf_source import GgufWeights
 from puna.model.llama import Llama
 from puna.model.meta_layout import is_meta, load_meta, read_side, save_meta
-from puna.model.weight_source import DirectoryWeights, Weights
+from puna.model.weight_file import sha256_of
+from puna.model.weight_source import DirectoryWeights, Weights, write_sums
 from puna.tokenizer.bpe import MODEL_FILE, Tokenizer
 
 FORMS = ("hf", "bf16", "fp8", "meta", "gguf")
@@ -152,13 +162,19 @@ def _write(src: Path, directory: Path, job: Job, weights: str | None, say: Calla
 
 
 def _write_streamed(src: Path, directory: Path, job: Job, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """A Hugging Face directory, block by block."""
-    source = DirectoryWeights(src)
-    tokenizer, generation = _tokenizer_beside(src), generation_of(src)
+    """A Hugging Face directory or a GGUF file, block by block."""
+    source: Weights
+    if src.is_file():
+        source = gguf = GgufWeights(src)
+        tokenizer, generation, beside = gguf.tokenizer(), None, src.parent
+        check_vocabulary(source.config, tokenizer.vocab_size, str(src))
+    else:
+        source, beside = DirectoryWeights(src), src
+        tokenizer, generation = _tokenizer_beside(src), generation_of(src)
     plan = make_plan(source, job, src)
     write_weights(source, plan, directory, job, say)
     write_description(plan.model, directory, tokenizer=tokenizer, generation=generation, fp8_format=job.fp8_format)
-    _copy(src, directory, COMPANIONS)
+    _copy(beside, directory, LICENCES if src.is_file() else COMPANIONS)
     return plan.model.config.parameters(), _bound_notes(source, job)
 
 
@@ -177,6 +193,7 @@ def _write_whole(src: Path, model: Llama, directory: Path, job: Job, weights: st
     """Write a model in memory in one form; returns the notes for the user."""
     if job.to in STREAMED:
         write_like(src, model, directory, fp8_format=job.fp8_format, max_shard_bytes=job.max_shard_bytes)
+        write_sums(directory, {path.name: sha256_of(path) for path in directory.glob("*.safetensors")})
         return []
     has_tokenizer = any((src / name).is_file() for name in (MODEL_FILE, "tokenizer.json"))
     tokenizer = Tokenizer.load(src) if has_tokenizer else None

@@ -25,7 +25,7 @@ from puna.model.fp8_formats import FBGEMM
 from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear, dequantize_rows, quantize_rows
 from puna.model.llama import Llama
 from puna.model.weight_file import WeightWriter, row_blocks, sha256_of
-from puna.model.weight_source import SUMS, DirectoryWeights, Weights
+from puna.model.weight_source import DirectoryWeights, Weights, write_sums
 
 JOURNAL = "convert.json"
 FP8 = torch.float8_e4m3fn
@@ -113,7 +113,7 @@ def write_weights(
         if pending is not None:
             journal.enter(pending[0], pending[1].result())
     write_index(plan.files, directory)
-    (directory / SUMS).write_text("".join(f"{journal.files[name]}  {name}\n" for name in plan.files))
+    write_sums(directory, journal.files)
     return journal.files
 
 

@@ -124,6 +124,11 @@ class DirectoryWeights:
             self.state[output] = self.state[embedding]
 
 
+def write_sums(directory: Path, digests: dict[str, str]) -> None:
+    """Record the SHA-256 of files by name."""
+    (directory / SUMS).write_text("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)))
+
+
 def recorded_sums(directory: Path) -> dict[str, str]:
     """SHA-256 by file name from `SHA256SUMS`; empty without that file. Its other lines are left alone."""
     path = directory / SUMS

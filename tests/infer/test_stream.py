@@ -238,7 +238,7 @@ def test_memory_is_less_than_two_tensors(tmp_path):
     save_model(model, tmp_path / "src", max_shard_bytes=60_000_000)
     save_model(lively(), tmp_path / "small")
     found = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 2 * largest < whole / 5
+    assert int(found.stdout) < 2 * largest < whole / 3
     assert len(list((tmp_path / "src").glob("*.safetensors"))) > 3 < len(list((tmp_path / "fp8").glob("*.safetensors")))
 
 
