@@ -164,6 +164,7 @@ def _write(src: Path, directory: Path, job: Job, weights: str | None, say: Calla
 def _write_streamed(src: Path, directory: Path, job: Job, say: Callable[[str], None]) -> tuple[int, list[str]]:
     """A Hugging Face directory or a GGUF file, block by block."""
     source: Weights
+    tokenizer: Tokenizer | None
     if src.is_file():
         source = gguf = GgufWeights(src)
         tokenizer, generation, beside = gguf.tokenizer(), None, src.parent

@@ -75,7 +75,7 @@ def compare_rewards(
         raise InputError("the reward model has another tokenizer than the model it is to score", fix="give one of the same run")
     prompts = held_out_prompts(tasks, tokenizer, min(m.config.max_seq_len for m in models.values()), answers)
     each = max(1, answers // len(prompts))
-    found: dict[str, list[float]] = {}
+    scored: dict[str, list[float]] = {}
     summary: dict[str, Any] = {"prompts": len(prompts)}
     for name, model in models.items():
         requests = [
@@ -88,15 +88,15 @@ def compare_rewards(
                 ended = [] if one.stop_id is None else [one.stop_id]
                 dialogs.append(render(tokenizer, [*task.prompt, parse(tokenizer, one.ids + ended)]).ids)
         read = [ids for ids in dialogs if len(ids) <= reward.trunk.config.max_seq_len]
-        found[name] = reward.scores(read)
-        summary[name] = described(found[name]) | {"too_long": len(dialogs) - len(read)}
-    statistic, p_value = kolmogorov_smirnov(*found.values())
+        scored[name] = reward.scores(read)
+        summary[name] = described(scored[name]) | {"too_long": len(dialogs) - len(read)}
+    statistic, p_value = kolmogorov_smirnov(*scored.values())
     return {**summary, "ks": statistic, "p_value": p_value}
 
 
 def held_out_prompts(tasks: Path, tokenizer: Tokenizer, limit: int, most: int) -> list[tuple[Task, list[int]]]:
     """The first `most` prompts of `test.jsonl` that leave room for an answer, with their ids up to it."""
-    found = []
+    found: list[tuple[Task, list[int]]] = []
     for task in read_rows(tasks / "test.jsonl", Task):
         ids = render(tokenizer, task.prompt, generation_prompt=True).ids
         if len(ids) < limit and len(found) < most:

@@ -33,7 +33,8 @@ REQUIRED = ("embedding_length", "block_count", "feed_forward_length", "attention
 class GgufWeights:
     """The tensors of a GGUF file; InputError for damage and for everything this network does not compute."""
 
-    bound, fp8_format = None, None
+    bound: float | None = None
+    fp8_format: str | None = None
 
     def __init__(self, file: Path):
         self.file = file
@@ -132,7 +133,10 @@ class GgufWeights:
     def _scaled(self, plain: ModelConfig, divisors: Tensor) -> ModelConfig:
         """The configuration with the RoPE scaling whose divisors the file holds."""
         written = [self.fields.get(key) for key in ROPE_KEYS]
-        tried = RELEASED if None in written else [RopeScaling(*map(_shortest, written[:3]), int(written[3]))]
+        tried = RELEASED
+        if None not in written:
+            factor, low, high, original = map(_shortest, written)
+            tried = [RopeScaling(factor, low, high, int(original))]
         for scaling in tried:
             config = ModelConfig(**(vars(plain) | {"rope_scaling": scaling}))
             due = rope_divisors(config)

@@ -138,7 +138,9 @@ def test_fp8_answers_score_alike_and_another_model_s_do_not(reward, tasks):
     assert found["p_value"] > 0.01 and found["ks"] < 0.1
     again = compare_rewards(Reward(reward), {"bf16": reference, "fp8": fp8}, TOKENIZER, tasks, **settings)
     assert again == found
-    other = lively(1, 12.0)  # says the same few things again and again
+    other = copy.deepcopy(reference)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1000.0)  # says the same to a prompt again and again
     broken = compare_rewards(Reward(reward), {"bf16": reference, "fp8": other}, TOKENIZER, tasks, **settings)
     assert broken["p_value"] < 1e-6 and broken["ks"] > 0.2
     with pytest.raises(InputError, match="another tokenizer"):
