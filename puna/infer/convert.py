@@ -25,8 +25,8 @@ from puna.model.checkpoint import (
     save_model,
     write_description,
 )
-from puna.model.fp8_formats import COMPRESSED, FBGEMM, FORMATS
-from puna.model.fp8_linear import ACTIVATION_BOUND
+from puna.model.fp8_formats import COMPRESSED, FBGEMM, FORMATS, UNBOUNDED
+from puna.model.fp8_linear import Fp8Linear
 from puna.model.gguf_file import WEIGHTS, save_gguf
 from puna.model.gguf_source import GgufWeights
 from puna.model.llama import Llama
@@ -176,18 +176,15 @@ def _write_streamed(src: Path, directory: Path, job: Job, say: Callable[[str], N
     write_weights(source, plan, directory, job, say)
     write_description(plan.model, directory, tokenizer=tokenizer, generation=generation, fp8_format=job.fp8_format)
     _copy(beside, directory, LICENCES if src.is_file() else COMPANIONS)
-    return plan.model.config.parameters(), _bound_notes(source, job)
+    return plan.model.config.parameters(), _bound_notes(plan.model, job)
 
 
-def _bound_notes(source: Weights, job: Job) -> list[str]:
-    """What one FP8 format cannot say of the activations."""
-    if job.to != "fp8":
+def _bound_notes(model: Llama, job: Job) -> list[str]:
+    """What compressed-tensors cannot say of the activations."""
+    bound = next((module.activation_bound for module in model.modules() if isinstance(module, Fp8Linear)), math.inf)
+    if job.fp8_format != COMPRESSED or bound >= UNBOUNDED:
         return []
-    if job.fp8_format == COMPRESSED and source.bound != math.inf:
-        return [
-            f"compressed-tensors cannot say that activations are bounded at {source.bound or ACTIVATION_BOUND:g}: Puna alone does"
-        ]
-    return []
+    return [f"compressed-tensors cannot say that activations are bounded at {bound:g}: Puna alone does"]
 
 
 def _write_whole(src: Path, model: Llama, directory: Path, job: Job, weights: str | None) -> list[str]:
@@ -195,7 +192,7 @@ def _write_whole(src: Path, model: Llama, directory: Path, job: Job, weights: st
     if job.to in STREAMED:
         write_like(src, model, directory, fp8_format=job.fp8_format, max_shard_bytes=job.max_shard_bytes)
         write_sums(directory, {path.name: sha256_of(path) for path in directory.glob("*.safetensors")})
-        return []
+        return _bound_notes(model, job)
     has_tokenizer = any((src / name).is_file() for name in (MODEL_FILE, "tokenizer.json"))
     tokenizer = Tokenizer.load(src) if has_tokenizer else None
     directory.mkdir(parents=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,14 +100,17 @@ def write_weights(
     say(_plan_line(source, plan, done))
     with ThreadPoolExecutor(1) as hashing:  # the hash of a file is made while the next one is written
         pending: tuple[str, Future[str]] | None = None
-        for name, tensors in plan.files.items():
+        for number, (name, tensors) in enumerate(plan.files.items(), start=1):
             if name in done:
                 continue
+            begun, size = time.monotonic(), sum(tensor.nbytes for tensor in tensors.values()) / 1e6
             partial = directory / f"{name}.part"
             with WeightWriter(partial, tensors) as writer:
                 for tensor in tensors:
                     _write_tensor(source, tensor, tensors, writer)
             partial.rename(directory / name)
+            rate = size / max(1e-3, time.monotonic() - begun)
+            say(f"{number} of {len(plan.files)}: {name}, {size:,.1f} MB at {rate:,.0f} MB/s")
             if pending is not None:
                 journal.enter(pending[0], pending[1].result())
             pending = name, hashing.submit(sha256_of, directory / name)

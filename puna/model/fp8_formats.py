@@ -16,6 +16,7 @@ from puna.model.fp8_linear import ACTIVATION_BOUND
 
 FBGEMM, COMPRESSED = "fbgemm_fp8", "compressed-tensors"
 FORMATS = (FBGEMM, COMPRESSED)
+UNBOUNDED = 3.4028234e38  # the largest float32: as a bound, the word of fbgemm_fp8 for none
 BOUND = "puna_activation_scale_ub"  # in config.json beside a compressed-tensors entry
 READABLE = "fbgemm_fp8, or compressed-tensors with float-quantized weights by channel and dynamic activations by token"
 
@@ -64,7 +65,7 @@ def _other_scheme(described: dict[str, Any]) -> str | None:
 def quantization_entries(form: str, kept: Iterable[str], bound: float) -> dict[str, Any]:
     """What config.json says of a model whose linear layers, all but `kept`, are FP8 in one of `FORMATS`."""
     if form == FBGEMM:
-        entry = {"activation_scale_ub": bound, "modules_to_not_convert": sorted(kept), "quant_method": FBGEMM}
+        entry = {"activation_scale_ub": min(bound, UNBOUNDED), "modules_to_not_convert": sorted(kept), "quant_method": FBGEMM}
         return {"quantization_config": entry}
     weights = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
     activations = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
@@ -73,4 +74,4 @@ def quantization_entries(form: str, kept: Iterable[str], bound: float) -> dict[s
         "quant_method": COMPRESSED, "format": "float-quantized", "quantization_status": "compressed",
         "config_groups": {"group_0": group}, "ignore": sorted(kept), "kv_cache_scheme": None,
     }  # fmt: skip
-    return {"quantization_config": entry, **({BOUND: bound} if math.isfinite(bound) else {})}
+    return {"quantization_config": entry, **({BOUND: bound} if bound < UNBOUNDED else {})}
