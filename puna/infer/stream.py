@@ -71,7 +71,7 @@ def make_plan(source: Weights, job: Job, where: Path) -> Plan:
     if not again:
         for scale in [name for name in state if name.endswith(SCALE)]:
             weight = scale.removesuffix("_scale")
-            if weight in state and state[weight].dtype == FP8:
+            if weight in state and state[weight].dtype == FP8:  # scales beside others are refused by build_model
                 del state[scale]
                 state[weight] = torch.empty(state[weight].shape, dtype=widened, device="meta")
     dtype = widened if job.to == "hf" else torch.bfloat16

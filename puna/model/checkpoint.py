@@ -158,6 +158,7 @@ def load_state(directory: str | Path, *, dequantize: bool = True) -> dict[str, T
         weight = name.removesuffix("_scale")
         if weight not in state:
             raise InputError(f"{name} has no {weight} beside it", where=str(directory), fix=COPY_AGAIN)
+        _check_scaled(weight, state[weight])
         if dequantize:
             state[weight] = dequantize_rows(state[weight], state.pop(name))
     if read_config(directory).get("tie_word_embeddings"):
@@ -324,6 +325,13 @@ def _tie(state: dict[str, Tensor], directory: Path) -> None:
     state["lm_head.weight"] = embedding
 
 
+def _check_scaled(name: str, weight: Tensor) -> None:
+    """InputError for scales beside a weight that is not FP8 (transformers saves an unpacked compressed-tensors model so)."""
+    if weight.dtype != torch.float8_e4m3fn:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise InputError(f"{name} has scales and is {kind}, not FP8", where=CONFIG, fix="use the checkpoint it was loaded from")
+
+
 def _insert_fp8_layers(model: Llama, state: dict[str, Tensor], bound: float) -> None:
     """Replace each linear layer whose weight is stored in FP8."""
     alone = [name for name in state if state[name].dtype == torch.float8_e4m3fn and f"{name}_scale" not in state]
@@ -333,6 +341,8 @@ def _insert_fp8_layers(model: Llama, state: dict[str, Tensor], bound: float) -> 
     for name in [name for name in state if name.endswith(SCALE)]:
         module = name.removesuffix(SCALE)
         parent, _, child = module.rpartition(".")
+        if f"{module}.weight" in state:
+            _check_scaled(f"{module}.weight", state[f"{module}.weight"])
         if f"{module}.weight" in shapes:  # if not, `_check_state` names it as a surplus tensor
             rows, columns = shapes[f"{module}.weight"]
             weight = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta")

@@ -132,6 +132,11 @@ def test_scales_that_are_no_numbers_are_refused(source, tmp_path, value):
     save_file(state, path)
     with pytest.raises(InputError, match="FP8 codes that are no numbers"):
         convert(tmp_path / "fp8", tmp_path / "out", "bf16")
+    weight, kept = name.removesuffix("_scale"), state[name.removesuffix("_scale")]
+    save_file(state | {weight: kept.float().bfloat16()}, path)  # unpacked, and still called FP8
+    for read in (lambda: load_model(tmp_path / "fp8"), lambda: convert(tmp_path / "fp8", tmp_path / "out", "bf16")):
+        with pytest.raises(InputError, match="has scales and is bfloat16, not FP8"):
+            read()
     del state[name]
     save_file(state, path)
     with pytest.raises(InputError, match="no scales"):
