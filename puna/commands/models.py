@@ -76,17 +76,26 @@ def evaluate(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A model directory.")],
+    source: Annotated[Path, typer.Argument(help="A model directory, or a GGUF file.")],
     destination: Annotated[Path, typer.Argument(help="Where the converted model goes.")],
-    to: Annotated[str, typer.Option("--to", help="hf, bf16, fp8, meta (Meta's own layout) or gguf (llama.cpp).")],
+    to: Annotated[str, typer.Option("--to", help="hf, bf16, fp8, meta (Meta's own layout) or gguf (llama.cpp).")] = "hf",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Of a gguf: f32, bf16, f16 or q8_0 (default: as stored).")
     ] = None,
+    fp8_format: Annotated[str, typer.Option("--format", help="Of fp8: fbgemm_fp8 or compressed-tensors.")] = "fbgemm_fp8",
+    linears: Annotated[
+        str, typer.Option("--linears", help="Of fp8: ffn (the paper's: no first and last layer) or all (attention too).")
+    ] = "ffn",
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Largest file of weights.")] = 5000,
 ) -> None:
-    """Write a model in another format; the source may also be in Meta's layout."""
+    """Write a model in another format; the source may also be in Meta's layout. Killed, the same command goes on."""
     from puna.infer.convert import convert as write
 
-    for note in write(source, destination, to=to, weights=weights)["notes"]:
+    report = write(
+        source, destination, to=to, weights=weights, fp8_format=fp8_format, linears=linears,
+        max_shard_bytes=shard_mb * 1_000_000, say=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    for note in report["notes"]:
         typer.echo(note, err=True)
     typer.echo(str(destination))
 

@@ -21,25 +21,34 @@ from puna.core.errors import InputError
 from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear, dequantize_rows, quantize_rows
 from puna.model.llama import Llama
 
-FFN = ("gate_proj", "up_proj", "down_proj")
+FFN = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+LINEARS = {"ffn": FFN, "all": (*ATTENTION, *FFN)}  # of a layer
 ROWS_PER_BATCH = 16  # rows compared at once; bounds memory at rows x length x vocabulary floats
 
 
-def quantize_model(model: Llama, *, activation_bound: float = ACTIVATION_BOUND) -> list[str]:
-    """Replace the feed-forward matrices of all but the first and the last layer by `Fp8Linear`, in place.
+def quantize_model(model: Llama, *, activation_bound: float = ACTIVATION_BOUND, linears: str = "ffn") -> list[str]:
+    """Replace linear layers by `Fp8Linear`, in place; the model may lie on `meta`.
 
-    Returns the names of the replaced modules. Raises InputError for a model of two layers or fewer, where nothing is left to
-    quantise, and for one that is FP8 already.
+    Args:
+        linears: `ffn`, the paper's choice: the feed-forward matrices of all but the first and the last layer. `all`: every matrix
+            of every layer, attention too; only embedding and output matrix stay.
+
+    Returns the names of the replaced modules. Raises InputError for a model of two layers or fewer, where the paper's choice
+    leaves nothing to quantise, and for one that is FP8 already.
     """
     layers = model.config.layers
-    if layers < 3:
+    if linears not in LINEARS:
+        raise InputError(f"no linear layers are called '{linears}'", where="--linears", fix=f"one of: {', '.join(LINEARS)}")
+    if linears == "ffn" and layers < 3:
         raise InputError(
             f"a model of {layers} layers has nothing to quantise: the first and the last layer stay",
-            fix="use three layers or more",
+            fix="use three layers or more, or --linears all",
         )
     if any(isinstance(module, Fp8Linear) for module in model.modules()):
         raise InputError("this model is FP8 already", fix="start from its BF16 or FP32 weights")
-    names = [f"model.layers.{layer}.mlp.{matrix}" for layer in range(1, layers - 1) for matrix in FFN]
+    chosen = range(1, layers - 1) if linears == "ffn" else range(layers)
+    names = [f"model.layers.{layer}.{matrix}" for layer in chosen for matrix in LINEARS[linears]]
     for name in names:
         parent, _, child = name.rpartition(".")
         linear = model.get_submodule(name)

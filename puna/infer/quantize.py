@@ -1,7 +1,8 @@
 """Stage: a model as FP8 (section 6.2), in the `fbgemm_fp8` format that other engines load, and compared with its BF16 self.
 
 Both run over held-out tokens (or, where none are given, over the model's own samples), and both continue the same openings
-greedily: the summary holds divergence per token, agreement, perplexity, the error of every quantised matrix, and bytes.
+greedily: the summary holds divergence per token, agreement, perplexity, the error of every quantised matrix, and bytes. With a
+reward model and tasks among the inputs it also holds the paper's check, the reward scores of both models' answers.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from puna.infer.convert import directory_bytes, write_like
 from puna.infer.engine import Engine, Request
 from puna.infer.fp8 import batches, compare, layer_errors, quantize_model, round_weights
 from puna.infer.load import stop_ids
+from puna.infer.reward_scores import compare_rewards, load_reward
 from puna.model.checkpoint import load_model
 from puna.model.fp8_linear import ACTIVATION_BOUND
 from puna.model.llama import Llama
+from puna.tokenizer.bpe import Tokenizer
 
 KIND = "model"
 REVISION = 1
@@ -33,13 +36,16 @@ OPENING = 16  # tokens of a text given as prompt to both models
 class Settings(BaseSettings):
     """activation_bound: largest absolute value of a token's activations before it saturates (paper: 1200).
     tokens: how many held-out tokens both models are compared on. seq_len: longest text, in tokens, of that comparison.
-    continuations: openings continued greedily by both. continuation_tokens: length of each."""
+    continuations: openings continued greedily by both. continuation_tokens: length of each.
+    reward_answers: answers of each model that a reward model scores (paper: 100,000). reward_tokens: longest of them."""
 
     activation_bound: PositiveFloat = ACTIVATION_BOUND
     tokens: PositiveInt = 20_000
     seq_len: PositiveInt = 256
     continuations: NonNegativeInt = 64
     continuation_tokens: PositiveInt = 32
+    reward_answers: PositiveInt = 1000
+    reward_tokens: PositiveInt = 48
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     write_like(source.path, copy.deepcopy(model).to(torch.bfloat16), ctx.out)
     model = load_model(ctx.out).eval()  # what is compared is what was written
 
-    ctx.progress(1, 4)
+    ctx.progress(1, 5)
     length = min(settings.seq_len, model.config.max_seq_len)
     tokens = ctx.inputs.optional("tokens")
     if tokens is None:
@@ -61,19 +67,37 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     else:
         texts = held_out_texts(tokens, settings.tokens, length)
     comparison = compare(reference, model, texts)
-    ctx.progress(2, 4)
+    ctx.progress(2, 5)
     first = next(iter(batches(texts)))[0]
     errors = layer_errors(reference, names, first, activation_bound=settings.activation_bound)
-    ctx.progress(3, 4)
+    ctx.progress(3, 5)
+    rewards = reward_scores(reference, model, settings, ctx)
+    ctx.progress(4, 5)
     return {
         "format": "fbgemm_fp8",
         "compared_on": tokens.name if tokens else "own samples",
         **comparison.summary(),
         "greedy": greedy_agreement(reference, model, texts, stop_ids(source.path), settings),
+        **({} if rewards is None else {"rewards": rewards}),
         "layers": errors,
         "bf16_bytes": sum(2 * weight.numel() for weight in reference.parameters()),
         "fp8_bytes": directory_bytes(ctx.out, "*.safetensors"),
     }
+
+
+def reward_scores(reference: Llama, model: Llama, settings: Settings, ctx: StageContext) -> dict[str, Any] | None:
+    """The reward model's scores of both models' answers compared; None without reward model and tasks among the inputs."""
+    artifact, tasks = ctx.inputs.optional("reward"), ctx.inputs.optional("tasks")
+    if artifact is None or tasks is None:
+        return None
+    reward = load_reward(artifact.path)
+    if reward is None:
+        ctx.note(f"{artifact.name} was not trained for want of pairs: reward scores are not compared")
+        return None
+    return compare_rewards(
+        reward, {"bf16": reference, "fp8": model}, Tokenizer.load(ctx.inputs.one("model").path), tasks.path,
+        answers=settings.reward_answers, max_tokens=settings.reward_tokens, seed=ctx.stream_seed("rewards"),
+    )  # fmt: skip
 
 
 def held_out_texts(tokens: Artifact, limit: int, length: int) -> list[list[int]]:

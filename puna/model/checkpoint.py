@@ -2,7 +2,7 @@
 
 `config.json`, `model.safetensors` (or shards with an index), `generation_config.json` and the tokenizer's four files. Loading
 trusts nothing: a checkpoint with another tokenizer, a truncated file, a missing or a surplus tensor is refused by name. The same
-model gives the same bytes. Directories quantised as `fbgemm_fp8` load too, into `Fp8Linear` layers.
+model gives the same bytes. Directories quantised as `fbgemm_fp8` or compressed-tensors load too, into `Fp8Linear` layers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from puna.core.errors import InputError
 from puna.model.config import ModelConfig
+from puna.model.fp8_formats import FBGEMM, activation_bound, quantization_entries
 from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear, dequantize_rows
 from puna.model.llama import Llama
+from puna.model.weight_file import COPY_AGAIN
 
 if TYPE_CHECKING:
     from puna.tokenizer.bpe import Tokenizer
@@ -29,8 +31,7 @@ CONFIG, SINGLE, INDEX, GENERATION = "config.json", "model.safetensors", "model.s
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes by default
 TOKENIZER_DIGEST = "puna_tokenizer"  # our key in config.json; other tools ignore it
 OLD_ROPE_TABLE = "rotary_emb.inv_freq"  # in checkpoints of 2023; computed from config.json since
-FP8_METHOD = "fbgemm_fp8"
-COPY_AGAIN = "the file is incomplete or damaged: copy or write it again"
+SCALE = ".weight_scale"
 
 
 def save_model(
@@ -40,6 +41,7 @@ def save_model(
     tokenizer: Tokenizer | None = None,
     generation: dict[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    fp8_format: str = FBGEMM,
 ) -> None:
     """Write a model as a Hugging Face directory; weights of an earlier save in the same place are removed.
 
@@ -47,27 +49,44 @@ def save_model(
         tokenizer: its files are written beside, and its digest recorded so that no other one is ever used with these weights.
         generation: entries of `generation_config.json` (temperature, top_p, ...); ids of BOS, stop and pad tokens are added.
         max_shard_bytes: size from which weights are spread over several files.
+        fp8_format: how config.json describes FP8 layers where there are any, one of `fp8_formats.FORMATS`.
 
     Raises InputError when the tokenizer does not have the model's vocabulary size.
     """
     directory = Path(directory)
-    config = model.config.to_hf()
+    if tokenizer is not None:
+        check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("model*.safetensors*"):
+        old.unlink()
+    _write_weights(stored_state(model), directory, max_shard_bytes)
+    write_description(model, directory, tokenizer=tokenizer, generation=generation, fp8_format=fp8_format)
+
+
+def stored_state(model: Llama) -> dict[str, Tensor]:
+    """The tensors a checkpoint holds, in the order of the network: of a tied pair only the embedding."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     if model.config.tied:
         del state["lm_head.weight"]
-    config["torch_dtype"] = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
-    quantized = _quantization(model)
-    if quantized:
-        config["quantization_config"] = quantized
+    return state
+
+
+def write_description(
+    model: Llama,
+    directory: Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    generation: dict[str, Any] | None = None,
+    fp8_format: str = FBGEMM,
+) -> None:
+    """Everything of a model directory but the weights, as in `save_model`; the model may lie on `meta`."""
+    config = model.config.to_hf()
+    config["torch_dtype"] = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
+    config |= _quantization(model, fp8_format)
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
         config |= {TOKENIZER_DIGEST: tokenizer.digest, **_token_ids(tokenizer)}
-    directory.mkdir(parents=True, exist_ok=True)
-    if tokenizer is not None:
         tokenizer.save(directory)
-    for old in directory.glob("model*.safetensors*"):
-        old.unlink()
-    _write_weights(state, directory, max_shard_bytes)
     write_json(directory / GENERATION, {**(_token_ids(tokenizer) if tokenizer else {}), **(generation or {})})
     write_json(directory / CONFIG, config)
 
@@ -91,8 +110,8 @@ def load_model(
     hf = read_config(directory)
     config = ModelConfig.from_hf(hf, where=str(directory / CONFIG))
     check_tokenizer(directory, hf.get(TOKENIZER_DIGEST), config)
+    bound = activation_bound(hf, str(directory / CONFIG)) or ACTIVATION_BOUND
     state = load_state(directory, dequantize=dequantize)
-    bound = (hf.get("quantization_config") or {}).get("activation_scale_ub", ACTIVATION_BOUND)
     return build_model(config, state, directory, dtype=dtype, device=device, activation_bound=bound)
 
 
@@ -114,7 +133,7 @@ def build_model(
     _insert_fp8_layers(model, state, activation_bound)
     _check_state(model, state, directory)
     for name, tensor in state.items():
-        keep = tensor.dtype == torch.float8_e4m3fn or name.endswith(".weight_scale")
+        keep = tensor.dtype == torch.float8_e4m3fn or name.endswith(SCALE)
         state[name] = tensor.to(device=device, dtype=tensor.dtype if keep or dtype is None else dtype)
     model.load_state_dict(state, assign=True)
     for name, weight in model.named_parameters():
@@ -132,17 +151,27 @@ def load_state(directory: str | Path, *, dequantize: bool = True) -> dict[str, T
     """
     directory = Path(directory)
     state: dict[str, Tensor] = {}
-    for path, names in _weight_files(directory):
+    for path, names in weight_files(directory):
         state |= {name: tensor for name, tensor in _read_weights(path, names).items() if not name.endswith(OLD_ROPE_TABLE)}
-    if dequantize:
-        for name in [name for name in state if name.endswith(".weight_scale")]:
-            weight = name.removesuffix("_scale")
-            if weight not in state:
-                raise InputError(f"{name} has no {weight} beside it", where=str(directory), fix=COPY_AGAIN)
+    for name in [name for name in state if name.endswith(SCALE)]:
+        state[name] = check_scale(name, state[name], str(directory))
+        weight = name.removesuffix("_scale")
+        if weight not in state:
+            raise InputError(f"{name} has no {weight} beside it", where=str(directory), fix=COPY_AGAIN)
+        _check_scaled(weight, state[weight])
+        if dequantize:
             state[weight] = dequantize_rows(state[weight], state.pop(name))
     if read_config(directory).get("tie_word_embeddings"):
         _tie(state, directory)
     return dict(sorted(state.items()))
+
+
+def check_scale(name: str, scale: Tensor, where: str) -> Tensor:
+    """The scales of an FP8 matrix as float32 [N,1] (also stored as [N] or BF16); InputError unless finite and none negative."""
+    scale = scale.float()
+    if not bool(scale.isfinite().all()) or bool((scale < 0).any()):
+        raise InputError(f"{name} holds scales that are no finite positive numbers", where=where, fix=COPY_AGAIN)
+    return scale.reshape(-1, 1)
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -192,40 +221,46 @@ def check_tokenizer(directory: Path, recorded: str | None, config: ModelConfig) 
 # ---- writing
 
 
-def _quantization(model: Llama) -> dict[str, Any] | None:
-    """The `quantization_config` of a model with FP8 layers, in the form of Meta's released FP8 checkpoint."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Fp8Linear)}
-    if not layers:
-        return None
+def _quantization(model: Llama, fp8_format: str) -> dict[str, Any]:
+    """The entries of config.json about FP8 layers; empty for a model without any."""
+    layers = [module for module in model.modules() if isinstance(module, Fp8Linear)]
     kept = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    bound = next(iter(layers.values())).activation_bound
-    return {"activation_scale_ub": bound, "modules_to_not_convert": sorted(kept), "quant_method": FP8_METHOD}
+    return quantization_entries(fp8_format, kept, layers[0].activation_bound) if layers else {}
 
 
 def _write_weights(state: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
-    shards = _shards(state, max_shard_bytes)
-    if len(shards) == 1:
-        return _write_shard(shards[0], directory / SINGLE)
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    files = shard_files(state, max_shard_bytes)
+    for name, shard in files.items():
         _write_shard(shard, directory / name)
-        weight_map |= dict.fromkeys(shard, name)
-    total = sum(tensor.nbytes for tensor in state.values())
-    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    write_index(files, directory)
 
 
-def _shards(state: dict[str, Tensor], max_shard_bytes: int) -> list[dict[str, Tensor]]:
-    """Tensors in the order of the network, a new shard before the one that would not fit."""
+def write_index(files: dict[str, dict[str, Tensor]], directory: Path) -> None:
+    """The table of which tensor lies in which file, where there are several."""
+    if len(files) > 1:
+        weight_map = {tensor: file for file, shard in files.items() for tensor in shard}
+        total = sum(tensor.nbytes for shard in files.values() for tensor in shard.values())
+        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def shard_files(state: dict[str, Tensor], max_shard_bytes: int) -> dict[str, dict[str, Tensor]]:
+    """Tensors by file name, in the order of the network; a new file before what would not fit. Scales stay with their weight."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+        if name.endswith(SCALE):
+            shards[-1][name] = tensor  # counted with the weight before it
+            continue
+        scale = state.get(f"{name}_scale")
+        need = tensor.nbytes + (0 if scale is None else scale.nbytes)
+        if shards[-1] and size + need > max_shard_bytes:
             shards.append({})
             size = 0
         shards[-1][name] = tensor
-        size += tensor.nbytes
-    return shards
+        size += need
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": shard for number, shard in enumerate(shards, start=1)}
 
 
 def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
@@ -251,7 +286,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _weight_files(directory: Path) -> list[tuple[Path, list[str] | None]]:
+def weight_files(directory: Path) -> list[tuple[Path, list[str] | None]]:
     """Files with the tensors expected in each (None: all there are)."""
     if (directory / SINGLE).is_file():
         return [(directory / SINGLE, None)]
@@ -290,12 +325,24 @@ def _tie(state: dict[str, Tensor], directory: Path) -> None:
     state["lm_head.weight"] = embedding
 
 
+def _check_scaled(name: str, weight: Tensor) -> None:
+    """InputError for scales beside a weight that is not FP8 (transformers saves an unpacked compressed-tensors model so)."""
+    if weight.dtype != torch.float8_e4m3fn:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise InputError(f"{name} has scales and is {kind}, not FP8", where=CONFIG, fix="use the checkpoint it was loaded from")
+
+
 def _insert_fp8_layers(model: Llama, state: dict[str, Tensor], bound: float) -> None:
     """Replace each linear layer whose weight is stored in FP8."""
+    alone = [name for name in state if state[name].dtype == torch.float8_e4m3fn and f"{name}_scale" not in state]
+    if alone:
+        raise InputError(f"{alone[0]} is FP8 and has no scales", where=CONFIG, fix=COPY_AGAIN)
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
-    for name in [name for name in state if name.endswith(".weight_scale")]:
-        module = name.removesuffix(".weight_scale")
+    for name in [name for name in state if name.endswith(SCALE)]:
+        module = name.removesuffix(SCALE)
         parent, _, child = module.rpartition(".")
+        if f"{module}.weight" in state:
+            _check_scaled(f"{module}.weight", state[f"{module}.weight"])
         if f"{module}.weight" in shapes:  # if not, `_check_state` names it as a surplus tensor
             rows, columns = shapes[f"{module}.weight"]
             weight = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WEIGHTS = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's `llama_ftype` of each
 STORED = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 BLOCK = 32  # numbers that share one scale in q8_0
+ROPE_KEYS = tuple(f"puna.rope.{name}" for name in ("factor", "low_freq_factor", "high_freq_factor", "original_context"))
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION since 2023
 
 
@@ -93,7 +94,17 @@ def gguf_metadata(config: ModelConfig, file_type: int, name: str) -> dict[str, A
         "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
         "llama.rope.dimension_count": config.head_size,
         "llama.rope.freq_base": float(config.rope_theta),
+        **_rope_fields(config),
     }
+
+
+def _rope_fields(config: ModelConfig) -> dict[str, Any]:
+    """RoPE scaling under keys of our own, for reading it back; llama.cpp reads the divisors and passes over these."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {}
+    factors = (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor)
+    return dict(zip(ROPE_KEYS, (*map(float, factors), scaling.original_max_position_embeddings), strict=True))
 
 
 def rope_divisors(config: ModelConfig) -> Tensor | None:

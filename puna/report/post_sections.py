@@ -81,8 +81,26 @@ def fp8_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]])
         section.data[artifact.name] = summary
         rows = [[words, _measure(summary, key, digits), unit] for key, (words, unit, digits) in FP8_MEASURES.items()]
         section.table(["measure", "value", "unit"], rows, f"{artifact.name}, compared on {summary.get('compared_on')}.")
+        _reward_scores(section, summary.get("rewards"))
         _claims(section, claims, {artifact.name})
     return section
+
+
+def _reward_scores(section: Section, rewards: dict[str, Any] | None) -> None:
+    """The reward scores of answers in BF16 and FP8 (the paper compares 100,000 of each): two distributions and their test."""
+    if not rewards:
+        return
+    curves = {}
+    for name in ("bf16", "fp8"):
+        quantiles = rewards[name]["quantiles"] or []
+        curves[name.upper()] = (quantiles, [i / max(1, len(quantiles) - 1) for i in range(len(quantiles))])
+    counts = f"{rewards['bf16']['n']} and {rewards['fp8']['n']} answers to {rewards['prompts']} held-out prompts"
+    section.figure(*charts.lines(curves, "reward score", "share of answers below"), f"Reward scores of {counts}.")
+    means = [number(rewards[name]["mean"], 3) for name in ("bf16", "fp8")]
+    section.text(
+        f"Mean score {means[0]} in BF16 and {means[1]} in FP8; the largest distance of the two distributions is "
+        f"{number(rewards['ks'], 4)} (Kolmogorov-Smirnov, p = {number(rewards['p_value'], 3)})."
+    )
 
 
 def _measure(summary: dict[str, Any], key: str, digits: int) -> str:

@@ -19,6 +19,7 @@ from puna.tokenizer.ranks import merges
 
 FORMATS = ("hf", "tiktoken", "gguf")
 NAME = "tokenizer"
+COMPARED = ("token_type", "merges", "bos_token_id", "add_bos_token")  # what must be as our export writes it
 NORMAL, CONTROL = 1, 3  # token types of GGUF (llama.cpp's llama_token_type)
 
 
@@ -74,6 +75,35 @@ def gguf_fields(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.chat_template": jinja_template(piece_break=""),  # llama.cpp has no pre-tokenizer that would remove it
     }
+
+
+def read_gguf_ranks(fields: dict[str, Any], where: str) -> dict[bytes, int]:
+    """The ranks in the `tokenizer.*` metadata of a GGUF file that hold exactly what `gguf_fields` writes for them.
+
+    Raises InputError for any other tokenizer: reading it as ours would give wrong ids without a sign of it.
+    """
+    of_letter = {letter: byte for byte, letter in enumerate(byte_letters())}
+    tokens = fields.get("tokenizer.ggml.tokens")
+    problem = None if isinstance(tokens, list) else "the file holds no tokenizer"
+    for key, due in (("model", "gpt2"), ("pre", "llama-bpe")):
+        if (found := fields.get(f"tokenizer.ggml.{key}")) != due:
+            problem = problem or f"tokenizer.ggml.{key} is {found!r} and not {due!r}"
+    size = len(tokens or ()) - special.SLOTS
+    if problem is None and (size < 256 or list(tokens[size:]) != list(special.SPECIAL_TOKENS)):  # type: ignore[index]
+        problem = "the last 256 tokens are not the special tokens of Llama 3"
+    if problem is None:
+        try:
+            ranks = {bytes(of_letter[letter] for letter in token): rank for rank, token in enumerate(tokens[:size])}  # type: ignore[index]
+            due_fields = gguf_fields(Tokenizer.from_ranks(ranks))
+            compared = [key for key in due_fields if key.rpartition(".")[2] in COMPARED]
+            differ = [key for key in compared if fields.get(key) != due_fields[key]]
+            problem = f"{differ[0]} does not follow from its tokens" if differ else None
+        except (KeyError, TypeError):
+            problem = "its tokens are not spelled in byte letters"
+    if problem is not None:
+        raise InputError(f"this tokenizer is not of the Llama 3 family ({problem})", where=where,
+                         fix="give a GGUF file made from a Llama 3 tokenizer, as puna convert --to gguf writes it")  # fmt: skip
+    return ranks
 
 
 def write_gguf(tokenizer: Tokenizer, file: Path) -> None:

@@ -48,7 +48,7 @@ def meta(directory: Path, **changed) -> Path:
 
 
 def bytes_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "SHA256SUMS"}
 
 
 def cut(directory: Path, parts: int, kv_heads: int, old_embedding: bool = False) -> None:

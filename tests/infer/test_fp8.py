@@ -1,5 +1,6 @@
 """Row-wise FP8 against a slow bit-level reference and against torch's own scaled product; the stage and the converter."""
 
+import errno
 import hashlib
 import json
 import math
@@ -9,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError
 
 from puna.core.errors import InputError, RunError
 from puna.core.stage import local_artifact, local_context
@@ -17,11 +17,11 @@ from puna.infer import quantize
 from puna.infer.convert import convert
 from puna.infer.fp8 import batches, compare, layer_errors, quantize_model, round_weights
 from puna.infer.load import load_engine
-from puna.model import checkpoint
 from puna.model.checkpoint import load_model, save_model
 from puna.model.config import ModelConfig
 from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows, widen
 from puna.model.llama import Llama
+from puna.model.weight_file import WeightWriter
 from puna.tokenizer.bpe import Tokenizer
 
 TOKENIZER = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)})
@@ -254,11 +254,10 @@ def test_convert_refuses_what_it_cannot_do_and_leaves_nothing(source, tmp_path):
 
 
 def test_convert_on_a_full_disk_is_one_message_and_leaves_nothing(source, tmp_path, monkeypatch):
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    def full(writer, name, first, rows):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(WeightWriter, "put", full)
     with pytest.raises(RunError, match=r"the disk is full \(\d+ MB left\)") as caught:
         convert(source, tmp_path / "hf", "hf")
     assert caught.value.where == str(tmp_path) and caught.value.fix
