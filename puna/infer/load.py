@@ -9,6 +9,7 @@ import torch
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
+from puna.infer.native import Kernels
 from puna.model.checkpoint import load_model
 from puna.tokenizer.bpe import Tokenizer
 
@@ -22,6 +23,7 @@ def load_engine(
     pages: int | None = None,
     max_running: int = 256,
     prefill_tokens: int = 2048,
+    kernels: Kernels = "auto",
 ) -> tuple[Engine, Tokenizer]:
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
@@ -40,6 +42,7 @@ def load_engine(
         pages=pages,
         max_running=max_running,
         prefill_tokens=prefill_tokens,
+        kernels=kernels,
     )
     return engine, tokenizer
 

@@ -73,7 +73,8 @@ def library(level: str | None = None, *, compiler: str | None = None, folder: Pa
     try:
         return ctypes.CDLL(str(root / name))
     except OSError as error:
-        raise Unavailable(f"the compiled kernels cannot be loaded ({error})", fix="delete the file", where=str(root / name)) from None
+        reason = f"the compiled kernels cannot be loaded ({error})"
+        raise Unavailable(reason, where=str(root / name), fix="delete the file") from None
 
 
 def _compile(program: str, flags: list[str], source: Path, target: Path) -> None:
@@ -86,7 +87,7 @@ def _compile(program: str, flags: list[str], source: Path, target: Path) -> None
             command = [program, *flags, *threads, str(source), "-o", str(beside), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_S)
             if done.returncode == 0:
-                os.replace(beside, target)
+                beside.replace(target)
                 return
             message = message or done.stderr.strip().split("\n")[0]
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -138,7 +138,7 @@ class NativeModel:
                 rows.ctypes.data, cos.data_ptr(), sin.data_ptr(), out.data_ptr() + int(first) * out.stride(0) * 4,
             )  # fmt: skip
             self._library.puna_step(ctypes.byref(self._model), ctypes.byref(batch), ctypes.byref(self._scratch), self._threads)
-        return out[:, : self.vocab_size]
+        return out[:, : self.vocab_size].contiguous()  # the sampler must not meet other strides in other batches
 
     def _pack_layer(self, place: _Layer, layer: Block) -> None:
         place.qkv = self._matrix(_attention_inputs(layer))
