@@ -8,6 +8,7 @@ processor, best first; without a compiler there is none, and the engine computes
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import shutil
@@ -18,9 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import torch
-import xxhash
 
-from puna.core.cached import cache_root
 from puna.core.errors import RunError
 
 SOURCES = ("step.c", "dot.h")
@@ -66,7 +65,7 @@ def library(level: str | None = None, *, compiler: str | None = None, folder: Pa
     flags = [*FLAGS, *(f"-m{name.replace('_', '')}" for name in LEVELS[level])]
     source = Path(__file__).parent
     words = [(source / name).read_bytes() for name in SOURCES] + [_version(program).encode(), " ".join(flags).encode()]
-    name = f"{level}-{xxhash.xxh3_64_hexdigest(b'|'.join([platform.machine().encode(), *words]))}.so"
+    name = f"{level}-{hashlib.sha256(b'|'.join([platform.machine().encode(), *words])).hexdigest()[:16]}.so"
     root = folder or _folder()
     if not (root / name).exists():
         _compile(program, flags, source / SOURCES[0], root / name)
@@ -116,6 +115,8 @@ def _version(program: str) -> str:
 @lru_cache(maxsize=1)
 def _folder() -> Path:
     """The user's cache, or a folder of this process where that cannot be written."""
+    from puna.core.cached import cache_root  # needs xxhash, which inference alone does without
+
     root = cache_root()
     try:
         if root is not None:
