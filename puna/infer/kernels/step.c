@@ -18,7 +18,7 @@
 
 #define MAX_ROWS 64    /* rows of one call, `step.MAX_ROWS` */
 #define MAX_GROUP 16   /* query heads taken together over one key head */
-#define LEAST 4        /* blocks a thread takes at least at once: 32 KB of FP8 at 1024 columns */
+#define PIECE 32768    /* bytes of weights a thread takes at least at once */
 #define SPINS 20000    /* looks at the barrier before the core is offered to others */
 #define BARRIER 0      /* places in `work`: threads that have arrived, rounds completed, counters of the phases */
 #define ROUND 8
@@ -67,13 +67,13 @@ static void barrier(int64_t *work, int threads) {
     }
 }
 
-/* The next piece of `total`, from *first on, or 0: large pieces while there is much left, so that streams stay long and no thread
- * waits for one that the system has stopped. */
+/* The next piece of `total`, from *first on, or 0: seven eighths of a fair share of what is left, so that streams stay long and no
+ * thread waits long for one that the system has stopped. */
 static int64_t take(int64_t *counter, int64_t total, int64_t least, int threads, int64_t *first) {
     int64_t taken = __atomic_load_n(counter, __ATOMIC_RELAXED), size;
     do {
         if (taken >= total) return 0;
-        size = (total - taken) / (2 * threads);
+        size = (total - taken) * 7 / (8 * threads);
         if (size < least) size = least;
         if (size > total - taken) size = total - taken;
     } while (!__atomic_compare_exchange_n(counter, &taken, taken + size, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
@@ -109,6 +109,12 @@ static void norm_row(const float *x, const float *weight, int64_t dim, float eps
 INLINE float boost_of(const struct matrix *m) { return m->scale ? FP8_BOOST : 1.f; }
 INLINE int64_t padded(int64_t columns) { return (columns + RUN - 1) / RUN * RUN; }
 
+/* Blocks a thread takes at least at once. */
+INLINE int64_t least_of(const struct matrix *m) {
+    int64_t blocks = PIECE / (BLOCK * m->columns * (m->scale ? 1 : 2));
+    return blocks ? blocks : 1;
+}
+
 static void block_of(const struct matrix *m, int64_t block, const uint16_t *x, int64_t rows, uint16_t *panel, float *out) {
     int fp8 = m->scale != 0;
     multiply_block(m->weight + block * BLOCK * m->columns * (fp8 ? 1 : 2), fp8, x, m->columns, m->columns, rows, panel, out);
@@ -122,7 +128,7 @@ static void multiply(const struct matrix *m, const uint16_t *x, int64_t rows, fl
                      int64_t *counter, int threads) {
     float out[MAX_ROWS * BLOCK];
     int64_t first, size;
-    while ((size = take(counter, m->rows / BLOCK, LEAST, threads, &first)))
+    while ((size = take(counter, m->rows / BLOCK, least_of(m), threads, &first)))
         for (int64_t b = first; b < first + size; b++) {
             block_of(m, b, x, rows, panel, out);
             for (int64_t c = 0; c < rows; c++)
@@ -138,7 +144,7 @@ static void swiglu(const struct layer *l, const uint16_t *x, int64_t rows, uint1
                    int threads) {
     float gate[MAX_ROWS * BLOCK], up[MAX_ROWS * BLOCK], boost = boost_of(&l->down);
     int64_t first, size;
-    while ((size = take(counter, l->gate_up.rows / (2 * BLOCK), LEAST / 2, threads, &first)))
+    while ((size = take(counter, l->gate_up.rows / (2 * BLOCK), (least_of(&l->gate_up) + 1) / 2, threads, &first)))
         for (int64_t b = first; b < first + size; b++) {
             block_of(&l->gate_up, 2 * b, x, rows, panel, gate);
             block_of(&l->gate_up, 2 * b + 1, x, rows, panel, up);
