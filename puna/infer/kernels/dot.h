@@ -54,8 +54,25 @@ INLINE float sum_lanes(vf v) {
     return a[0];
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
+
+/* y[i] = sum of v[i]: two rounds of additions for all four, then over the quarters. */
+INLINE void sum_lanes_of_4(const vf *v, float *y) {
+    __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+    __m512d ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+    __m512d cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+    __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+#else
+INLINE void sum_lanes_of_4(const vf *v, float *y) {
+    for (int i = 0; i < 4; i++) y[i] = sum_lanes(v[i]);
+}
+#endif
+
+#if defined(__AVX512BF16__)
 
 INLINE void expand_fp8(const uint8_t *p, __m512i *low, __m512i *high) {
     const __m512i bits = _mm512_set1_epi16((short)0x87f0);

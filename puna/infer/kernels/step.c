@@ -17,7 +17,7 @@
 #endif
 
 #define MAX_ROWS 64    /* rows of one call, `step.MAX_ROWS` */
-#define MAX_GROUP 16   /* query heads taken together over one key head */
+#define MAX_GROUP 4    /* query heads taken together over one key head, `step.HEADS_AT_ONCE` */
 #define PIECE 32768    /* bytes of weights a thread takes at least at once */
 #define SPINS 20000    /* looks at the barrier before the core is offered to others */
 #define BARRIER 0      /* places in `work`: threads that have arrived, rounds completed, counters of the phases */
@@ -174,71 +174,117 @@ static void place_row(const struct model *m, const struct batch *b, int64_t laye
     for (int64_t i = 0; i < 2 * width; i++) slot[i] = bf16_of(qkv[m->heads * dim + i]);
 }
 
-/* Attention of `group` (a constant) query heads over the keys and values of one head at positions 0 .. length - 1. */
-INLINE void attend(const float *q, const uint16_t *cache, const int64_t *pages, int64_t page_size, int64_t stride, int64_t value,
-                   int64_t length, int64_t dim, const int group, float *scores, int64_t score_width, uint16_t *out, float boost) {
-    const float scale = LOG2_E / sqrtf((float)dim);
-    const int64_t whole = dim / LANES * LANES;
-    for (int64_t j = 0; j < length; j++) {
-        const uint16_t *k = cache + (pages[j / page_size] * page_size + j % page_size) * stride;
-        vf sum[MAX_GROUP];
-        for (int h = 0; h < group; h++) sum[h] = (vf){0};
-        for (int64_t i = 0; i < whole; i += LANES) {
-            vf key = load_bf16(k + i);
-            for (int h = 0; h < group; h++) sum[h] += key * load_f32(q + h * dim + i);
-        }
-        for (int h = 0; h < group; h++) {
-            float score = sum_lanes(sum[h]);
-            for (int64_t i = whole; i < dim; i++) score += f32_of(k[i]) * q[h * dim + i];
-            scores[h * score_width + j] = score * scale;
+/* Where a sequence keeps the keys and values of one head. */
+struct keys { const uint16_t *cache; const int64_t *pages; int64_t page_size, stride, value, length, dim; };
+
+/* Keys (or values, from `offset` on) of a page, and in *count how many of it the row reads. */
+INLINE const uint16_t *page_of(const struct keys *k, int64_t first, int64_t *count) {
+    *count = k->length - first < k->page_size ? k->length - first : k->page_size;
+    return k->cache + k->pages[first / k->page_size] * k->page_size * k->stride;
+}
+
+/* scores[h][j] = scale q_h k_j for `group` (a constant) query heads. */
+INLINE void score(const struct keys *k, const float *q, const int group, float scale, float *scores, int64_t width) {
+    const int64_t whole = k->dim / LANES * LANES;
+    int64_t count;
+    for (int64_t first = 0; first < k->length; first += count) {
+        const uint16_t *key = page_of(k, first, &count);
+        for (int64_t j = first; j < first + count; j++, key += k->stride) {
+            vf sum[MAX_GROUP];
+            float y[MAX_GROUP];
+            for (int h = 0; h < group; h++) sum[h] = (vf){0};
+            for (int64_t i = 0; i < whole; i += LANES) {
+                vf part = load_bf16(key + i);
+                for (int h = 0; h < group; h++) sum[h] += part * load_f32(q + h * k->dim + i);
+            }
+            if (group == MAX_GROUP) sum_lanes_of_4(sum, y);
+            else for (int h = 0; h < group; h++) y[h] = sum_lanes(sum[h]);
+            for (int h = 0; h < group; h++) {
+                for (int64_t i = whole; i < k->dim; i++) y[h] += f32_of(key[i]) * q[h * k->dim + i];
+                scores[h * width + j] = y[h] * scale;
+            }
         }
     }
-    float total[MAX_GROUP];
-    for (int h = 0; h < group; h++) {
-        float *s = scores + h * score_width, most = s[0];
-        for (int64_t j = 1; j < length; j++) most = s[j] > most ? s[j] : most;
-        for (int64_t j = 0; j < length; j++) s[j] = exp2_of(s[j] - most);
-        vf sum = {0};
-        int64_t j = 0;
-        for (; j + LANES <= length; j += LANES) sum += load_f32(s + j);
-        total[h] = sum_lanes(sum);
-        for (; j < length; j++) total[h] += s[j];
+}
+
+/* Scores, in units of log 2, become weights; their sum. */
+static float soften(float *s, int64_t length) {
+    vf most_lanes, sum = {0};
+    float most = s[0], lanes[LANES];
+    int64_t j = 0;
+    for (int i = 0; i < LANES; i++) lanes[i] = s[0];
+    memcpy(&most_lanes, lanes, sizeof lanes);
+    for (; j + LANES <= length; j += LANES) {
+        vf v = load_f32(s + j);
+        vu larger = (vu)(v > most_lanes);
+        most_lanes = (vf)(((vu)v & larger) | ((vu)most_lanes & ~larger));
     }
-    for (int64_t i = 0; i < whole; i += LANES) {
-        vf sum[MAX_GROUP];
-        for (int h = 0; h < group; h++) sum[h] = (vf){0};
-        for (int64_t j = 0; j < length; j++) {
-            vf v = load_bf16(cache + (pages[j / page_size] * page_size + j % page_size) * stride + value + i);
-            for (int h = 0; h < group; h++) sum[h] += v * scores[h * score_width + j];
-        }
-        for (int h = 0; h < group; h++) {
+    memcpy(lanes, &most_lanes, sizeof lanes);
+    for (int i = 0; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
+    for (; j < length; j++) most = s[j] > most ? s[j] : most;
+    for (j = 0; j < length; j++) s[j] = exp2_of(s[j] - most);
+    for (j = 0; j + LANES <= length; j += LANES) sum += load_f32(s + j);
+    float total = sum_lanes(sum);
+    for (; j < length; j++) total += s[j];
+    return total;
+}
+
+/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the head; `group` and `parts` are constants. */
+INLINE void weigh(const struct keys *k, const float *scores, int64_t width, const float *factor, int64_t i, const int group,
+                  const int parts, uint16_t *out) {
+    vf sum[MAX_GROUP][2];
+    int64_t count;
+    for (int h = 0; h < group; h++)
+        for (int p = 0; p < parts; p++) sum[h][p] = (vf){0};
+    for (int64_t first = 0; first < k->length; first += count) {
+        const uint16_t *value = page_of(k, first, &count) + k->value + i;
+        for (int64_t j = first; j < first + count; j++, value += k->stride)
+            for (int p = 0; p < parts; p++) {
+                vf v = load_bf16(value + p * LANES);
+                for (int h = 0; h < group; h++) sum[h][p] += v * scores[h * width + j];
+            }
+    }
+    for (int h = 0; h < group; h++)
+        for (int p = 0; p < parts; p++) {
             float y[LANES];
-            memcpy(y, &sum[h], sizeof y);
-            for (int n = 0; n < LANES; n++) out[h * dim + i + n] = bf16_of(y[n] / total[h] * boost);
+            memcpy(y, &sum[h][p], sizeof y);
+            for (int n = 0; n < LANES; n++) out[h * k->dim + i + p * LANES + n] = bf16_of(y[n] * factor[h]);
         }
-    }
-    for (int64_t i = whole; i < dim; i++)
+}
+
+/* Attention of `group` (a constant) query heads over one key head: out[h][dim] times `boost`. */
+INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, uint16_t *out, float boost) {
+    float factor[MAX_GROUP];
+    int64_t i = 0;
+    score(k, q, group, LOG2_E / sqrtf((float)k->dim), scores, width);
+    for (int h = 0; h < group; h++) factor[h] = boost / soften(scores + h * width, k->length);
+    for (; i + 2 * LANES <= k->dim; i += 2 * LANES) weigh(k, scores, width, factor, i, group, 2, out);
+    for (; i + LANES <= k->dim; i += LANES) weigh(k, scores, width, factor, i, group, 1, out);
+    for (; i < k->dim; i++)
         for (int h = 0; h < group; h++) {
             float sum = 0;
-            for (int64_t j = 0; j < length; j++)
-                sum += f32_of(cache[(pages[j / page_size] * page_size + j % page_size) * stride + value + i]) * scores[h * score_width + j];
-            out[h * dim + i] = bf16_of(sum / total[h] * boost);
+            int64_t count;
+            for (int64_t first = 0; first < k->length; first += count) {
+                const uint16_t *value = page_of(k, first, &count) + k->value + i;
+                for (int64_t j = 0; j < count; j++) sum += f32_of(value[j * k->stride]) * scores[h * width + first + j];
+            }
+            out[h * k->dim + i] = bf16_of(sum * factor[h]);
         }
 }
 
 /* One key head of one row: its query heads in groups of 4 or one by one. */
 static void attend_head(const struct model *m, const struct batch *b, int64_t layer, int64_t row, int64_t head, const float *qkv,
-                        float *scores, int64_t score_width, uint16_t *out, float boost) {
+                        float *scores, int64_t width, uint16_t *out, float boost) {
     int64_t dim = m->head_dim, group = m->heads / m->kv_heads, stride = 2 * m->kv_heads * dim;
-    const uint16_t *cache = m->cache + layer * m->cache_stride + head * dim;
-    const int64_t *pages = b->table + b->sequence[row] * b->table_width, length = b->positions[row] + 1;
+    struct keys k = {m->cache + layer * m->cache_stride + head * dim, b->table + b->sequence[row] * b->table_width, m->page_size,
+                     stride, stride / 2, b->positions[row] + 1, dim};
     for (int64_t h = 0; h < group;) {
         int64_t at = (head * group + h) * dim;
-        if (group - h >= 4) {
-            attend(qkv + at, cache, pages, m->page_size, stride, stride / 2, length, dim, 4, scores, score_width, out + at, boost);
-            h += 4;
+        if (group - h >= MAX_GROUP) {
+            attend(&k, qkv + at, MAX_GROUP, scores, width, out + at, boost);
+            h += MAX_GROUP;
         } else {
-            attend(qkv + at, cache, pages, m->page_size, stride, stride / 2, length, dim, 1, scores, score_width, out + at, boost);
+            attend(&k, qkv + at, 1, scores, width, out + at, boost);
             h += 1;
         }
     }
@@ -263,7 +309,7 @@ static void run_layer(const struct model *m, const struct batch *b, const struct
     while ((size = take(counter + 1, b->rows * m->kv_heads, 1, threads, &first)))
         for (int64_t i = first; i < first + size; i++) {
             int64_t row = i / m->kv_heads;
-            attend_head(m, b, index, row, i % m->kv_heads, s->qkv + row * l->qkv.rows, s->scores + thread * 4 * s->score_width,
+            attend_head(m, b, index, row, i % m->kv_heads, s->qkv + row * l->qkv.rows, s->scores + thread * MAX_GROUP * s->score_width,
                         s->score_width, s->attended + row * l->o.columns, boost_of(&l->o));
         }
     barrier(s->work, threads);
