@@ -81,20 +81,17 @@ static int64_t take(int64_t *counter, int64_t total, int64_t least, int threads,
     return size;
 }
 
-/* 2^x by a polynomial, relative error below 1e-6 for the softmax and the sigmoid of this file; below 2^-126 it is 0. */
-INLINE float exp2_of(float x) {
-    x = x < -126.f ? -126.f : x > 126.f ? 126.f : x;
-    int32_t n = (int32_t)(x + (x < 0 ? -0.5f : 0.5f));
-    float f = (x - (float)n) * 0.693147181f, y;
-    y = 1.f + f * (1.f + f * (0.5f + f * (0.166666667f + f * (0.0416666667f + f * (0.00833333333f + f * 0.00138888889f)))));
-    uint32_t bits;
-    memcpy(&bits, &y, 4);
-    bits += (uint32_t)n << 23;
-    memcpy(&y, &bits, 4);
-    return y;
+/* 2^x by a polynomial, relative error below 1e-6, for the softmax and the sigmoid of this file; 2^-126 is the least. */
+INLINE vf exp2_of(vf x) {
+    x = select_of(x < -126.f, (vf){0} - 126.f, select_of(x > 126.f, (vf){0} + 126.f, x));
+    vi n = __builtin_convertvector(x + select_of(x < 0.f, (vf){0} - 0.5f, (vf){0} + 0.5f), vi);
+    vf f = (x - __builtin_convertvector(n, vf)) * 0.693147181f;
+    vf y = 1.f + f * (1.f + f * (0.5f + f * (0.166666667f + f * (0.0416666667f + f * (0.00833333333f + f * 0.00138888889f)))));
+    return (vf)((vi)y + (n << 23));
 }
 
 #define LOG2_E 1.44269504f
+#define LOWEST 1e30f
 
 static void norm_row(const float *x, const float *weight, int64_t dim, float epsilon, float boost, uint16_t *out) {
     vf squares = {0};
@@ -142,18 +139,18 @@ static void multiply(const struct matrix *m, const uint16_t *x, int64_t rows, fl
 /* hidden = silu(gate x) * (up x); blocks of gate and up rows take turns in the matrix. */
 static void swiglu(const struct layer *l, const uint16_t *x, int64_t rows, uint16_t *hidden, uint16_t *panel, int64_t *counter,
                    int threads) {
-    float gate[MAX_ROWS * BLOCK], up[MAX_ROWS * BLOCK], boost = boost_of(&l->down);
+    float gate[MAX_ROWS * BLOCK] = {0}, up[MAX_ROWS * BLOCK] = {0}, boost = boost_of(&l->down);
     int64_t first, size;
     while ((size = take(counter, l->gate_up.rows / (2 * BLOCK), (least_of(&l->gate_up) + 1) / 2, threads, &first)))
         for (int64_t b = first; b < first + size; b++) {
             block_of(&l->gate_up, 2 * b, x, rows, panel, gate);
             block_of(&l->gate_up, 2 * b + 1, x, rows, panel, up);
+            for (int64_t i = 0; i < rows * BLOCK; i += LANES) {
+                vf g = load_f32(gate + i), y = g / (1.f + exp2_of(-LOG2_E * g)) * load_f32(up + i) * boost;
+                memcpy(gate + i, &y, sizeof y);
+            }
             for (int64_t c = 0; c < rows; c++)
-                for (int r = 0; r < BLOCK; r++) {
-                    float g = gate[c * BLOCK + r];
-                    float y = g / (1.f + exp2_of(-LOG2_E * g)) * up[c * BLOCK + r];
-                    hidden[c * l->down.columns + b * BLOCK + r] = bf16_of(y * boost);
-                }
+                for (int r = 0; r < BLOCK; r++) hidden[c * l->down.columns + b * BLOCK + r] = bf16_of(gate[c * BLOCK + r]);
         }
 }
 
@@ -207,26 +204,23 @@ INLINE void score(const struct keys *k, const float *q, const int group, float s
     }
 }
 
-/* Scores, in units of log 2, become weights; their sum. */
+/* Scores, in units of log 2, become weights; their sum. There is room for whole registers behind the last. */
 static float soften(float *s, int64_t length) {
-    vf most_lanes, sum = {0};
-    float most = s[0], lanes[LANES];
-    int64_t j = 0;
-    for (int i = 0; i < LANES; i++) lanes[i] = s[0];
-    memcpy(&most_lanes, lanes, sizeof lanes);
-    for (; j + LANES <= length; j += LANES) {
+    vf most = (vf){0} - LOWEST, sum = {0};
+    for (int64_t j = length; j % LANES; j++) s[j] = -LOWEST;
+    for (int64_t j = 0; j < length; j += LANES) {
         vf v = load_f32(s + j);
-        vu larger = (vu)(v > most_lanes);
-        most_lanes = (vf)(((vu)v & larger) | ((vu)most_lanes & ~larger));
+        most = select_of(v > most, v, most);
     }
-    memcpy(lanes, &most_lanes, sizeof lanes);
-    for (int i = 0; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
-    for (; j < length; j++) most = s[j] > most ? s[j] : most;
-    for (j = 0; j < length; j++) s[j] = exp2_of(s[j] - most);
-    for (j = 0; j + LANES <= length; j += LANES) sum += load_f32(s + j);
-    float total = sum_lanes(sum);
-    for (; j < length; j++) total += s[j];
-    return total;
+    float lanes[LANES];
+    memcpy(lanes, &most, sizeof lanes);
+    for (int i = 1; i < LANES; i++) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
+    for (int64_t j = 0; j < length; j += LANES) {
+        vf v = exp2_of(load_f32(s + j) - lanes[0]);
+        memcpy(s + j, &v, sizeof v);
+        sum += v;
+    }
+    return sum_lanes(sum);
 }
 
 /* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the head; `group` and `parts` are constants. */
