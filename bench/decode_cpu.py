@@ -262,6 +262,7 @@ def main() -> None:
     print(json.dumps({
         "bench": "decode_cpu", "ratios": ratios, "tokens_per_second": speeds, "goals": GOAL, "missed": missed,
         "read_gb_per_second": round(READ_BYTES / best["pure read"] / 1e9, 2), "threads": args.threads,
+        "load": round(os.getloadavg()[0], 1),
         "machine": platform.machine(), "versions": versions,
     }))  # fmt: skip
     if args.check and missed:

@@ -24,7 +24,11 @@
 #define ROUND 8
 #define COUNTERS 16
 
-struct matrix { const uint8_t *weight; const float *scale; int64_t rows, columns; }; /* scale NULL: BF16; rows % 8, columns % 64 */
+struct matrix { /* rows a multiple of 8, columns of 64; scale NULL: BF16 */
+    const uint8_t *weight;
+    const float *scale;
+    int64_t rows, columns;
+};
 struct layer { struct matrix qkv, o, gate_up, down; const float *attention_norm, *ffn_norm; };
 struct model {
     int64_t layers, dim, heads, kv_heads, head_dim, page_size, cache_stride; /* cache_stride: numbers per layer */
@@ -67,8 +71,8 @@ static void barrier(int64_t *work, int threads) {
     }
 }
 
-/* The next piece of `total`, from *first on, or 0: seven eighths of a fair share of what is left, so that streams stay long and no
- * thread waits long for one that the system has stopped. */
+/* The next piece of `total`, from *first on, or 0: seven eighths of a fair share of what is left, so that streams stay long and
+ * no thread waits long for one that the system has stopped. */
 static int64_t take(int64_t *counter, int64_t total, int64_t least, int threads, int64_t *first) {
     int64_t taken = __atomic_load_n(counter, __ATOMIC_RELAXED), size;
     do {
@@ -223,7 +227,7 @@ static float soften(float *s, int64_t length) {
     return sum_lanes(sum);
 }
 
-/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the head; `group` and `parts` are constants. */
+/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the head; `group`, `parts`: constants. */
 INLINE void weigh(const struct keys *k, const float *scores, int64_t width, const float *factor, int64_t i, const int group,
                   const int parts, uint16_t *out) {
     vf sum[MAX_GROUP][2];
@@ -247,7 +251,8 @@ INLINE void weigh(const struct keys *k, const float *scores, int64_t width, cons
 }
 
 /* Attention of `group` (a constant) query heads over one key head: out[h][dim] times `boost`. */
-INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, uint16_t *out, float boost) {
+INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, uint16_t *out,
+                   float boost) {
     float factor[MAX_GROUP];
     int64_t i = 0;
     score(k, q, group, LOG2_E / sqrtf((float)k->dim), scores, width);
@@ -290,7 +295,8 @@ static void norms(const struct model *m, const struct scratch *s, const float *w
         norm_row(s->residual + r * m->dim, weight, m->dim, m->epsilon, boost_of(next), s->normed + r * padded(m->dim));
 }
 
-static void run_layer(const struct model *m, const struct batch *b, const struct scratch *s, int64_t index, int thread, int threads) {
+static void run_layer(const struct model *m, const struct batch *b, const struct scratch *s, int64_t index, int thread,
+                      int threads) {
     const struct layer *l = m->layer + index;
     int64_t *counter = s->work + COUNTERS + index * 5, first, size;
     uint16_t *panel = s->panel + thread * s->panel_size;
@@ -303,8 +309,9 @@ static void run_layer(const struct model *m, const struct batch *b, const struct
     while ((size = take(counter + 1, b->rows * m->kv_heads, 1, threads, &first)))
         for (int64_t i = first; i < first + size; i++) {
             int64_t row = i / m->kv_heads;
-            attend_head(m, b, index, row, i % m->kv_heads, s->qkv + row * l->qkv.rows, s->scores + thread * MAX_GROUP * s->score_width,
-                        s->score_width, s->attended + row * l->o.columns, boost_of(&l->o));
+            attend_head(m, b, index, row, i % m->kv_heads, s->qkv + row * l->qkv.rows,
+                        s->scores + thread * MAX_GROUP * s->score_width, s->score_width, s->attended + row * l->o.columns,
+                        boost_of(&l->o));
         }
     barrier(s->work, threads);
     multiply(&l->o, s->attended, b->rows, s->residual, m->dim, 1, panel, counter + 2, threads);
@@ -347,7 +354,8 @@ void puna_step(const struct model *m, const struct batch *b, const struct scratc
 }
 
 /* y[rows][m.rows] = x[rows][m.columns] m^T, x in bfloat16 and boosted where m is FP8; `work` is one zeroed counter. */
-void puna_multiply(const struct matrix *m, const uint16_t *x, int64_t rows, float *y, uint16_t *panel, int64_t *work, int threads) {
+void puna_multiply(const struct matrix *m, const uint16_t *x, int64_t rows, float *y, uint16_t *panel, int64_t *work,
+                   int threads) {
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(threads)
     multiply(m, x, rows, y, m->rows, 0, panel + omp_get_thread_num() * BLOCK * m->columns, work, omp_get_num_threads());
