@@ -81,8 +81,7 @@ def logits_of(model: NativeModel, ids: np.ndarray, pieces: list[int]) -> torch.T
     """Logits of every position, computed in pieces of the given lengths."""
     table, starts = np.arange(63, 0, -1)[None], np.cumsum([0, *pieces])
     parts = [
-        model.logits(ids[a:b], np.arange(a, b), np.zeros(b - a, np.int64), table, np.arange(b - a))
-        for a, b in pairwise(starts)
+        model.logits(ids[a:b], np.arange(a, b), np.zeros(b - a, np.int64), table, np.arange(b - a)) for a, b in pairwise(starts)
     ]
     return torch.cat(parts)
 

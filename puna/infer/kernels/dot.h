@@ -2,9 +2,12 @@
  *
  * Weights lie as [N/8][K/64][8][64]: what 8 rows need of 64 columns is one run of memory, so a thread reads one long stream,
  * which the hardware fetches ahead of it on huge pages. BF16 weights, where there is little to compute between two reads, gain
- * from prefetches into the second cache; FP8 weights lose by them. BF16 weights are stored as they are. Of FP8 (e4m3) weights, byte 2j of a run of 64 is column j and byte 2j+1 is column 32+j: shifted into place, the even and the odd bytes of a
- * register are 32 neighbouring columns each. Their 7 lower bits become bits 10..4 of a bfloat16, the sign its sign: 2^-120 of the
- * value, undone by x times 2^100 (FP8_BOOST) and a row scale times 2^20. Subnormal codes are zero by then (`pack.py`).
+ * from prefetches into the second cache; FP8 weights lose by them. BF16 weights are stored as they are.
+ *
+ * Of FP8 (e4m3) weights, byte 2j of a run of 64 is column j and byte 2j+1 is column 32+j: shifted into place, the even and the
+ * odd bytes of a register are 32 neighbouring columns each. Their 7 lower bits become bits 10..4 of a bfloat16, the sign its
+ * sign: 2^-120 of the value, undone by x times 2^100 (FP8_BOOST) and a row scale times 2^20. Subnormal codes are zero by then
+ * (`pack.py`).
  *
  * Every product of one weight row and one token row is summed in the same order, however many token rows there are.
  */
