@@ -39,7 +39,10 @@ class Arena:
     """`size` bytes of zeros in huge pages where the system has them, handed out from the front."""
 
     def __init__(self, size: int):
-        self._map = mmap.mmap(-1, size + HUGE)
+        if hasattr(mmap, "MAP_PRIVATE"):  # Python's default is shared memory, which gets no huge pages
+            self._map = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        else:
+            self._map = mmap.mmap(-1, size + HUGE)
         whole = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
