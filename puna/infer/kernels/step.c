@@ -353,19 +353,7 @@ void puna_step(const struct model *m, const struct batch *b, const struct scratc
 #endif
 }
 
-/* y[rows][m.rows] = x[rows][m.columns] m^T, x in bfloat16 and boosted where m is FP8; `work` is one zeroed counter. */
-void puna_multiply(const struct matrix *m, const uint16_t *x, int64_t rows, float *y, uint16_t *panel, int64_t *work,
-                   int threads) {
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(threads)
-    multiply(m, x, rows, y, m->rows, 0, panel + omp_get_thread_num() * BLOCK * m->columns, work, omp_get_num_threads());
-#else
-    (void)threads;
-    multiply(m, x, rows, y, m->rows, 0, panel, work, 1);
-#endif
-}
-
-/* Read `bytes` (a multiple of 256 a thread is read) and do next to nothing with them: the memory's speed. */
+/* Read `bytes` (a multiple of 512 by each thread) and do next to nothing with them: the memory's speed. */
 uint64_t puna_read(const uint8_t *p, int64_t bytes, int threads) {
     uint64_t result = 0;
 #if defined(_OPENMP)
