@@ -16,6 +16,7 @@ from torch import Tensor
 
 from puna.core.errors import InputError, RunError
 from puna.infer.cache import DecodeView, PagedCache, PrefillView
+from puna.infer.native import Kernels, native_steps
 from puna.infer.pages import BlockPool
 from puna.infer.rows import Rows, empty_rows, started
 from puna.infer.sampler import choose, own_logprobs, sample_keys, uniforms
@@ -90,11 +91,13 @@ class Engine:
         pages: size of the KV cache; None takes 256 MiB worth, or what one full-length sequence needs if that is more.
         max_running: most samples in the batch at once.
         prefill_tokens: most prompt positions computed per step, padding included.
+        kernels: `native` for the compiled steps of `puna.infer.kernels`, `torch` for PyTorch's, `auto` for the native ones where
+            the model is in bfloat16 on a CPU. They keep a copy of the weights as they are now.
     """
 
     def __init__(
         self, model: Llama, *, stop_ids: Sequence[int], page_size: int = 16, pages: int | None = None,
-        max_running: int = 256, prefill_tokens: int = 2048,
+        max_running: int = 256, prefill_tokens: int = 2048, kernels: Kernels = "auto",
     ):  # fmt: skip
         config = model.config
         weight = model.model.embed_tokens.weight
@@ -107,6 +110,7 @@ class Engine:
             layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
             dtype=weight.dtype, device=self.device,
         )  # fmt: skip
+        self.native = native_steps(model, self.cache, kernels)
         self.pool = BlockPool(pages)
         self.scheduler = Scheduler(self.pool, page_size=page_size, max_running=max_running, prefill_tokens=prefill_tokens)
         self.running = empty_rows()
@@ -232,6 +236,8 @@ class Engine:
 
     def _prefill(self, chunks: list[Chunk]) -> tuple[Tensor, list[Group]]:
         """Compute prompt chunks; logits [G, V] at the end of the G prompts that are now complete, and those groups."""
+        if self.native is not None:
+            return self.native.prefill(chunks), self.scheduler.advance(chunks)
         width = max(chunk.stop - chunk.start for chunk in chunks)
         ids_BT = np.zeros((len(chunks), width), np.int64)
         positions_BT = np.zeros_like(ids_BT)
@@ -260,6 +266,10 @@ class Engine:
 
     def _decode(self, rows: Rows) -> Tensor:
         """Logits [R, V] after the newest token of each row, which goes into the cache."""
+        if self.native is not None:
+            logits_RV = self.native.decode(rows)
+            rows.length += 1
+            return logits_RV
         pages = int(rows.length.max()) // self.page_size + 1
         slots = rows.table[np.arange(len(rows)), rows.length // self.page_size] * self.page_size + rows.length % self.page_size
         view = DecodeView(self.cache, self._tensor(slots), self._tensor(rows.table[:, :pages]))

@@ -9,6 +9,7 @@ import torch
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
+from puna.infer.native import Kernels
 from puna.model.checkpoint import load_model
 from puna.tokenizer.bpe import Tokenizer
 
@@ -16,21 +17,24 @@ from puna.tokenizer.bpe import Tokenizer
 def load_engine(
     directory: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: str = "cpu",
     page_size: int = 16,
     pages: int | None = None,
     max_running: int = 256,
     prefill_tokens: int = 2048,
+    kernels: Kernels = "auto",
 ) -> tuple[Engine, Tokenizer]:
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
-    The other arguments are those of `Engine`.
+    `dtype` is that of the weights that are not FP8: float32 if it is None, and bfloat16 with `kernels="native"`. The other
+    arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
+    dtype = dtype or (torch.bfloat16 if kernels == "native" else torch.float32)
     model = load_model(directory, dtype=dtype, device=device).eval()
     tokenizer = Tokenizer.load(directory)
     engine = Engine(
@@ -40,6 +44,7 @@ def load_engine(
         pages=pages,
         max_running=max_running,
         prefill_tokens=prefill_tokens,
+        kernels=kernels,
     )
     return engine, tokenizer
 

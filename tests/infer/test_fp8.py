@@ -207,6 +207,23 @@ def test_engine_answers_from_the_fp8_directory_as_the_model_does(source, tmp_pat
     assert answer.ids == written[3:] and len(answer.ids) > 0
 
 
+def test_the_fp8_directory_runs_in_the_native_kernels(source, tmp_path):
+    from puna.infer.engine import Request
+    from puna.infer.kernels.build import Unavailable
+
+    run_stage(source, tmp_path / "fp8")
+    try:
+        engine, _ = load_engine(tmp_path / "fp8", kernels="native")
+    except Unavailable as error:
+        pytest.skip(str(error))
+    assert engine.native is not None
+    answer = engine.generate([Request([5, 6, 7], max_tokens=4)])[0][0]
+    with torch.no_grad():
+        logits = load_model(tmp_path / "fp8").eval()(torch.tensor([[5, 6, 7, *answer.ids]]))[0, 2:-1].log_softmax(-1)
+    chosen = logits.gather(-1, torch.tensor(answer.ids)[:, None])
+    assert len(answer.ids) > 0 and (logits.amax(-1, keepdim=True) - chosen).max() < 0.1
+
+
 def test_stage_compares_on_held_out_tokens_of_every_group(source, tmp_path):
     from puna.data.shards import write_shard
 

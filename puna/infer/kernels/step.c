@@ -1,0 +1,384 @@
+/* A whole step of a Llama in one call: token rows in, logits out, keys and values into Puna's pages on the way.
+ *
+ * A row is a token at a position of some sequence: the newest one of an answer, or one of a prompt. All threads go through the
+ * layers together and wait for each other by spinning; what a phase has to do is taken in pieces by whoever is free. Each number
+ * is computed by one thread in an order that its own row alone decides, so neither the neighbours in the batch nor the threads
+ * nor the cutting of a prompt change a bit of it. Products are of bfloat16 numbers (or FP8 and bfloat16), sums, the residual
+ * stream, norms and softmax are float32; keys and values are kept in bfloat16. Structures mirror those of `step.py`.
+ */
+#include "dot.h"
+
+#include <math.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if !defined(_WIN32)
+#include <sched.h>
+#endif
+
+#define MAX_ROWS 64    /* rows of one call, `step.MAX_ROWS` */
+#define MAX_GROUP 4    /* query heads taken together over one key head, `step.HEADS_AT_ONCE` */
+#define PIECE 32768    /* bytes of weights a thread takes at least at once */
+#define SPINS 20000    /* looks at the barrier before the core is offered to others */
+#define BARRIER 0      /* places in `work`: threads that have arrived, rounds completed, counters of the phases */
+#define ROUND 8
+#define COUNTERS 16
+
+struct matrix { /* rows a multiple of 8, columns of 64; scale NULL: BF16 */
+    const uint8_t *weight;
+    const float *scale;
+    int64_t rows, columns;
+};
+struct layer { struct matrix qkv, o, gate_up, down; const float *attention_norm, *ffn_norm; };
+struct model {
+    int64_t layers, dim, heads, kv_heads, head_dim, page_size, cache_stride; /* cache_stride: numbers per layer */
+    const struct layer *layer;
+    struct matrix head;
+    const float *norm;
+    const uint16_t *embedding;
+    uint16_t *cache; /* [layer][page][page_size][2][kv_heads][head_dim] */
+    float epsilon;
+};
+struct batch {
+    int64_t rows, wanted, table_width;
+    const int64_t *tokens, *positions, *slots, *sequence; /* [rows]; sequence: its row of `table` */
+    const int64_t *table;                                 /* [sequences][table_width] pages */
+    const int64_t *wanted_rows;                           /* [wanted]: rows whose logits are asked for */
+    const float *cos, *sin;                               /* [positions][head_dim], second half of sin unsigned */
+    float *logits;                                        /* [wanted][head.rows] */
+};
+struct scratch {
+    int64_t score_width, panel_size, work_size;
+    float *residual, *qkv, *scores;
+    uint16_t *normed, *attended, *hidden, *panel; /* rows padded with zeros to 64 columns; panel per thread */
+    int64_t *work;
+};
+
+static void barrier(int64_t *work, int threads) {
+    int64_t round = __atomic_load_n(work + ROUND, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(work + BARRIER, 1, __ATOMIC_ACQ_REL) == threads) {
+        __atomic_store_n(work + BARRIER, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(work + ROUND, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int64_t spins = 0; __atomic_load_n(work + ROUND, __ATOMIC_ACQUIRE) == round; spins++) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+#if !defined(_WIN32)
+        if (spins > SPINS) sched_yield();
+#endif
+    }
+}
+
+/* The next piece of `total`, from *first on, or 0: seven eighths of a fair share of what is left, so that streams stay long and
+ * no thread waits long for one that the system has stopped. */
+static int64_t take(int64_t *counter, int64_t total, int64_t least, int threads, int64_t *first) {
+    int64_t taken = __atomic_load_n(counter, __ATOMIC_RELAXED), size;
+    do {
+        if (taken >= total) return 0;
+        size = (total - taken) * 7 / (8 * threads);
+        if (size < least) size = least;
+        if (size > total - taken) size = total - taken;
+    } while (!__atomic_compare_exchange_n(counter, &taken, taken + size, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    *first = taken;
+    return size;
+}
+
+/* 2^x by a polynomial, relative error below 1e-6, for the softmax and the sigmoid of this file; 2^-126 is the least. */
+INLINE vf exp2_of(vf x) {
+    x = select_of(x < -126.f, (vf){0} - 126.f, select_of(x > 126.f, (vf){0} + 126.f, x));
+    vi n = __builtin_convertvector(x + select_of(x < 0.f, (vf){0} - 0.5f, (vf){0} + 0.5f), vi);
+    vf f = (x - __builtin_convertvector(n, vf)) * 0.693147181f;
+    vf y = 1.f + f * (1.f + f * (0.5f + f * (0.166666667f + f * (0.0416666667f + f * (0.00833333333f + f * 0.00138888889f)))));
+    return (vf)((vi)y + (n << 23));
+}
+
+#define LOG2_E 1.44269504f
+#define LOWEST 1e30f
+
+static void norm_row(const float *x, const float *weight, int64_t dim, float epsilon, float boost, uint16_t *out) {
+    vf squares = {0};
+    int64_t i = 0;
+    for (; i + LANES <= dim; i += LANES) squares += load_f32(x + i) * load_f32(x + i);
+    float sum = sum_lanes(squares);
+    for (; i < dim; i++) sum += x[i] * x[i];
+    float factor = boost / sqrtf(sum / (float)dim + epsilon);
+    for (i = 0; i < dim; i++) out[i] = bf16_of(x[i] * factor * weight[i]);
+}
+
+INLINE float boost_of(const struct matrix *m) { return m->scale ? FP8_BOOST : 1.f; }
+INLINE int64_t padded(int64_t columns) { return (columns + RUN - 1) / RUN * RUN; }
+
+/* Blocks a thread takes at least at once. */
+INLINE int64_t least_of(const struct matrix *m) {
+    int64_t blocks = PIECE / (BLOCK * m->columns * (m->scale ? 1 : 2));
+    return blocks ? blocks : 1;
+}
+
+static void block_of(const struct matrix *m, int64_t block, const uint16_t *x, int64_t rows, uint16_t *panel, float *out) {
+    int fp8 = m->scale != 0;
+    multiply_block(m->weight + block * BLOCK * m->columns * (fp8 ? 1 : 2), fp8, x, m->columns, m->columns, rows, panel, out);
+    if (fp8)
+        for (int64_t c = 0; c < rows; c++)
+            for (int r = 0; r < BLOCK; r++) out[c * BLOCK + r] *= m->scale[block * BLOCK + r];
+}
+
+/* y[rows][ldy] = x m^T, or added to y. */
+static void multiply(const struct matrix *m, const uint16_t *x, int64_t rows, float *y, int64_t ldy, int add, uint16_t *panel,
+                     int64_t *counter, int threads) {
+    float out[MAX_ROWS * BLOCK];
+    int64_t first, size;
+    while ((size = take(counter, m->rows / BLOCK, least_of(m), threads, &first)))
+        for (int64_t b = first; b < first + size; b++) {
+            block_of(m, b, x, rows, panel, out);
+            for (int64_t c = 0; c < rows; c++)
+                for (int r = 0; r < BLOCK; r++) {
+                    float *place = y + c * ldy + b * BLOCK + r;
+                    *place = add ? *place + out[c * BLOCK + r] : out[c * BLOCK + r];
+                }
+        }
+}
+
+/* hidden = silu(gate x) * (up x); blocks of gate and up rows take turns in the matrix. */
+static void swiglu(const struct layer *l, const uint16_t *x, int64_t rows, uint16_t *hidden, uint16_t *panel, int64_t *counter,
+                   int threads) {
+    float gate[MAX_ROWS * BLOCK] = {0}, up[MAX_ROWS * BLOCK] = {0}, boost = boost_of(&l->down);
+    int64_t first, size;
+    while ((size = take(counter, l->gate_up.rows / (2 * BLOCK), (least_of(&l->gate_up) + 1) / 2, threads, &first)))
+        for (int64_t b = first; b < first + size; b++) {
+            block_of(&l->gate_up, 2 * b, x, rows, panel, gate);
+            block_of(&l->gate_up, 2 * b + 1, x, rows, panel, up);
+            for (int64_t i = 0; i < rows * BLOCK; i += LANES) {
+                vf g = load_f32(gate + i), y = g / (1.f + exp2_of(-LOG2_E * g)) * load_f32(up + i) * boost;
+                memcpy(gate + i, &y, sizeof y);
+            }
+            for (int64_t c = 0; c < rows; c++)
+                for (int r = 0; r < BLOCK; r++) hidden[c * l->down.columns + b * BLOCK + r] = bf16_of(gate[c * BLOCK + r]);
+        }
+}
+
+static void rotate(float *head, const float *cos, const float *sin, int64_t dim) {
+    for (int64_t i = 0; i < dim / 2; i++) {
+        float a = head[i], b = head[i + dim / 2];
+        head[i] = a * cos[i] - b * sin[i + dim / 2];
+        head[i + dim / 2] = b * cos[i] + a * sin[i + dim / 2];
+    }
+}
+
+/* Turn the row's queries and key by its position; key and value go to its slot. */
+static void place_row(const struct model *m, const struct batch *b, int64_t layer, int64_t row, float *qkv) {
+    int64_t dim = m->head_dim, width = m->kv_heads * dim;
+    const float *cos = b->cos + b->positions[row] * dim, *sin = b->sin + b->positions[row] * dim;
+    for (int64_t h = 0; h < m->heads + m->kv_heads; h++) rotate(qkv + h * dim, cos, sin, dim);
+    uint16_t *slot = m->cache + layer * m->cache_stride + b->slots[row] * 2 * width;
+    for (int64_t i = 0; i < 2 * width; i++) slot[i] = bf16_of(qkv[m->heads * dim + i]);
+}
+
+/* Where a sequence keeps the keys and values of one head. */
+struct keys { const uint16_t *cache; const int64_t *pages; int64_t page_size, stride, value, length, dim; };
+
+/* Keys (or values, from `offset` on) of a page, and in *count how many of it the row reads. */
+INLINE const uint16_t *page_of(const struct keys *k, int64_t first, int64_t *count) {
+    *count = k->length - first < k->page_size ? k->length - first : k->page_size;
+    return k->cache + k->pages[first / k->page_size] * k->page_size * k->stride;
+}
+
+/* scores[h][j] = scale q_h k_j for `group` (a constant) query heads. */
+INLINE void score(const struct keys *k, const float *q, const int group, float scale, float *scores, int64_t width) {
+    const int64_t whole = k->dim / LANES * LANES;
+    int64_t count;
+    for (int64_t first = 0; first < k->length; first += count) {
+        const uint16_t *key = page_of(k, first, &count);
+        for (int64_t j = first; j < first + count; j++, key += k->stride) {
+            vf sum[MAX_GROUP];
+            float y[MAX_GROUP];
+            for (int h = 0; h < group; h++) sum[h] = (vf){0};
+            for (int64_t i = 0; i < whole; i += LANES) {
+                vf part = load_bf16(key + i);
+                for (int h = 0; h < group; h++) sum[h] += part * load_f32(q + h * k->dim + i);
+            }
+            if (group == MAX_GROUP) sum_lanes_of_4(sum, y);
+            else for (int h = 0; h < group; h++) y[h] = sum_lanes(sum[h]);
+            for (int h = 0; h < group; h++) {
+                for (int64_t i = whole; i < k->dim; i++) y[h] += f32_of(key[i]) * q[h * k->dim + i];
+                scores[h * width + j] = y[h] * scale;
+            }
+        }
+    }
+}
+
+/* Scores, in units of log 2, become weights; their sum. There is room for whole registers behind the last. */
+static float soften(float *s, int64_t length) {
+    vf most = (vf){0} - LOWEST, sum = {0};
+    for (int64_t j = length; j % LANES; j++) s[j] = -LOWEST;
+    for (int64_t j = 0; j < length; j += LANES) {
+        vf v = load_f32(s + j);
+        most = select_of(v > most, v, most);
+    }
+    float lanes[LANES];
+    memcpy(lanes, &most, sizeof lanes);
+    for (int i = 1; i < LANES; i++) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
+    for (int64_t j = 0; j < length; j += LANES) {
+        vf v = exp2_of(load_f32(s + j) - lanes[0]);
+        memcpy(s + j, &v, sizeof v);
+        sum += v;
+    }
+    return sum_lanes(sum);
+}
+
+/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the head; `group`, `parts`: constants. */
+INLINE void weigh(const struct keys *k, const float *scores, int64_t width, const float *factor, int64_t i, const int group,
+                  const int parts, uint16_t *out) {
+    vf sum[MAX_GROUP][2];
+    int64_t count;
+    for (int h = 0; h < group; h++)
+        for (int p = 0; p < parts; p++) sum[h][p] = (vf){0};
+    for (int64_t first = 0; first < k->length; first += count) {
+        const uint16_t *value = page_of(k, first, &count) + k->value + i;
+        for (int64_t j = first; j < first + count; j++, value += k->stride)
+            for (int p = 0; p < parts; p++) {
+                vf v = load_bf16(value + p * LANES);
+                for (int h = 0; h < group; h++) sum[h][p] += v * scores[h * width + j];
+            }
+    }
+    for (int h = 0; h < group; h++)
+        for (int p = 0; p < parts; p++) {
+            float y[LANES];
+            memcpy(y, &sum[h][p], sizeof y);
+            for (int n = 0; n < LANES; n++) out[h * k->dim + i + p * LANES + n] = bf16_of(y[n] * factor[h]);
+        }
+}
+
+/* Attention of `group` (a constant) query heads over one key head: out[h][dim] times `boost`. */
+INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, uint16_t *out,
+                   float boost) {
+    float factor[MAX_GROUP];
+    int64_t i = 0;
+    score(k, q, group, LOG2_E / sqrtf((float)k->dim), scores, width);
+    for (int h = 0; h < group; h++) factor[h] = boost / soften(scores + h * width, k->length);
+    for (; i + 2 * LANES <= k->dim; i += 2 * LANES) weigh(k, scores, width, factor, i, group, 2, out);
+    for (; i + LANES <= k->dim; i += LANES) weigh(k, scores, width, factor, i, group, 1, out);
+    for (; i < k->dim; i++)
+        for (int h = 0; h < group; h++) {
+            float sum = 0;
+            int64_t count;
+            for (int64_t first = 0; first < k->length; first += count) {
+                const uint16_t *value = page_of(k, first, &count) + k->value + i;
+                for (int64_t j = 0; j < count; j++) sum += f32_of(value[j * k->stride]) * scores[h * width + first + j];
+            }
+            out[h * k->dim + i] = bf16_of(sum * factor[h]);
+        }
+}
+
+/* One key head of one row: its query heads in groups of 4 or one by one. */
+static void attend_head(const struct model *m, const struct batch *b, int64_t layer, int64_t row, int64_t head, const float *qkv,
+                        float *scores, int64_t width, uint16_t *out, float boost) {
+    int64_t dim = m->head_dim, group = m->heads / m->kv_heads, stride = 2 * m->kv_heads * dim;
+    struct keys k = {m->cache + layer * m->cache_stride + head * dim, b->table + b->sequence[row] * b->table_width, m->page_size,
+                     stride, stride / 2, b->positions[row] + 1, dim};
+    for (int64_t h = 0; h < group;) {
+        int64_t at = (head * group + h) * dim;
+        if (group - h >= MAX_GROUP) {
+            attend(&k, qkv + at, MAX_GROUP, scores, width, out + at, boost);
+            h += MAX_GROUP;
+        } else {
+            attend(&k, qkv + at, 1, scores, width, out + at, boost);
+            h += 1;
+        }
+    }
+}
+
+static void norms(const struct model *m, const struct scratch *s, const float *weight, const struct matrix *next, int64_t rows,
+                  int thread, int threads) {
+    for (int64_t r = thread; r < rows; r += threads)
+        norm_row(s->residual + r * m->dim, weight, m->dim, m->epsilon, boost_of(next), s->normed + r * padded(m->dim));
+}
+
+static void run_layer(const struct model *m, const struct batch *b, const struct scratch *s, int64_t index, int thread,
+                      int threads) {
+    const struct layer *l = m->layer + index;
+    int64_t *counter = s->work + COUNTERS + index * 5, first, size;
+    uint16_t *panel = s->panel + thread * s->panel_size;
+    norms(m, s, l->attention_norm, &l->qkv, b->rows, thread, threads);
+    barrier(s->work, threads);
+    multiply(&l->qkv, s->normed, b->rows, s->qkv, l->qkv.rows, 0, panel, counter, threads);
+    barrier(s->work, threads);
+    for (int64_t r = thread; r < b->rows; r += threads) place_row(m, b, index, r, s->qkv + r * l->qkv.rows);
+    barrier(s->work, threads);
+    while ((size = take(counter + 1, b->rows * m->kv_heads, 1, threads, &first)))
+        for (int64_t i = first; i < first + size; i++) {
+            int64_t row = i / m->kv_heads;
+            attend_head(m, b, index, row, i % m->kv_heads, s->qkv + row * l->qkv.rows,
+                        s->scores + thread * MAX_GROUP * s->score_width, s->score_width, s->attended + row * l->o.columns,
+                        boost_of(&l->o));
+        }
+    barrier(s->work, threads);
+    multiply(&l->o, s->attended, b->rows, s->residual, m->dim, 1, panel, counter + 2, threads);
+    barrier(s->work, threads);
+    norms(m, s, l->ffn_norm, &l->gate_up, b->rows, thread, threads);
+    barrier(s->work, threads);
+    swiglu(l, s->normed, b->rows, s->hidden, panel, counter + 3, threads);
+    barrier(s->work, threads);
+    multiply(&l->down, s->hidden, b->rows, s->residual, m->dim, 1, panel, counter + 4, threads);
+    barrier(s->work, threads);
+}
+
+static void run_thread(const struct model *m, const struct batch *b, const struct scratch *s, int thread, int threads) {
+    for (int64_t r = thread; r < b->rows; r += threads)
+        for (int64_t i = 0; i < m->dim; i++) s->residual[r * m->dim + i] = f32_of(m->embedding[b->tokens[r] * m->dim + i]);
+    barrier(s->work, threads);
+    for (int64_t l = 0; l < m->layers; l++) run_layer(m, b, s, l, thread, threads);
+    for (int64_t r = thread; r < b->wanted; r += threads)
+        norm_row(s->residual + b->wanted_rows[r] * m->dim, m->norm, m->dim, m->epsilon, boost_of(&m->head),
+                 s->normed + r * padded(m->dim));
+    barrier(s->work, threads);
+    multiply(&m->head, s->normed, b->wanted, b->logits, m->head.rows, 0, s->panel + thread * s->panel_size,
+             s->work + COUNTERS + m->layers * 5, threads);
+}
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+/* Run `batch` (at most MAX_ROWS rows) on at most `threads` threads. */
+void puna_step(const struct model *m, const struct batch *b, const struct scratch *s, int threads) {
+    memset(s->work, 0, (size_t)s->work_size * sizeof *s->work);
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+    run_thread(m, b, s, omp_get_thread_num(), omp_get_num_threads());
+#else
+    (void)threads;
+    run_thread(m, b, s, 0, 1);
+#endif
+}
+
+/* Read `bytes` (a multiple of 512 by each thread) and do next to nothing with them: the memory's speed. */
+uint64_t puna_read(const uint8_t *p, int64_t bytes, int threads) {
+    uint64_t result = 0;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads) reduction(^ : result)
+#endif
+    {
+        int thread = 0, count = 1;
+#if defined(_OPENMP)
+        thread = omp_get_thread_num(), count = omp_get_num_threads();
+#endif
+        int64_t share = bytes / count / 512 * 512;
+        vu seen[8] = {{0}};
+        for (const uint8_t *q = p + thread * share, *end = q + share; q < end; q += 8 * sizeof(vu))
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                vu v;
+                memcpy(&v, q + i * sizeof v, sizeof v);
+                seen[i] ^= v;
+            }
+        for (int i = 0; i < 8; i++)
+            for (int n = 0; n < LANES; n++) result ^= seen[i][n];
+    }
+    return result;
+}
+
+#if defined(__cplusplus)
+}
+#endif

@@ -1,0 +1,77 @@
+"""Whether an engine computes with PyTorch or with the kernels of `puna.infer.kernels`, decided once for all of its steps.
+
+Never by batch or step: the two round differently, and a request must not change between them when neighbours come and go. The
+kernels take every row on its own, in prompts as in answers, so what they say is the same to the bit under any schedule.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from puna.core.errors import InputError
+from puna.infer.cache import PagedCache
+from puna.infer.kernels.build import Unavailable
+from puna.infer.kernels.step import NativeModel, why_not
+from puna.infer.rows import Rows
+from puna.infer.scheduler import Chunk
+from puna.model.llama import Llama
+
+Kernels = Literal["auto", "torch", "native"]
+
+
+def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSteps | None:
+    """The native steps of a model over `cache`, None for PyTorch's.
+
+    `auto` takes the kernels for a model in bfloat16 (FP8 matrices included) on a CPU, and says so once where they cannot be
+    compiled; a float32 model computes in float32, with PyTorch. `native` raises InputError for a model they cannot run and
+    `Unavailable` without a compiler.
+    """
+    if kernels not in get_args(Kernels):
+        raise InputError(f"there are no kernels '{kernels}'", where="kernels", fix=f"one of: {', '.join(get_args(Kernels))}")
+    if kernels == "torch" or (kernels == "auto" and why_not(model) is not None):
+        return None
+    try:
+        return NativeSteps(model, cache)
+    except Unavailable as error:
+        if kernels == "native":
+            raise
+        _say(f"decoding with PyTorch, several times slower than with the native kernels: {error.sentence()}")
+        return None
+
+
+@lru_cache(maxsize=16)
+def _say(line: str) -> None:
+    """One line on the error stream, once for each process."""
+    print(line, file=sys.stderr)
+
+
+class NativeSteps:
+    """Prompt chunks and running rows as `NativeModel` takes them. The weights are packed once, as they are now."""
+
+    def __init__(self, model: Llama, cache: PagedCache, *, level: str | None = None):
+        self.model, self.page_size = NativeModel(model, cache, level=level), cache.page_size
+
+    def prefill(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Compute prompt chunks; float32 logits [G, V] at the ends of the G prompts that are complete with them."""
+        positions = [np.arange(chunk.start, chunk.stop) for chunk in chunks]
+        sizes = np.array([len(p) for p in positions])
+        table_BW = np.zeros((len(chunks), -(-max(chunk.stop for chunk in chunks) // self.page_size)), np.int64)
+        for row, chunk in enumerate(chunks):
+            own = chunk.group.tables[0, : table_BW.shape[1]]
+            table_BW[row, : len(own)] = own
+        complete = np.array([chunk.stop == len(chunk.group.prompt) for chunk in chunks])
+        return self.model.logits(
+            np.concatenate([chunk.group.prompt[chunk.start : chunk.stop] for chunk in chunks]),
+            np.concatenate(positions), np.repeat(np.arange(len(chunks)), sizes), table_BW, (sizes.cumsum() - 1)[complete],
+        )  # fmt: skip
+
+    def decode(self, rows: Rows) -> Tensor:
+        """Float32 logits [R, V] after the newest token of each row, which goes into the cache."""
+        every = np.arange(len(rows))
+        return self.model.logits(rows.token, rows.length, every, rows.table, every)
