@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from puna.core.errors import RunError
 from puna.core.stage import StageContext
-from puna.model.cpu import keep_freed_memory
 from puna.train import state
 from puna.train.meter import NOTHING_MORE, Measuring, Meter
 from puna.train.objectives import Objective
@@ -93,8 +92,6 @@ def train(
     world = World.current()
     place: Place = Whole(model, world, device, precision) if isinstance(model, nn.Module) else model
     place.train()
-    if device == "cpu":
-        keep_freed_memory()
     optimizer = optimizer or build(place.named(), optim, place.dtype)
     spikes = Spikes(optim.spike_deviations, optim.spike_window)
     meter = Meter(ctx, world, name, device, getattr(model, "config", None), measuring)
@@ -113,8 +110,6 @@ def train(
             loop.run_step(meter.read(batches, loop.step))
         if loop.step % log_every == 0 or loop.step == schedule.steps:
             loop.log()
-            if loop.writer is not None:
-                loop.writer.finish_if_written()
         if average_every and loop.step > average_from and loop.step % average_every == 0:
             loop.add_to_average()
         if evaluate and (loop.step == schedule.steps or (evaluate_every and loop.step % evaluate_every == 0)):
@@ -230,6 +225,8 @@ class _Loop:
             row["skipped"] = len(self.skipped)
         self._record(row)
         self.meter.log(self.schedule.first + self.step)
+        if self.writer is not None:
+            self.writer.finish_if_written()
 
     def _interval_means(self) -> dict[str, float]:
         values = {key: float(value) for key, value in sorted(self.sums.items())}

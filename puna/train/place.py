@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from puna.core.errors import InputError
+from puna.model.cpu import keep_freed_memory
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
 from puna.train.parallel.layout import Precision, resolved
@@ -61,6 +62,8 @@ class Whole:
 
     def __init__(self, model: nn.Module, world: World, device: str, precision: Precision = "fp32"):
         self.model, self.world, self.device = model.to(device), world, device
+        if device == "cpu":
+            keep_freed_memory()
         if precision == "fp8":
             raise InputError("FP8 training is for models that are laid out", where="precision", fix="take bf16 here")
         self.precision = resolved(precision, device)

@@ -12,6 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+sys.path.insert(0, str(Path(__file__).parent))
+from small_model import IDS, SHARD, TOKENIZER, lively
+
 from puna.core.errors import InputError, RunError
 from puna.infer.convert import convert
 from puna.infer.fp8 import quantize_model
@@ -21,21 +24,6 @@ from puna.model.config import ModelConfig
 from puna.model.fp8_linear import Fp8Linear, dequantize_rows
 from puna.model.llama import Llama
 from puna.model.weight_file import WeightWriter, read_header
-from puna.tokenizer.bpe import Tokenizer
-
-TOKENIZER = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)})
-CONFIG = ModelConfig(512, 32, 4, 4, 2, 96, max_seq_len=128, rope_theta=10000.0)
-IDS = torch.arange(40)[None]
-SHARD = 40_000  # bytes: several tensors of the small model
-
-
-def lively(dtype=torch.float32, **changed) -> Llama:
-    model = Llama(ModelConfig(**(vars(CONFIG) | changed)), seed=1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(3.0)
-    return model.to(dtype).eval()
 
 
 def hashes(directory: Path) -> dict[str, str]:

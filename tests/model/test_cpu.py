@@ -16,7 +16,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-def both(own, plain, *inputs):
+def assert_same(own, plain, *inputs):
     """Outputs and gradients of two functions agree."""
     found = []
     for function in (own, plain):
@@ -30,9 +30,9 @@ def both(own, plain, *inputs):
 
 def test_linear_norm_and_swiglu_are_the_plain_ones():
     x, gate, up, down = draw(2, 9, 24), draw(40, 24), draw(40, 24, seed=1), draw(24, 40)
-    both(cpu.linear, F.linear, x, gate)
-    both(lambda x, w: cpu.rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), x, draw(24))
-    both(cpu.swiglu, lambda x, g, u, d: F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d), x, gate, up, down)
+    assert_same(cpu.linear, F.linear, x, gate)
+    assert_same(lambda x, w: cpu.rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), x, draw(24))
+    assert_same(cpu.swiglu, lambda x, g, u, d: F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d), x, gate, up, down)
 
 
 @pytest.mark.parametrize("length, heads, kv_heads", [(256, 4, 2), (100, 3, 3), (300, 4, 1), (33, 2, 2)])
@@ -56,7 +56,7 @@ def test_attention_in_blocks_is_attention(length, heads, kv_heads, kind):
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
         return y.transpose(1, 2).flatten(2)
 
-    both(lambda x, *weights: cpu.self_attention(x, weights, rotation, mask), plain, x, *weights)
+    assert_same(lambda x, *weights: cpu.self_attention(x, weights, rotation, mask), plain, x, *weights)
 
 
 def test_what_is_frozen_gets_no_gradient():
