@@ -88,7 +88,7 @@ def convert(
     ] = "ffn",
     shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Largest file of weights.")] = 5000,
 ) -> None:
-    """Write a model in another format; the source may be in Meta's layout or a GGUF file too. Killed, the same command goes on."""
+    """Write a model in another format; the source may be in Meta's layout or a GGUF file. Killed, the same command goes on."""
     from puna.infer.convert import convert as write
 
     report = write(
