@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from puna.core.errors import InputError, RunError
-from puna.infer.cache import DecodeView, PagedCache, PrefillView
+from puna.infer.cache import PagedCache
 from puna.infer.native import Kernels, native_steps
 from puna.infer.pages import BlockPool
 from puna.infer.rows import Rows, empty_rows, started
 from puna.infer.sampler import choose, own_logprobs, sample_keys, uniforms
 from puna.infer.scheduler import Chunk, Group, Scheduler, pages_needed
 from puna.infer.shaping import NO_SHAPING, Shaper, Shaping, shaped
+from puna.infer.spans import spans_of_chunks, spans_of_rows
+from puna.infer.torch_steps import TorchSteps
 from puna.model.llama import Llama
 
 CACHE_BYTES = 256 << 20  # default size of the KV cache; on CPU, pages that are never used cost nothing
@@ -110,7 +112,7 @@ class Engine:
             layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
             dtype=weight.dtype, device=self.device,
         )  # fmt: skip
-        self.native = native_steps(model, self.cache, kernels)
+        self.steps = native_steps(model, self.cache, kernels) or TorchSteps(model, self.cache)
         self.pool = BlockPool(pages)
         self.scheduler = Scheduler(self.pool, page_size=page_size, max_running=max_running, prefill_tokens=prefill_tokens)
         self.running = empty_rows()
@@ -209,12 +211,8 @@ class Engine:
             )
         return limit
 
-    @torch.no_grad()
     def _advance(self) -> list[_Written]:
-        """One step: admit, prefill, decode. Rows that got their first token in this step decode from the next one on.
-
-        Not in inference mode: tables the model keeps (RoPE) would be unusable in training afterwards.
-        """
+        """One step: admit, prefill, decode. Rows that got their first token in this step decode from the next one on."""
         self.scheduler.admit(len(self.running))
         written = []
         fresh = None
@@ -236,52 +234,13 @@ class Engine:
 
     def _prefill(self, chunks: list[Chunk]) -> tuple[Tensor, list[Group]]:
         """Compute prompt chunks; logits [G, V] at the end of the G prompts that are now complete, and those groups."""
-        if self.native is not None:
-            return self.native.prefill(chunks), self.scheduler.advance(chunks)
-        width = max(chunk.stop - chunk.start for chunk in chunks)
-        ids_BT = np.zeros((len(chunks), width), np.int64)
-        positions_BT = np.zeros_like(ids_BT)
-        valid_BT = np.zeros_like(ids_BT, dtype=bool)
-        pages = -(-max(chunk.stop for chunk in chunks) // self.page_size)
-        table_BW = np.zeros((len(chunks), pages), np.int64)
-        for row, chunk in enumerate(chunks):
-            size = chunk.stop - chunk.start
-            ids_BT[row, :size] = chunk.group.prompt[chunk.start : chunk.stop]
-            positions_BT[row] = np.minimum(np.arange(chunk.start, chunk.start + width), chunk.stop - 1)
-            valid_BT[row, :size] = True
-            own = chunk.group.tables[0, :pages]
-            table_BW[row, : len(own)] = own
-        slots_BT = (
-            np.take_along_axis(table_BW, positions_BT // self.page_size, 1) * self.page_size + positions_BT % self.page_size
-        )
-        whole = all(chunk.start == 0 for chunk in chunks)
-        table = None if whole else self._tensor(table_BW)
-        view = PrefillView(self.cache, self._tensor(valid_BT), self._tensor(slots_BT[valid_BT]), table)
-        mask = None if whole else self._reach(positions_BT, pages)
-        x_BTD = self.model.hidden(self._tensor(ids_BT), positions_BT=self._tensor(positions_BT), mask=mask, cache=view)
-        last = np.array([chunk.stop - chunk.start - 1 for chunk in chunks])
-        complete = np.array([chunk.stop == len(chunk.group.prompt) for chunk in chunks])
-        ends = x_BTD[self._tensor(np.flatnonzero(complete)), self._tensor(last[complete])]
-        return self.model.lm_head(ends), self.scheduler.advance(chunks)
+        return self.steps.logits(spans_of_chunks(chunks, self.page_size)), self.scheduler.advance(chunks)
 
     def _decode(self, rows: Rows) -> Tensor:
         """Logits [R, V] after the newest token of each row, which goes into the cache."""
-        if self.native is not None:
-            logits_RV = self.native.decode(rows)
-            rows.length += 1
-            return logits_RV
-        pages = int(rows.length.max()) // self.page_size + 1
-        slots = rows.table[np.arange(len(rows)), rows.length // self.page_size] * self.page_size + rows.length % self.page_size
-        view = DecodeView(self.cache, self._tensor(slots), self._tensor(rows.table[:, :pages]))
-        positions_B1 = rows.length[:, None]
-        x_B1D = self.model.hidden(
-            self._tensor(rows.token[:, None]),
-            positions_BT=self._tensor(positions_B1),
-            mask=self._reach(positions_B1, pages),
-            cache=view,
-        )
+        logits_RV = self.steps.logits(spans_of_rows(rows, self.page_size))
         rows.length += 1
-        return self.model.lm_head(x_B1D[:, 0])
+        return logits_RV
 
     def _write(self, rows: Rows, logits: Tensor) -> _Written:
         """Choose a token for each row and record it."""
@@ -313,11 +272,6 @@ class Engine:
         if gone.any():
             self.pool.release(self.running.select(gone).own_pages())
             self.running = self.running.select(~gone)
-
-    def _reach(self, positions_BT: np.ndarray, pages: int) -> Tensor:
-        """Mask [B, 1, T, S]: a query reads its row's positions up to its own."""
-        keys_S = torch.arange(pages * self.page_size, device=self.device)
-        return (keys_S <= self._tensor(positions_BT)[:, :, None])[:, None]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

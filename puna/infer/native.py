@@ -7,19 +7,16 @@ kernels take every row on its own, in prompts as in answers, so what they say is
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
-import numpy as np
 from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.infer.cache import PagedCache
 from puna.infer.kernels.build import Unavailable
 from puna.infer.kernels.step import NativeModel, why_not
-from puna.infer.rows import Rows
-from puna.infer.scheduler import Chunk
+from puna.infer.spans import Spans
 from puna.model.llama import Llama
 
 Kernels = Literal["auto", "torch", "native"]
@@ -52,26 +49,11 @@ def _say(line: str) -> None:
 
 
 class NativeSteps:
-    """Prompt chunks and running rows as `NativeModel` takes them. The weights are packed once, as they are now."""
+    """Runs of tokens as `NativeModel` takes them. The weights are packed once, as they are now."""
 
     def __init__(self, model: Llama, cache: PagedCache, *, level: str | None = None):
-        self.model, self.page_size = NativeModel(model, cache, level=level), cache.page_size
+        self.model = NativeModel(model, cache, level=level)
 
-    def prefill(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Compute prompt chunks; float32 logits [G, V] at the ends of the G prompts that are complete with them."""
-        positions = [np.arange(chunk.start, chunk.stop) for chunk in chunks]
-        sizes = np.array([len(p) for p in positions])
-        table_BW = np.zeros((len(chunks), -(-max(chunk.stop for chunk in chunks) // self.page_size)), np.int64)
-        for row, chunk in enumerate(chunks):
-            own = chunk.group.tables[0, : table_BW.shape[1]]
-            table_BW[row, : len(own)] = own
-        complete = np.array([chunk.stop == len(chunk.group.prompt) for chunk in chunks])
-        return self.model.logits(
-            np.concatenate([chunk.group.prompt[chunk.start : chunk.stop] for chunk in chunks]),
-            np.concatenate(positions), np.repeat(np.arange(len(chunks)), sizes), table_BW, (sizes.cumsum() - 1)[complete],
-        )  # fmt: skip
-
-    def decode(self, rows: Rows) -> Tensor:
-        """Float32 logits [R, V] after the newest token of each row, which goes into the cache."""
-        every = np.arange(len(rows))
-        return self.model.logits(rows.token, rows.length, every, rows.table, every)
+    def logits(self, spans: Spans) -> Tensor:
+        """Write the runs' keys and values to their pages; float32 logits [Q, V] after the tokens asked for."""
+        return self.model.logits(spans.tokens, spans.positions, spans.sequence, spans.table, spans.wanted)

@@ -17,6 +17,7 @@ from puna.infer import quantize
 from puna.infer.convert import convert
 from puna.infer.fp8 import batches, compare, layer_errors, quantize_model, round_weights
 from puna.infer.load import load_engine
+from puna.infer.native import NativeSteps
 from puna.model.checkpoint import load_model, save_model
 from puna.model.config import ModelConfig
 from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows, widen
@@ -216,7 +217,7 @@ def test_the_fp8_directory_runs_in_the_native_kernels(source, tmp_path):
         engine, _ = load_engine(tmp_path / "fp8", kernels="native")
     except Unavailable as error:
         pytest.skip(str(error))
-    assert engine.native is not None
+    assert isinstance(engine.steps, NativeSteps)
     answer = engine.generate([Request([5, 6, 7], max_tokens=4)])[0][0]
     with torch.no_grad():
         logits = load_model(tmp_path / "fp8").eval()(torch.tensor([[5, 6, 7, *answer.ids]]))[0, 2:-1].log_softmax(-1)

@@ -19,6 +19,7 @@ from puna.infer.kernels import build
 from puna.infer.kernels.pack import HUGE, Arena, interleaved, pack, packed_bytes
 from puna.infer.kernels.step import MAX_ROWS, NativeModel, why_not
 from puna.infer.native import NativeSteps
+from puna.infer.torch_steps import TorchSteps
 from puna.model.config import ModelConfig, RopeScaling
 from puna.model.fp8_linear import Fp8Linear, dequantize_rows
 from puna.model.llama import Llama
@@ -73,7 +74,7 @@ def cache_of(model: Llama, pages: int = 64, page_size: int = 8) -> PagedCache:
 
 def engine_of(model: Llama, level: str | None, **settings) -> Engine:
     engine = Engine(model, stop_ids=(3, 50), kernels="torch", **settings)
-    engine.native = NativeSteps(model, engine.cache, level=level)
+    engine.steps = NativeSteps(model, engine.cache, level=level)
     return engine
 
 
@@ -147,7 +148,7 @@ def requests(count: int) -> list[Request]:
 def test_tokens_do_not_depend_on_neighbours_chunks_pages_or_order(weights):
     model, asked = random_model("odd", weights), requests(60)
     engine = Engine(model, stop_ids=(3, 50))
-    assert engine.native is not None
+    assert isinstance(engine.steps, NativeSteps)
     together = tokens(engine.generate(asked))
     assert [tokens(engine.generate([request]))[0] for request in asked] == together
     assert tokens(engine_of(model, None, prefill_tokens=7, max_running=5).generate(asked)) == together
@@ -187,7 +188,7 @@ def test_which_models():
     assert "float32" in (why_not(model.float()) or "")
     with pytest.raises(InputError, match="cannot run in the native kernels"):
         Engine(model.float(), stop_ids=(), kernels="native")
-    assert Engine(model.float(), stop_ids=()).native is None
+    assert isinstance(Engine(model.float(), stop_ids=()).steps, TorchSteps)
     mixed = random_model()
     mixed.model.layers[1].mlp.up_proj = Fp8Linear.from_weight(mixed.model.layers[1].mlp.up_proj.weight)
     assert "layer 1" in (why_not(mixed) or "")
