@@ -17,6 +17,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX2__)
@@ -29,6 +33,7 @@
 #define AHEAD 3072          /* bytes between a read of BF16 weights and its prefetch into the second cache */
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #define FP8_BOOST 0x1p100f  /* factor of token rows that meet FP8 weights */
+#define MAX_ROWS 64         /* token rows of one call, `step.MAX_ROWS` */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -37,7 +42,11 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
 INLINE vf load_f32(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
+#if defined(__AVX512F__) || !defined(__AVX2__)
 INLINE vu load_u16(const uint16_t *p) { vh v; memcpy(&v, p, sizeof v); return __builtin_convertvector(v, vu); }
+#else
+INLINE vu load_u16(const uint16_t *p) { return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
+#endif
 INLINE vf load_bf16(const uint16_t *p) { return (vf)(load_u16(p) << 16); }
 INLINE vf select_of(vi where, vf yes, vf no) { return (vf)(((vi)yes & where) | ((vi)no & ~where)); }
 INLINE float f32_of(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; memcpy(&f, &u, 4); return f; }
@@ -50,6 +59,15 @@ INLINE uint16_t bf16_of(float x) {
     return x == x ? rounded : 0x7fc0;
 }
 
+/* A number of a token row: a bfloat16, kept as such where the processor multiplies them and as a float elsewhere. */
+#if defined(__AVX512BF16__)
+typedef uint16_t rounded;
+INLINE rounded round_of(float x) { return bf16_of(x); }
+#else
+typedef float rounded;
+INLINE rounded round_of(float x) { return f32_of(bf16_of(x)); }
+#endif
+
 INLINE float sum_lanes(vf v) {
     float a[LANES];
     memcpy(a, &v, sizeof a);
@@ -59,7 +77,6 @@ INLINE float sum_lanes(vf v) {
 }
 
 #if defined(__AVX512F__)
-#include <immintrin.h>
 
 /* y[i] = sum of v[i]: two rounds of additions for all four, then over the quarters. */
 INLINE void sum_lanes_of_4(const vf *v, float *y) {
@@ -70,6 +87,13 @@ INLINE void sum_lanes_of_4(const vf *v, float *y) {
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
+#elif defined(__AVX2__)
+
+INLINE void sum_lanes_of_4(const vf *v, float *y) {
+    __m256 ab = _mm256_hadd_ps((__m256)v[0], (__m256)v[1]), cd = _mm256_hadd_ps((__m256)v[2], (__m256)v[3]);
+    __m256 all = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 #else
 INLINE void sum_lanes_of_4(const vf *v, float *y) {
     for (int i = 0; i < 4; i++) y[i] = sum_lanes(v[i]);
@@ -77,6 +101,9 @@ INLINE void sum_lanes_of_4(const vf *v, float *y) {
 #endif
 
 #if defined(__AVX512BF16__)
+
+INLINE rounded *row_of(rounded *x, int64_t columns, int64_t row) { return x + row * columns; }
+INLINE int64_t at(int64_t column) { return column; }
 
 INLINE void expand_fp8(const uint8_t *p, __m512i *low, __m512i *high) {
     const __m512i bits = _mm512_set1_epi16((short)0x87f0);
@@ -135,10 +162,11 @@ INLINE void tiles(const uint8_t *w, int fp8, int64_t ahead, const uint16_t *x, i
     if (rows - c == 1) tile(w, fp8, c ? 0 : ahead, x + c * ldx, ldx, columns, 1, out + c * BLOCK);
 }
 
-/* One block of weight rows times `rows` token rows [rows][ldx]: out[c * 8 + r], without the row scales.
- * `panel`: room for the block as bfloat16; from 5 token rows on, FP8 is expanded once and read from there. */
-static void multiply_block(const uint8_t *w, int fp8, const uint16_t *x, int64_t ldx, int64_t columns, int64_t rows,
-                           uint16_t *panel, float *out) {
+/* One block of weight rows times `rows` token rows: out[c * 8 + r], without the row scales.
+ * `room`: for the block as bfloat16; from 5 token rows on, FP8 is expanded once and read from there. */
+static void multiply_block(const uint8_t *w, int fp8, const uint16_t *x, int64_t columns, int64_t rows, float *room, float *out) {
+    uint16_t *panel = (uint16_t *)room;
+    const int64_t ldx = columns;
     if (!fp8) {
         tiles(w, 0, AHEAD, x, ldx, columns, rows, out);
     } else if (rows <= 4) {
@@ -156,40 +184,139 @@ static void multiply_block(const uint8_t *w, int fp8, const uint16_t *x, int64_t
 
 #else /* the same in float32 lanes: AVX-512 without bfloat16, AVX2, and whatever the compiler makes of 4 lanes elsewhere */
 
-INLINE void one_row(const uint8_t *w, int fp8, const uint16_t *x, int64_t columns, float *out) {
-    vf sum[BLOCK];
+#define SHARE (LANES == 16 ? 8 : 4) /* weight rows times 3 token rows whose sums fill the registers */
+#define CHUNK 512                   /* columns of 8 weight rows and 3 token rows that stay in the first cache together */
+#define ROOM ((MAX_ROWS + 2) / 3 * 3)
+
+/* Token rows lie as [K/CHUNK][row/3][CHUNK/LANES][3][LANES], so that a pass over all of them reads one stream. */
+INLINE rounded *row_of(rounded *x, int64_t columns, int64_t row) { (void)columns; return x + row / 3 * 3 * CHUNK + row % 3 * LANES; }
+INLINE int64_t at(int64_t column) {
+    return column / CHUNK * ROOM * CHUNK + column % CHUNK / LANES * 3 * LANES + column % LANES;
+}
+
+/* 2 registers of weights out of a run of 64: columns i .. and 32 + i .. */
+INLINE void load_pair(const uint8_t *run, int fp8, int i, vf *low, vf *high) {
+    const uint16_t *p = (const uint16_t *)run;
+    if (fp8) {
+        vu u = load_u16(p + i);
+        *low = (vf)(((u & 0x7f) << 20) | ((u & 0x80) << 24));
+        *high = (vf)(((u & 0x7f00) << 12) | ((u & 0x8000) << 16));
+    } else {
+        *low = load_bf16(p + i);
+        *high = load_bf16(p + RUN / 2 + i);
+    }
+}
+
+INLINE void sums_of_block(const vf *sum, float *out) {
+    sum_lanes_of_4(sum, out);
+    sum_lanes_of_4(sum + 4, out + 4);
+}
+
+INLINE void one_row(const uint8_t *w, int fp8, const float *x, int64_t columns, float *out) {
+    vf sum[BLOCK], low[RUN / 2 / LANES], high[RUN / 2 / LANES];
     const int64_t run_bytes = fp8 ? RUN : 2 * RUN;
     for (int r = 0; r < BLOCK; r++) sum[r] = (vf){0};
-    for (int64_t k = 0; k < columns; k += RUN, w += BLOCK * run_bytes) {
-#pragma GCC unroll 4
-        for (int i = 0; i < RUN / 2; i += LANES) {
-            vf x_low = load_bf16(x + k + i), x_high = load_bf16(x + k + RUN / 2 + i);
+    for (int64_t k = 0; k < columns; k += RUN, w += BLOCK * run_bytes)
 #pragma GCC unroll 8
-            for (int r = 0; r < BLOCK; r++) {
-                const uint16_t *p = (const uint16_t *)(w + r * run_bytes);
-                if (fp8) {
-                    vu u = load_u16(p + i);
-                    sum[r] += (vf)(((u & 0x7f) << 20) | ((u & 0x80) << 24)) * x_low;
-                    sum[r] += (vf)(((u & 0x7f00) << 12) | ((u & 0x8000) << 16)) * x_high;
-                } else {
-                    if (i == 0) PREFETCH((const uint8_t *)p + AHEAD);
-                    if (i == 0) PREFETCH((const uint8_t *)p + RUN + AHEAD);
-                    sum[r] += load_bf16(p + i) * x_low;
-                    sum[r] += load_bf16(p + RUN / 2 + i) * x_high;
-                }
+        for (int r = 0; r < BLOCK; r++) {
+            const uint8_t *p = w + r * run_bytes;
+            if (!fp8) PREFETCH(p + AHEAD);
+            if (!fp8) PREFETCH(p + RUN + AHEAD);
+#pragma GCC unroll 8
+            for (int i = 0; i < RUN / 2; i += LANES) load_pair(p, fp8, i, low + i / LANES, high + i / LANES);
+#pragma GCC unroll 8
+            for (int i = 0; i < RUN / 2; i += LANES) sum[r] += low[i / LANES] * load_f32(x + at(k + i));
+#pragma GCC unroll 8
+            for (int i = 0; i < RUN / 2; i += LANES) sum[r] += high[i / LANES] * load_f32(x + at(k + RUN / 2 + i));
+        }
+    sums_of_block(sum, out);
+}
+
+#if LANES == 8
+/* sum[c][r] += x_c p_r for a register of 3 token rows and of 4 weight rows: all 16 registers, which no compiler was seen to
+ * manage. */
+INLINE void multiply_3_by_4(vf sum[3][SHARE], const float *x, const float *p) {
+#define ROW(r, c0, c1, c2)                                                                           \
+    "vmovups " #r "*32(%[p]), %%ymm15\n\tvfmadd231ps %%ymm12, %%ymm15, " c0 "\n\t"                  \
+    "vfmadd231ps %%ymm13, %%ymm15, " c1 "\n\tvfmadd231ps %%ymm14, %%ymm15, " c2 "\n\t"
+    __asm__("vmovups (%[x]), %%ymm12\n\tvmovups 32(%[x]), %%ymm13\n\tvmovups 64(%[x]), %%ymm14\n\t"
+            ROW(0, "%0", "%4", "%8") ROW(1, "%1", "%5", "%9") ROW(2, "%2", "%6", "%10") ROW(3, "%3", "%7", "%11")
+            : "+x"(sum[0][0]), "+x"(sum[0][1]), "+x"(sum[0][2]), "+x"(sum[0][3]), "+x"(sum[1][0]), "+x"(sum[1][1]),
+              "+x"(sum[1][2]), "+x"(sum[1][3]), "+x"(sum[2][0]), "+x"(sum[2][1]), "+x"(sum[2][2]), "+x"(sum[2][3])
+            : [x] "r"(x), [p] "r"(p)
+            : "xmm12", "xmm13", "xmm14", "xmm15", "memory");
+#undef ROW
+}
+#endif
+
+/* sums[c][r] += over some columns, for SHARE rows of a panel and `count` token rows (a constant, at most 3), in the order of
+ * `one_row`. */
+INLINE void panel_tile(const float *panel, const float *x, int64_t columns, const int count, vf *sums) {
+    vf sum[3][SHARE];
+#pragma GCC unroll 3
+    for (int c = 0; c < count; c++)
+#pragma GCC unroll 8
+        for (int r = 0; r < SHARE; r++) sum[c][r] = sums[c * BLOCK + r];
+    for (int64_t k = 0; k < columns; k += LANES, panel += SHARE * LANES, x += 3 * LANES) {
+#if LANES == 8
+        if (count == 3) {
+            multiply_3_by_4(sum, x, panel);
+            continue;
+        }
+#endif
+#pragma GCC unroll 8
+        for (int r = 0; r < SHARE; r++)
+#pragma GCC unroll 3
+            for (int c = 0; c < count; c++) sum[c][r] += load_f32(panel + r * LANES) * load_f32(x + c * LANES);
+    }
+#pragma GCC unroll 3
+    for (int c = 0; c < count; c++)
+#pragma GCC unroll 8
+        for (int r = 0; r < SHARE; r++) sums[c * BLOCK + r] = sum[c][r];
+}
+
+/* A block of weights in float32: for SHARE rows at a time a register of each in turn. */
+INLINE void expand_block(const uint8_t *w, int fp8, int64_t columns, float *panel) {
+    for (int64_t k = 0; k < columns; k += RUN)
+        for (int r = 0; r < BLOCK; r++, w += fp8 ? RUN : 2 * RUN)
+            for (int i = 0; i < RUN / 2; i += LANES) {
+                float *place = panel + r / SHARE * SHARE * columns + r % SHARE * LANES + (k + i) * SHARE;
+                vf low, high;
+                load_pair(w, fp8, i, &low, &high);
+                memcpy(place, &low, sizeof low);
+                memcpy(place + RUN / 2 * SHARE, &high, sizeof high);
+            }
+}
+
+/* One block of weight rows times `rows` token rows: out[c * 8 + r], without the row scales.
+ * `panel`: room for the block in float32; from 3 token rows on, the weights are expanded once and read from there. */
+static void multiply_block(const uint8_t *w, int fp8, float *x, int64_t columns, int64_t rows, float *panel, float *out) {
+    vf sums[MAX_ROWS * BLOCK];
+    if (rows <= 2) {
+        for (int64_t c = 0; c < rows; c++) {
+            if (fp8) one_row(w, 1, row_of(x, columns, c), columns, out + c * BLOCK);
+            else one_row(w, 0, row_of(x, columns, c), columns, out + c * BLOCK);
+        }
+        return;
+    }
+    if (fp8) expand_block(w, 1, columns, panel);
+    else expand_block(w, 0, columns, panel);
+    for (int64_t i = 0; i < rows * BLOCK; i++) sums[i] = (vf){0};
+    const uint8_t *next = w + BLOCK * columns * (fp8 ? 1 : 2), *end = next + (next - w);
+    const int64_t share = (next - w) / ((columns + CHUNK - 1) / CHUNK * ((rows + 2) / 3)) + 64;
+    for (int64_t k = 0; k < columns; k += CHUNK) {
+        const int64_t width = columns - k < CHUNK ? columns - k : CHUNK;
+        for (int64_t c = 0; c < rows; c += 3) {
+            for (int64_t i = 0; i < share && next < end; i += 64, next += 64) __builtin_prefetch(next, 0, 2);
+            for (int r = 0; r < BLOCK; r += SHARE) {
+                const float *part = panel + r * columns + k * SHARE, *row = row_of(x, columns, c) + at(k);
+                if (rows - c >= 3) panel_tile(part, row, width, 3, sums + c * BLOCK + r);
+                else if (rows - c == 2) panel_tile(part, row, width, 2, sums + c * BLOCK + r);
+                else panel_tile(part, row, width, 1, sums + c * BLOCK + r);
             }
         }
     }
-    for (int r = 0; r < BLOCK; r++) out[r] = sum_lanes(sum[r]);
-}
-
-static void multiply_block(const uint8_t *w, int fp8, const uint16_t *x, int64_t ldx, int64_t columns, int64_t rows,
-                           uint16_t *panel, float *out) {
-    (void)panel;
-    for (int64_t c = 0; c < rows; c++) {
-        if (fp8) one_row(w, 1, x + c * ldx, columns, out + c * BLOCK);
-        else one_row(w, 0, x + c * ldx, columns, out + c * BLOCK);
-    }
+    for (int64_t c = 0; c < rows; c++) sums_of_block(sums + c * BLOCK, out + c * BLOCK);
 }
 
 #endif

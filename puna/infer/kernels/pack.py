@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 BLOCK, RUN = 8, 64  # weight rows side by side, columns of one row that lie together; as in dot.h
+CHUNK = 512  # columns of all token rows that lie together; as in dot.h
 HUGE = 2 << 20  # bytes of a huge page
 ALIGNED = 4096  # bytes; where each matrix starts
 FP8_SHIFT = 2.0**20  # the kernels sum FP8 products as 2^-20 of their value

@@ -16,7 +16,6 @@
 #include <sched.h>
 #endif
 
-#define MAX_ROWS 64    /* rows of one call, `step.MAX_ROWS` */
 #define MAX_GROUP 4    /* query heads taken together over one key head, `step.HEADS_AT_ONCE` */
 #define PIECE 32768    /* bytes of weights a thread takes at least at once */
 #define SPINS 20000    /* looks at the barrier before the core is offered to others */
@@ -50,7 +49,8 @@ struct batch {
 struct scratch {
     int64_t score_width, panel_size, work_size;
     float *residual, *qkv, *scores;
-    uint16_t *normed, *attended, *hidden, *panel; /* rows padded with zeros to 64 columns; panel per thread */
+    rounded *normed, *attended, *hidden; /* rows padded with zeros to 64 columns, as `row_of` has them */
+    float *panel;                        /* per thread */
     int64_t *work;
 };
 
@@ -97,14 +97,14 @@ INLINE vf exp2_of(vf x) {
 #define LOG2_E 1.44269504f
 #define LOWEST 1e30f
 
-static void norm_row(const float *x, const float *weight, int64_t dim, float epsilon, float boost, uint16_t *out) {
+static void norm_row(const float *x, const float *weight, int64_t dim, float epsilon, float boost, rounded *out) {
     vf squares = {0};
     int64_t i = 0;
     for (; i + LANES <= dim; i += LANES) squares += load_f32(x + i) * load_f32(x + i);
     float sum = sum_lanes(squares);
     for (; i < dim; i++) sum += x[i] * x[i];
     float factor = boost / sqrtf(sum / (float)dim + epsilon);
-    for (i = 0; i < dim; i++) out[i] = bf16_of(x[i] * factor * weight[i]);
+    for (i = 0; i < dim; i++) out[at(i)] = round_of(x[i] * factor * weight[i]);
 }
 
 INLINE float boost_of(const struct matrix *m) { return m->scale ? FP8_BOOST : 1.f; }
@@ -116,16 +116,16 @@ INLINE int64_t least_of(const struct matrix *m) {
     return blocks ? blocks : 1;
 }
 
-static void block_of(const struct matrix *m, int64_t block, const uint16_t *x, int64_t rows, uint16_t *panel, float *out) {
+static void block_of(const struct matrix *m, int64_t block, rounded *x, int64_t rows, float *panel, float *out) {
     int fp8 = m->scale != 0;
-    multiply_block(m->weight + block * BLOCK * m->columns * (fp8 ? 1 : 2), fp8, x, m->columns, m->columns, rows, panel, out);
+    multiply_block(m->weight + block * BLOCK * m->columns * (fp8 ? 1 : 2), fp8, x, m->columns, rows, panel, out);
     if (fp8)
         for (int64_t c = 0; c < rows; c++)
             for (int r = 0; r < BLOCK; r++) out[c * BLOCK + r] *= m->scale[block * BLOCK + r];
 }
 
 /* y[rows][ldy] = x m^T, or added to y. */
-static void multiply(const struct matrix *m, const uint16_t *x, int64_t rows, float *y, int64_t ldy, int add, uint16_t *panel,
+static void multiply(const struct matrix *m, rounded *x, int64_t rows, float *y, int64_t ldy, int add, float *panel,
                      int64_t *counter, int threads) {
     float out[MAX_ROWS * BLOCK];
     int64_t first, size;
@@ -141,7 +141,7 @@ static void multiply(const struct matrix *m, const uint16_t *x, int64_t rows, fl
 }
 
 /* hidden = silu(gate x) * (up x); blocks of gate and up rows take turns in the matrix. */
-static void swiglu(const struct layer *l, const uint16_t *x, int64_t rows, uint16_t *hidden, uint16_t *panel, int64_t *counter,
+static void swiglu(const struct layer *l, rounded *x, int64_t rows, rounded *hidden, float *panel, int64_t *counter,
                    int threads) {
     float gate[MAX_ROWS * BLOCK] = {0}, up[MAX_ROWS * BLOCK] = {0}, boost = boost_of(&l->down);
     int64_t first, size;
@@ -154,7 +154,8 @@ static void swiglu(const struct layer *l, const uint16_t *x, int64_t rows, uint1
                 memcpy(gate + i, &y, sizeof y);
             }
             for (int64_t c = 0; c < rows; c++)
-                for (int r = 0; r < BLOCK; r++) hidden[c * l->down.columns + b * BLOCK + r] = bf16_of(gate[c * BLOCK + r]);
+                for (int r = 0; r < BLOCK; r++)
+                    row_of(hidden, l->down.columns, c)[at(b * BLOCK + r)] = round_of(gate[c * BLOCK + r]);
         }
 }
 
@@ -227,9 +228,10 @@ static float soften(float *s, int64_t length) {
     return sum_lanes(sum);
 }
 
-/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the head; `group`, `parts`: constants. */
+/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the
+ * head; `group`, `parts`: constants. */
 INLINE void weigh(const struct keys *k, const float *scores, int64_t width, const float *factor, int64_t i, const int group,
-                  const int parts, uint16_t *out) {
+                  const int parts, rounded *out, int64_t first_out) {
     vf sum[MAX_GROUP][2];
     int64_t count;
     for (int h = 0; h < group; h++)
@@ -246,19 +248,19 @@ INLINE void weigh(const struct keys *k, const float *scores, int64_t width, cons
         for (int p = 0; p < parts; p++) {
             float y[LANES];
             memcpy(y, &sum[h][p], sizeof y);
-            for (int n = 0; n < LANES; n++) out[h * k->dim + i + p * LANES + n] = bf16_of(y[n] * factor[h]);
+            for (int n = 0; n < LANES; n++) out[at(first_out + h * k->dim + i + p * LANES + n)] = round_of(y[n] * factor[h]);
         }
 }
 
-/* Attention of `group` (a constant) query heads over one key head: out[h][dim] times `boost`. */
-INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, uint16_t *out,
-                   float boost) {
+/* Attention of `group` (a constant) query heads over one key head: out[first_out + h dim ..] times `boost`. */
+INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, rounded *out,
+                   int64_t first_out, float boost) {
     float factor[MAX_GROUP];
     int64_t i = 0;
     score(k, q, group, LOG2_E / sqrtf((float)k->dim), scores, width);
     for (int h = 0; h < group; h++) factor[h] = boost / soften(scores + h * width, k->length);
-    for (; i + 2 * LANES <= k->dim; i += 2 * LANES) weigh(k, scores, width, factor, i, group, 2, out);
-    for (; i + LANES <= k->dim; i += LANES) weigh(k, scores, width, factor, i, group, 1, out);
+    for (; i + 2 * LANES <= k->dim; i += 2 * LANES) weigh(k, scores, width, factor, i, group, 2, out, first_out);
+    for (; i + LANES <= k->dim; i += LANES) weigh(k, scores, width, factor, i, group, 1, out, first_out);
     for (; i < k->dim; i++)
         for (int h = 0; h < group; h++) {
             float sum = 0;
@@ -267,23 +269,23 @@ INLINE void attend(const struct keys *k, const float *q, const int group, float 
                 const uint16_t *value = page_of(k, first, &count) + k->value + i;
                 for (int64_t j = 0; j < count; j++) sum += f32_of(value[j * k->stride]) * scores[h * width + first + j];
             }
-            out[h * k->dim + i] = bf16_of(sum * factor[h]);
+            out[at(first_out + h * k->dim + i)] = round_of(sum * factor[h]);
         }
 }
 
 /* One key head of one row: its query heads in groups of 4 or one by one. */
 static void attend_head(const struct model *m, const struct batch *b, int64_t layer, int64_t row, int64_t head, const float *qkv,
-                        float *scores, int64_t width, uint16_t *out, float boost) {
+                        float *scores, int64_t width, rounded *out, float boost) {
     int64_t dim = m->head_dim, group = m->heads / m->kv_heads, stride = 2 * m->kv_heads * dim;
     struct keys k = {m->cache + layer * m->cache_stride + head * dim, b->table + b->sequence[row] * b->table_width, m->page_size,
                      stride, stride / 2, b->positions[row] + 1, dim};
     for (int64_t h = 0; h < group;) {
-        int64_t at = (head * group + h) * dim;
+        int64_t first = (head * group + h) * dim;
         if (group - h >= MAX_GROUP) {
-            attend(&k, qkv + at, MAX_GROUP, scores, width, out + at, boost);
+            attend(&k, qkv + first, MAX_GROUP, scores, width, out, first, boost);
             h += MAX_GROUP;
         } else {
-            attend(&k, qkv + at, 1, scores, width, out + at, boost);
+            attend(&k, qkv + first, 1, scores, width, out, first, boost);
             h += 1;
         }
     }
@@ -292,14 +294,14 @@ static void attend_head(const struct model *m, const struct batch *b, int64_t la
 static void norms(const struct model *m, const struct scratch *s, const float *weight, const struct matrix *next, int64_t rows,
                   int thread, int threads) {
     for (int64_t r = thread; r < rows; r += threads)
-        norm_row(s->residual + r * m->dim, weight, m->dim, m->epsilon, boost_of(next), s->normed + r * padded(m->dim));
+        norm_row(s->residual + r * m->dim, weight, m->dim, m->epsilon, boost_of(next), row_of(s->normed, padded(m->dim), r));
 }
 
 static void run_layer(const struct model *m, const struct batch *b, const struct scratch *s, int64_t index, int thread,
                       int threads) {
     const struct layer *l = m->layer + index;
     int64_t *counter = s->work + COUNTERS + index * 5, first, size;
-    uint16_t *panel = s->panel + thread * s->panel_size;
+    float *panel = s->panel + thread * s->panel_size;
     norms(m, s, l->attention_norm, &l->qkv, b->rows, thread, threads);
     barrier(s->work, threads);
     multiply(&l->qkv, s->normed, b->rows, s->qkv, l->qkv.rows, 0, panel, counter, threads);
@@ -310,7 +312,7 @@ static void run_layer(const struct model *m, const struct batch *b, const struct
         for (int64_t i = first; i < first + size; i++) {
             int64_t row = i / m->kv_heads;
             attend_head(m, b, index, row, i % m->kv_heads, s->qkv + row * l->qkv.rows,
-                        s->scores + thread * MAX_GROUP * s->score_width, s->score_width, s->attended + row * l->o.columns,
+                        s->scores + thread * MAX_GROUP * s->score_width, s->score_width, row_of(s->attended, l->o.columns, row),
                         boost_of(&l->o));
         }
     barrier(s->work, threads);
@@ -331,7 +333,7 @@ static void run_thread(const struct model *m, const struct batch *b, const struc
     for (int64_t l = 0; l < m->layers; l++) run_layer(m, b, s, l, thread, threads);
     for (int64_t r = thread; r < b->wanted; r += threads)
         norm_row(s->residual + b->wanted_rows[r] * m->dim, m->norm, m->dim, m->epsilon, boost_of(&m->head),
-                 s->normed + r * padded(m->dim));
+                 row_of(s->normed, padded(m->dim), r));
     barrier(s->work, threads);
     multiply(&m->head, s->normed, b->wanted, b->logits, m->head.rows, 0, s->panel + thread * s->panel_size,
              s->work + COUNTERS + m->layers * 5, threads);

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from puna.core.errors import InputError
 from puna.infer.cache import PagedCache
 from puna.infer.kernels.build import library
-from puna.infer.kernels.pack import BLOCK, RUN, Arena, Packed, interleaved, pack, packed_bytes, up
+from puna.infer.kernels.pack import BLOCK, CHUNK, RUN, Arena, Packed, interleaved, pack, packed_bytes, up
 from puna.model.fp8_linear import Fp8Linear
 from puna.model.llama import Block, Llama
 
@@ -175,9 +175,9 @@ class NativeModel:
             self._pointer(torch.zeros(MAX_ROWS, config.dim)),
             self._pointer(torch.zeros(MAX_ROWS, layer.qkv.rows)),
             None,
-            *(self._pointer(torch.zeros(MAX_ROWS, columns, dtype=torch.bfloat16))
+            *(self._pointer(torch.zeros(up(MAX_ROWS, 3), up(columns, CHUNK)))  # some levels use the half of it
               for columns in (layer.qkv.columns, layer.o.columns, layer.down.columns)),
-            self._pointer(torch.zeros(self._threads * BLOCK * widest, dtype=torch.bfloat16)),
+            self._pointer(torch.zeros(self._threads * BLOCK * widest)),
             self._pointer(torch.zeros(work, dtype=torch.int64)),
         )  # fmt: skip
 
