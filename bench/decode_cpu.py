@@ -27,14 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+from peers_cpu import SHAPE, LlamaCpp, all_fp8, random_model, write_gguf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 GOAL = {
     "fp8_over_llama_q8_best": 1.3, "fp8_over_llama_q8_median": 1.3, "fp8_over_transformers": 5.0, "fp8_share_of_read": 0.75,
     "bf16_over_llama_bf16": 1.0,
 }  # fmt: skip
-SHAPE = {"vocab_size": 32000, "dim": 1024, "layers": 24, "heads": 16, "kv_heads": 4, "ffn_dim": 4096, "max_seq_len": 4096}
 PROMPT, PAGE, PAGES = 16, 16, 64
 READ_BYTES = 512 << 20
 MOST_ERROR = 0.05  # relative, of BF16 logits of two implementations
@@ -64,35 +64,18 @@ class Puna:
         return self.native.logits(np.array(tokens), positions, np.zeros(count, np.int64), self.table, np.array([count - 1]))[0]
 
 
-class LlamaCpp:
-    """One GGUF file through the low-level interface of llama-cpp-python."""
+class OneSequence:
+    """llama.cpp as one sequence."""
 
     def __init__(self, file: Path, threads: int, embedding_bytes: int):
-        self.api = api = importlib.import_module("llama_cpp")
-        self.silent = api.llama_log_callback(lambda *_: None)
-        api.llama_log_set(self.silent, ctypes.c_void_p(0))
-        api.llama_backend_init()
-        self.model = api.llama_model_load_from_file(str(file).encode(), api.llama_model_default_params())
-        params = api.llama_context_default_params()
-        params.n_ctx, params.n_threads, params.n_threads_batch = PAGE * PAGES, threads, threads
-        self.context = api.llama_init_from_model(self.model, params)
-        self.memory, self.bytes = api.llama_get_memory(self.context), file.stat().st_size - embedding_bytes
+        self.peer = LlamaCpp(file, threads, tokens=PAGE * PAGES)
+        self.bytes = file.stat().st_size - embedding_bytes
 
     def feed(self, tokens: list[int], position: int) -> Any:
-        import numpy as np
-
-        api, count = self.api, len(tokens)
+        count = len(tokens)
         if position == 0:
-            api.llama_memory_clear(self.memory, True)
-        batch = api.llama_batch_init(count, 0, 1)
-        batch.n_tokens = count
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, position + i, 1, 0
-            batch.logits[i] = i == count - 1
-        assert api.llama_decode(self.context, batch) == 0
-        logits = api.llama_get_logits_ith(self.context, count - 1)
-        api.llama_batch_free(batch)
-        return np.ctypeslib.as_array(logits, (SHAPE["vocab_size"],))
+            self.peer.clear()
+        return self.peer.decode(tokens, range(position, position + count), [0] * count, [count - 1])[0]
 
 
 class Transformers:
@@ -127,52 +110,14 @@ class Read:
         self.library.puna_read(ctypes.c_void_p(self.place.data_ptr()), ctypes.c_int64(READ_BYTES), self.threads)
 
 
-def write_gguf(model: Any, file: Path, kind: str) -> None:
-    """The model without a tokenizer."""
-    import gguf
-
-    from puna.model.gguf_file import WEIGHTS, gguf_metadata
-    from puna.model.layouts import gguf_names, interleave_rows, turned_heads
-
-    writer = gguf.GGUFWriter(str(file), "llama")
-    for key, value in gguf_metadata(model.config, WEIGHTS[kind], "random").items():
-        {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](key, value)
-    writer.add_tokenizer_model("no_vocab")
-    state = model.state_dict()
-    for ours, theirs in gguf_names(model.config.layers).items():
-        tensor, heads = state[ours], turned_heads(ours, model.config)
-        numbers = (interleave_rows(tensor, heads) if heads else tensor).float().contiguous().numpy()
-        quantization = gguf.GGMLQuantizationType["F32" if numbers.ndim == 1 else kind.upper()]
-        writer.add_tensor(theirs, gguf.quants.quantize(numbers, quantization), raw_dtype=quantization)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def all_fp8(model: Any) -> Any:
-    """Every matrix but the embedding in FP8, as llama.cpp's Q8_0 has them in 8 bits."""
-    import torch
-
-    from puna.model.fp8_linear import Fp8Linear
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, torch.nn.Linear):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, Fp8Linear.from_weight(module.weight))
-    return model
-
-
 def sides(threads: int, site: str | None, place: Path) -> tuple[dict[str, Any], dict[str, float]]:
     """All sides by name, and the relative error of each one's logits against Puna's in BF16."""
     import torch
 
     from puna.infer.fp8 import quantize_model
     from puna.model.checkpoint import save_model
-    from puna.model.config import ModelConfig
-    from puna.model.llama import Llama
 
-    model = Llama(ModelConfig(**SHAPE), seed=0).eval().to(torch.bfloat16)
+    model = random_model()
     ffn = copy.deepcopy(model)
     quantize_model(ffn)
     found = {"puna bf16": Puna(model), "puna fp8 ffn": Puna(ffn), "puna fp8": Puna(all_fp8(copy.deepcopy(model)))}
@@ -183,7 +128,7 @@ def sides(threads: int, site: str | None, place: Path) -> tuple[dict[str, Any], 
         for kind, bytes_of_32 in (("q8_0", 34), ("bf16", 64)):
             write_gguf(model, place / f"{kind}.gguf", kind)
             embedding = SHAPE["vocab_size"] * SHAPE["dim"] * bytes_of_32 // 32
-            found[f"llama.cpp {kind}"] = LlamaCpp(place / f"{kind}.gguf", threads, embedding)
+            found[f"llama.cpp {kind}"] = OneSequence(place / f"{kind}.gguf", threads, embedding)
     prompt = prompt_ids()
     expected = torch.as_tensor(found["puna bf16"].feed(prompt, 0)).float().clone()
     errors = {name: float((torch.as_tensor(side.feed(prompt, 0)).float() - expected).norm() / expected.norm())

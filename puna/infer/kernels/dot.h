@@ -42,7 +42,7 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
 INLINE vf load_f32(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
-#if defined(__AVX512F__) || !defined(__AVX2__)
+#if LANES != 8
 INLINE vu load_u16(const uint16_t *p) { vh v; memcpy(&v, p, sizeof v); return __builtin_convertvector(v, vu); }
 #else
 INLINE vu load_u16(const uint16_t *p) { return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
@@ -188,23 +188,32 @@ static void multiply_block(const uint8_t *w, int fp8, const uint16_t *x, int64_t
 #define CHUNK 512                   /* columns of 8 weight rows and 3 token rows that stay in the first cache together */
 #define ROOM ((MAX_ROWS + 2) / 3 * 3)
 
-/* Token rows lie as [K/CHUNK][row/3][CHUNK/LANES][3][LANES], so that a pass over all of them reads one stream. */
+/* Token rows lie as [K/CHUNK][row/3][CHUNK/LANES][3][LANES], so that a pass over all of them reads one stream. The registers of
+ * a run of 64 columns come in the order in which weights are taken apart: see `take_apart`. */
 INLINE rounded *row_of(rounded *x, int64_t columns, int64_t row) { (void)columns; return x + row / 3 * 3 * CHUNK + row % 3 * LANES; }
 INLINE int64_t at(int64_t column) {
-    return column / CHUNK * ROOM * CHUNK + column % CHUNK / LANES * 3 * LANES + column % LANES;
+    const int64_t i = column % RUN, half = i / (RUN / 2), place = i % (RUN / 2) / (2 * LANES) * 4 + half * 2 + i % 2;
+    return column / CHUNK * ROOM * CHUNK + (column % CHUNK / RUN * (RUN / LANES) + place) * 3 * LANES + i % (2 * LANES) / 2;
 }
 
-/* 2 registers of weights out of a run of 64: columns i .. and 32 + i .. */
-INLINE void load_pair(const uint8_t *run, int fp8, int i, vf *low, vf *high) {
-    const uint16_t *p = (const uint16_t *)run;
+typedef int16_t vs __attribute__((vector_size(4 * LANES)));
+
+/* 4 registers of weights out of a run of 64, n of RUN / (4 LANES): the even and the odd ones of 2 LANES columns, and the same 32
+ * columns further on. Nothing is moved between lanes. */
+INLINE void take_apart(const uint8_t *run, int fp8, int n, vf *out) {
+    vu first, second;
+    memcpy(&first, run + n * 4 * LANES, sizeof first);
     if (fp8) {
-        vu u = load_u16(p + i);
-        *low = (vf)(((u & 0x7f) << 20) | ((u & 0x80) << 24));
-        *high = (vf)(((u & 0x7f00) << 12) | ((u & 0x8000) << 16));
+        vs bytes = (vs)first;
+        first = (vu)(((bytes << 8) >> 4) & (int16_t)0x87f0);
+        second = (vu)((bytes >> 4) & (int16_t)0x87f0);
     } else {
-        *low = load_bf16(p + i);
-        *high = load_bf16(p + RUN / 2 + i);
+        memcpy(&second, run + RUN + n * 4 * LANES, sizeof second);
     }
+    out[0] = (vf)(first << 16);
+    out[1] = (vf)(first & 0xffff0000u);
+    out[2] = (vf)(second << 16);
+    out[3] = (vf)(second & 0xffff0000u);
 }
 
 INLINE void sums_of_block(const vf *sum, float *out) {
@@ -213,22 +222,24 @@ INLINE void sums_of_block(const vf *sum, float *out) {
 }
 
 INLINE void one_row(const uint8_t *w, int fp8, const float *x, int64_t columns, float *out) {
-    vf sum[BLOCK], low[RUN / 2 / LANES], high[RUN / 2 / LANES];
+    vf sum[BLOCK], part[4];
     const int64_t run_bytes = fp8 ? RUN : 2 * RUN;
     for (int r = 0; r < BLOCK; r++) sum[r] = (vf){0};
-    for (int64_t k = 0; k < columns; k += RUN, w += BLOCK * run_bytes)
+    for (int64_t k = 0; k < columns; k += RUN, w += BLOCK * run_bytes) {
+        const float *row = x + at(k);
 #pragma GCC unroll 8
         for (int r = 0; r < BLOCK; r++) {
             const uint8_t *p = w + r * run_bytes;
-            if (!fp8) PREFETCH(p + AHEAD);
+            PREFETCH(p + AHEAD);
             if (!fp8) PREFETCH(p + RUN + AHEAD);
 #pragma GCC unroll 8
-            for (int i = 0; i < RUN / 2; i += LANES) load_pair(p, fp8, i, low + i / LANES, high + i / LANES);
-#pragma GCC unroll 8
-            for (int i = 0; i < RUN / 2; i += LANES) sum[r] += low[i / LANES] * load_f32(x + at(k + i));
-#pragma GCC unroll 8
-            for (int i = 0; i < RUN / 2; i += LANES) sum[r] += high[i / LANES] * load_f32(x + at(k + RUN / 2 + i));
+            for (int n = 0; n < RUN / (4 * LANES); n++) {
+                take_apart(p, fp8, n, part);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) sum[r] += part[i] * load_f32(row + (4 * n + i) * 3 * LANES);
+            }
         }
+    }
     sums_of_block(sum, out);
 }
 
@@ -278,14 +289,14 @@ INLINE void panel_tile(const float *panel, const float *x, int64_t columns, cons
 /* A block of weights in float32: for SHARE rows at a time a register of each in turn. */
 INLINE void expand_block(const uint8_t *w, int fp8, int64_t columns, float *panel) {
     for (int64_t k = 0; k < columns; k += RUN)
-        for (int r = 0; r < BLOCK; r++, w += fp8 ? RUN : 2 * RUN)
-            for (int i = 0; i < RUN / 2; i += LANES) {
-                float *place = panel + r / SHARE * SHARE * columns + r % SHARE * LANES + (k + i) * SHARE;
-                vf low, high;
-                load_pair(w, fp8, i, &low, &high);
-                memcpy(place, &low, sizeof low);
-                memcpy(place + RUN / 2 * SHARE, &high, sizeof high);
+        for (int r = 0; r < BLOCK; r++, w += fp8 ? RUN : 2 * RUN) {
+            float *place = panel + r / SHARE * SHARE * columns + r % SHARE * LANES + k * SHARE;
+            for (int n = 0; n < RUN / (4 * LANES); n++) {
+                vf part[4];
+                take_apart(w, fp8, n, part);
+                for (int i = 0; i < 4; i++) memcpy(place + (4 * n + i) * SHARE * LANES, part + i, sizeof(vf));
             }
+        }
 }
 
 /* One block of weight rows times `rows` token rows: out[c * 8 + r], without the row scales.
