@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from puna.infer.memory import huge_zeros
 
 
 class PagedCache:
@@ -85,5 +86,4 @@ def _gather(cache: PagedCache, layer: int, table_BW: Tensor) -> tuple[Tensor, Te
 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros the operating system provides page by page on first use; `torch.zeros` would write them all now."""
-    size = math.prod(shape) * torch.empty((), dtype=dtype).element_size()
-    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
+    return huge_zeros(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)

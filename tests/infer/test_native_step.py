@@ -16,8 +16,9 @@ from puna.infer import native
 from puna.infer.cache import PagedCache
 from puna.infer.engine import Completion, Engine, Request
 from puna.infer.kernels import build
-from puna.infer.kernels.pack import HUGE, Arena, interleaved, pack, packed_bytes
+from puna.infer.kernels.pack import Arena, interleaved, pack, packed_bytes
 from puna.infer.kernels.step import MAX_ROWS, NativeModel, why_not
+from puna.infer.memory import HUGE
 from puna.infer.native import NativeSteps
 from puna.infer.torch_steps import TorchSteps
 from puna.model.config import ModelConfig, RopeScaling

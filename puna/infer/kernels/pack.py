@@ -1,21 +1,19 @@
 """Weights in the order the kernels read them (layout in `dot.h`), all of one model in one run of huge pages.
 
-A pure read of memory is a third to a half faster through pages of 2 MiB than through those of 4 KiB, and PyTorch's own memory has
-the small ones. The packed weights are a copy: a model that is packed takes its size twice.
+The packed weights are a copy: a model that is packed takes its size twice.
 """
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from puna.infer.memory import huge_zeros
+
 BLOCK, RUN = 8, 64  # weight rows side by side, columns of one row that lie together; as in dot.h
 CHUNK = 512  # columns of all token rows that lie together; as in dot.h
-HUGE = 2 << 20  # bytes of a huge page
 ALIGNED = 4096  # bytes; where each matrix starts
 FP8_SHIFT = 2.0**20  # the kernels sum FP8 products as 2^-20 of their value
 SMALLEST_NORMAL = 8  # e4m3 code of 2^-6; the codes below it are subnormal
@@ -40,14 +38,7 @@ class Arena:
     """`size` bytes of zeros in huge pages where the system has them, handed out from the front."""
 
     def __init__(self, size: int):
-        if hasattr(mmap, "MAP_PRIVATE"):  # Python's default is shared memory, which gets no huge pages
-            self._map = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        else:
-            self._map = mmap.mmap(-1, size + HUGE)
-        whole = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._left = whole[-whole.data_ptr() % HUGE :]
+        self._left = huge_zeros(size)
 
     def take(self, size: int) -> Tensor:
         """The next `size` bytes, uint8, at a multiple of 4096."""

@@ -185,13 +185,24 @@ INLINE const uint16_t *page_of(const struct keys *k, int64_t first, int64_t *cou
     return k->cache + k->pages[first / k->page_size] * k->page_size * k->stride;
 }
 
+/* The page after the one at `first`, to be fetched while that one is computed; the same again at the end. */
+INLINE const uint16_t *page_after(const struct keys *k, int64_t first) {
+    int64_t next = first + k->page_size < k->length ? first + k->page_size : first;
+    return k->cache + k->pages[next / k->page_size] * k->page_size * k->stride;
+}
+
+INLINE void fetch(const uint16_t *p, int64_t numbers) {
+    for (int64_t i = 0; i < numbers; i += 32) __builtin_prefetch(p + i, 0, 3);
+}
+
 /* scores[h][j] = scale q_h k_j for `group` (a constant) query heads. */
 INLINE void score(const struct keys *k, const float *q, const int group, float scale, float *scores, int64_t width) {
     const int64_t whole = k->dim / LANES * LANES;
     int64_t count;
     for (int64_t first = 0; first < k->length; first += count) {
-        const uint16_t *key = page_of(k, first, &count);
-        for (int64_t j = first; j < first + count; j++, key += k->stride) {
+        const uint16_t *key = page_of(k, first, &count), *next = page_after(k, first);
+        for (int64_t j = first; j < first + count; j++, key += k->stride, next += k->stride) {
+            fetch(next, k->dim);
             vf sum[MAX_GROUP];
             float y[MAX_GROUP];
             for (int h = 0; h < group; h++) sum[h] = (vf){0};
@@ -237,12 +248,14 @@ INLINE void weigh(const struct keys *k, const float *scores, int64_t width, cons
     for (int h = 0; h < group; h++)
         for (int p = 0; p < parts; p++) sum[h][p] = (vf){0};
     for (int64_t first = 0; first < k->length; first += count) {
-        const uint16_t *value = page_of(k, first, &count) + k->value + i;
-        for (int64_t j = first; j < first + count; j++, value += k->stride)
+        const uint16_t *value = page_of(k, first, &count) + k->value + i, *next = page_after(k, first) + k->value + i;
+        for (int64_t j = first; j < first + count; j++, value += k->stride, next += k->stride) {
+            fetch(next, parts * LANES);
             for (int p = 0; p < parts; p++) {
                 vf v = load_bf16(value + p * LANES);
                 for (int h = 0; h < group; h++) sum[h][p] += v * scores[h * width + j];
             }
+        }
     }
     for (int h = 0; h < group; h++)
         for (int p = 0; p < parts; p++) {

@@ -1,0 +1,214 @@
+"""Sampling many answers on a CPU: Puna's engine beside llama.cpp and transformers, on one random 0.43B Llama.
+
+    python bench/batch_cpu.py [--quick] [--check] [--threads N] [--llama-cpp-python SITE_DIRECTORY]
+
+64 sequences, 8 prompts with 8 answers each, prompts computed once where a side can. Puna runs its engine with scheduler and sampler
+(temperature 1); llama.cpp gets its tokens given, without a sampler, and takes its sequences in batches of several sizes, of which
+the fastest counts; transformers' `generate` samples, in BF16 and in FP32, of which the faster counts. Seconds from the first prompt
+token to the last answer's token, so tokens a second are those of whole jobs. Prefill: one prompt of 512 tokens, logits after its
+last. Sharing: 16 samples of one token each from a prompt of 512, over the prefill of one. Every round runs all sides, best and
+median of the rounds. The limit beside it is what the processor multiplies and adds in float32 (`torch.mm`, the best of its sizes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peers_cpu import SHAPE, LlamaCpp, all_fp8, random_model, write_gguf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+GOAL = {
+    "batch_bf16_over_llama": 1.2, "batch_int8_over_llama": 1.8, "batch_over_transformers": 2.0, "prefill_over_llama_bf16": 1.2,
+    "one_over_sharing_16": 1 / 1.3,
+}  # fmt: skip
+PROMPTS, SAMPLES, PROMPT, ANSWER, LONG = 8, 8, 64, 32, 512
+BATCHES = (8, 16, 32, 64)
+
+
+def prompt_ids(number: int, length: int) -> list[int]:
+    return [(7919 * i + 104729 * number + 13) % SHAPE["vocab_size"] for i in range(length)]
+
+
+class Puna:
+    """The engine over one model."""
+
+    def __init__(self, model: Any, **settings: Any):
+        from puna.infer.engine import Engine
+
+        self.engine = Engine(model, stop_ids=(), kernels="native", prefix_cache=False, **settings)
+
+    def generate(self, prompts: list[list[int]], samples: int, tokens: int) -> None:
+        from puna.infer.engine import Request
+
+        requests = [Request(p, n=samples, temperature=1.0, max_tokens=tokens, seed=i) for i, p in enumerate(prompts)]
+        self.engine.generate(requests)
+
+
+class Batches:
+    """llama.cpp, all answers of `size` sequences at a time."""
+
+    def __init__(self, peer: LlamaCpp, size: int):
+        self.peer, self.size = peer, size
+
+    def generate(self, prompts: list[list[int]], samples: int, tokens: int) -> None:
+        together = max(1, self.size // samples)
+        for first in range(0, len(prompts), together):
+            group = prompts[first : first + together]
+            for start in range(0, samples, self.size):
+                self._answers(group, min(samples, self.size), tokens)
+                if self.size >= samples:
+                    break
+
+    def _answers(self, prompts: list[list[int]], samples: int, tokens: int) -> None:
+        self.peer.clear()
+        length = len(prompts[0])
+        for i, prompt in enumerate(prompts):
+            self.peer.decode(prompt, range(length), [i * samples] * length, [length - 1])
+            for copy in range(1, samples):
+                self.peer.share(i * samples, i * samples + copy)
+        rows = range(len(prompts) * samples)
+        for step in range(tokens - 1):
+            ids = [(31 * step + 7 * row) % SHAPE["vocab_size"] for row in rows]
+            self.peer.decode(ids, [length + step] * len(rows), rows, rows)
+
+
+class Transformers:
+    def __init__(self, directory: Path, kind: str):
+        import torch
+        import transformers
+
+        self.torch = torch
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, kind)).eval()
+
+    def generate(self, prompts: list[list[int]], samples: int, tokens: int) -> None:
+        ids = self.torch.tensor(prompts)
+        with self.torch.no_grad():
+            self.model.generate(
+                ids, attention_mask=self.torch.ones_like(ids), do_sample=True, top_k=0, num_return_sequences=samples,
+                max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0,
+            )  # fmt: skip
+
+
+def sides(threads: int, site: str | None, place: Path) -> dict[str, Any]:
+    """All sides by name."""
+    from puna.model.checkpoint import save_model
+
+    model = random_model()
+    found: dict[str, Any] = {"puna bf16": Puna(model), "puna fp8": Puna(all_fp8(random_model()))}
+    found["puna int8"] = Puna(model, compute="int8")
+    save_model(model, place / "hf")
+    for kind in ("bfloat16", "float32"):
+        found[f"transformers {kind}"] = Transformers(place / "hf", kind)
+    if site:
+        sys.path.append(site)
+        for kind in ("bf16", "q8_0"):
+            write_gguf(model, place / f"{kind}.gguf", kind)
+            peer = LlamaCpp(place / f"{kind}.gguf", threads, tokens=16384, sequences=64)
+            for size in BATCHES:
+                found[f"llama.cpp {kind} {size}"] = Batches(peer, size)
+    return found
+
+
+def measured(found: dict[str, Any], job: Callable[[Any], None], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Best and median seconds of a job of every side, the order turned by one with every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    names = list(found)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.perf_counter()
+            job(found[name])
+            seconds[name].append(time.perf_counter() - start)
+    return {n: min(s) for n, s in seconds.items()}, {n: statistics.median(s) for n, s in seconds.items()}
+
+
+def peak_flops() -> float:
+    """Best float32 rate of a matrix product of PyTorch, FLOP/s."""
+    import torch
+
+    best = 0.0
+    for size in (512, 1024, 2048):
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def ratios_of(batch: dict[str, float], prefill: dict[str, float], sharing: tuple[float, float]) -> dict[str, float]:
+    """Ratios of speeds from seconds."""
+    hf = min(batch[n] for n in batch if n.startswith("transformers"))
+    ratios = {
+        "batch_over_transformers": hf / batch["puna bf16"], "one_over_sharing_16": sharing[0] / sharing[1],
+        "prefill_over_transformers": min(prefill[n] for n in prefill if n.startswith("transformers")) / prefill["puna bf16"],
+    }  # fmt: skip
+    llama = [batch[n] for n in batch if n.startswith("llama.cpp")]
+    if llama:
+        ratios["batch_bf16_over_llama"] = min(llama) / batch["puna bf16"]
+        ratios["batch_fp8_over_llama"] = min(llama) / batch["puna fp8"]
+        ratios["batch_int8_over_llama"] = min(llama) / batch["puna int8"]
+        ratios["prefill_over_llama_bf16"] = prefill["llama.cpp bf16 8"] / prefill["puna bf16"]
+        ratios["prefill_int8_over_llama_q8"] = prefill["llama.cpp q8_0 8"] / prefill["puna int8"]
+    return ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--llama-cpp-python", metavar="SITE_DIRECTORY", help="where llama-cpp-python is installed")
+    args = parser.parse_args()
+    import torch
+    import transformers
+
+    torch.set_num_threads(args.threads)
+    rounds = 1 if args.quick else 3
+    prompts = [prompt_ids(i, PROMPT) for i in range(PROMPTS)]
+    with tempfile.TemporaryDirectory() as place:
+        found = sides(args.threads, args.llama_cpp_python, Path(place))
+        batch_best, batch = measured(found, lambda side: side.generate(prompts, SAMPLES, ANSWER), rounds)
+        one = {name: side for name, side in found.items() if not name.startswith("llama.cpp") or name.endswith(" 8")}
+        _, prefill = measured(one, lambda side: side.generate([prompt_ids(0, LONG)], 1, 1), rounds + 2)
+        puna = {"one": found["puna bf16"], "sixteen": found["puna bf16"]}
+        turns = {"one": 1, "sixteen": 16}
+        _, sharing = measured(
+            {n: (side, turns[n]) for n, side in puna.items()}, lambda pair: pair[0].generate([prompt_ids(0, LONG)], pair[1], 1), rounds + 2
+        )
+    ratios = {n: round(v, 3) for n, v in ratios_of(batch, prefill, (sharing["one"], sharing["sixteen"])).items()}
+    tokens = PROMPTS * SAMPLES * ANSWER
+    for name in found:
+        line = f"{name:<22} {tokens / batch_best[name]:7.1f} best {tokens / batch[name]:7.1f} median answer tokens a second"
+        print(line + (f"  {LONG / prefill[name]:7.1f} prompt tokens a second" if name in prefill else ""))
+    missed = [name for name, goal in GOAL.items() if ratios.get(name, 0) < goal]
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if args.llama_cpp_python:
+        versions["llama-cpp-python"] = importlib.import_module("llama_cpp").__version__
+    flops = 2 * sum(p.numel() for n, p in found["puna bf16"].engine.model.named_parameters() if "embed" not in n)
+    peak = peak_flops()
+    print(json.dumps({
+        "bench": "batch_cpu", "ratios": ratios, "goals": {n: round(g, 3) for n, g in GOAL.items()}, "missed": missed,
+        "answer_tokens_per_second": {n: [round(tokens / batch_best[n], 1), round(tokens / batch[n], 1)] for n in found},
+        "prompt_tokens_per_second": {n: round(LONG / s, 1) for n, s in prefill.items()},
+        "float32_gflops": round(peak / 1e9, 1), "limit_tokens_per_second_float32": round(peak / flops, 1),
+        "level": importlib.import_module("puna.infer.kernels.build").levels()[0], "threads": args.threads,
+        "load": round(os.getloadavg()[0], 1), "machine": platform.machine(), "versions": versions,
+    }))  # fmt: skip
+    if args.check and missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
