@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_WINDOW = 512  # two full batches of an engine: the last answers of a window leave it idle for a small share
 LOGPROB_DIGITS = 4
+MODEL_SUFFIXES = (".safetensors", ".json", ".model")  # of the files a model is read from
 Answered = tuple[int, PromptRow, list[int]]  # line number, row, prompt ids
 
 
@@ -159,8 +160,8 @@ def _answer_window(window: Window, *, job: Job, parts: Path, threads: int | None
 
 def _lines(job: Job, rows: list[Answered]) -> list[dict[str, Any]]:
     """What is written of each row."""
-    engine, tokenizer = _engine(job.model, job.kernels, job.device)
-    answers = engine.generate([_request(job, *row) for row in rows])
+    engine, tokenizer = _engine(job.model, job.kernels, job.device), _reader(job).tokenizer
+    answers = engine.generate([_request(job, tokenizer, *row) for row in rows])
     lines = []
     for (number, row, _), completions in zip(rows, answers, strict=True):
         messages = [_message(tokenizer, row, completion) for completion in completions]
@@ -174,8 +175,9 @@ def _lines(job: Job, rows: list[Answered]) -> list[dict[str, Any]]:
     return lines
 
 
-def _request(job: Job, number: int, row: PromptRow, ids: list[int]) -> Request:
+def _request(job: Job, tokenizer: Tokenizer, number: int, row: PromptRow, ids: list[int]) -> Request:
     from puna.infer.engine import Request
+    from puna.infer.shaping import Shaping
 
     return Request(
         ids,
@@ -184,6 +186,7 @@ def _request(job: Job, number: int, row: PromptRow, ids: list[int]) -> Request:
         top_p=row.top_p or job.top_p,
         max_tokens=row.max_tokens or job.max_tokens,
         seed=derive_seed(job.seed, "generate", number) if row.seed is None else row.seed,
+        shaping=Shaping(grammar=row.grammar(tokenizer)),
     )
 
 
@@ -220,10 +223,10 @@ def _scores(
 
 
 @lru_cache(1)
-def _engine(model: Path, kernels: Kernels, device: str) -> tuple[Engine, Tokenizer]:
+def _engine(model: Path, kernels: Kernels, device: str) -> Engine:
     from puna.infer.load import load_engine
 
-    return load_engine(model, kernels=kernels, device=device)
+    return load_engine(model, kernels=kernels, device=device)[0]
 
 
 @lru_cache(1)
@@ -252,10 +255,11 @@ def _reader(job: Job) -> Reader:
 
 def _identity(job: Job, plan: Plan) -> str:
     """SHA-256 over all that the output depends on: the job, the prompts' bytes, and the files of the models by size and time."""
-    found = {name: str(value) for name, value in asdict(job).items() if name != "prompts"}
+    settings = {name: value for name, value in asdict(job).items() if name not in ("model", "prompts", "window")}
     files = [path for directory in (job.model, job.reward) if directory for path in sorted(directory.iterdir())]
-    stated = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
-    text = json.dumps([found, plan.digest, job.rows_per_window, stated], sort_keys=True)
+    read = [path for path in files if path.suffix in MODEL_SUFFIXES]
+    stated = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in read]
+    text = json.dumps([settings, plan.digest, job.rows_per_window, stated], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from puna.core.errors import InputError
+from puna.infer.grammar import Grammar, json_grammar, regex_grammar
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import MessageRow, Provenance, Task
@@ -38,6 +39,8 @@ class PromptRow(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
+    guided_json: dict[str, Any] | None = None
+    guided_regex: str | None = None
     verifier: str | None = None
     reference: Any = None
     constraint: dict[str, Any] | None = None
@@ -49,6 +52,8 @@ class PromptRow(BaseModel):
             raise ValueError("a row has either a prompt or messages")
         if not (self.prompt or self.messages):
             raise ValueError("the prompt is empty")
+        if self.guided_json is not None and self.guided_regex is not None:
+            raise ValueError("an answer has one form: guided_json or guided_regex")
         return self
 
     @property
@@ -61,6 +66,12 @@ class PromptRow(BaseModel):
         if self.dialog is None:
             return [tokenizer.bos_id, *tokenizer.encode(str(self.prompt))]
         return render(tokenizer, self.dialog, generation_prompt=True).ids
+
+    def grammar(self, tokenizer: Tokenizer) -> Grammar | None:
+        """The form the answers must have; InputError for one that cannot be enforced."""
+        if self.guided_json is not None:
+            return json_grammar(tokenizer, self.guided_json)
+        return None if self.guided_regex is None else regex_grammar(tokenizer, self.guided_regex)
 
     def task(self, line: int) -> Task:
         """The row as a task, for its verifier."""
@@ -104,6 +115,7 @@ class Reader:
                     yield number, row, ids
 
     def _check(self, row: PromptRow, ids: list[int]) -> None:
+        row.grammar(self.tokenizer)
         if len(ids) >= self.context:
             raise InputError(f"the prompt has {len(ids)} tokens and the model reads {self.context}, answer included")
         if self.score and row.dialog is None:

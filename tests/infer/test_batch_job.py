@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,18 @@ def test_rows_set_what_they_name(model, tmp_path):
     generate(Job(model, written(tmp_path / "in", rows), max_tokens=8), tmp_path / "out")
     first, second, third = (line["samples"] for line in lines(tmp_path / "out"))
     assert first == second and len(first) == 2 and [sample["tokens"] for sample in third] == [1]
+
+
+def test_rows_with_a_form(model, tmp_path):
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False}
+    rows = [{"prompt": "a", "guided_json": schema}, {"messages": [{"role": "user", "content": "?"}], "guided_regex": "[0-9]{3}"}]
+    generate(Job(model, written(tmp_path / "in", rows), n=4, max_tokens=30), tmp_path / "out")
+    first, second = ([sample["text"] for sample in line["samples"]] for line in lines(tmp_path / "out"))
+    assert all(json.loads(text) in ({"x": 1}, {"x": 2}) for text in first)
+    assert all(re.fullmatch("[0-9]{3}", text) for text in second)
+    with pytest.raises(InputError, match="'not'"):
+        generate(Job(model, written(tmp_path / "no", [{"prompt": "a", "guided_json": {"not": {}}}])), tmp_path / "none")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 300, -1, -400])
