@@ -16,7 +16,7 @@ from puna.commands.options import HERE, Dir, Json, show, size, table
 # what the package is installed with (pyproject.toml), and what some verbs use when it is there
 NEEDED = (
     "torch", "numpy", "safetensors", "pyarrow", "pydantic", "PyYAML", "typer", "rich", "fastapi", "uvicorn", "regex", "tiktoken",
-    "numba", "fastwarc", "resiliparse", "py3langid", "xxhash", "fsspec", "gguf", "plotly",
+    "numba", "fastwarc", "resiliparse", "py3langid", "xxhash", "fsspec", "gguf", "plotly", "llguidance",
 )  # fmt: skip
 OPTIONAL = ("ray", "transformers")
 

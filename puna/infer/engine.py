@@ -21,7 +21,7 @@ from puna.infer.pages import BlockPool
 from puna.infer.rows import Rows, empty_rows, started
 from puna.infer.sampler import choose, own_logprobs, sample_keys, uniforms
 from puna.infer.scheduler import Chunk, Group, Scheduler, pages_needed
-from puna.infer.shaping import NO_SHAPING, Shaper, Shaping, shaped
+from puna.infer.shaping import NO_SHAPING, Shaper, Shaping, shaped, stuck
 from puna.infer.spans import spans_of_chunks, spans_of_rows
 from puna.infer.torch_steps import TorchSteps
 from puna.model.llama import Llama
@@ -157,7 +157,7 @@ class Engine:
         shared, own = pages_needed(len(prompt), limit, 1, self.page_size)
         most = min(self.max_running, (self.pool.pages - 1 - shared) // own if own else self.max_running)
         request_id, self._next_id = self._next_id, self._next_id + 1
-        shaper = None if request.shaping.plain else Shaper(request.shaping, prompt)
+        shaper = None if request.shaping.plain else Shaper(request.shaping, prompt, self._stops(request))
         for first in range(0, request.n, most):
             samples = min(most, request.n - first)
             keys = sample_keys(request.seed, first, samples)
@@ -197,6 +197,8 @@ class Engine:
                 where=f"n={request.n} max_tokens={request.max_tokens} temperature={request.temperature} top_p={request.top_p}",
             )
         request.shaping.check(self.vocab_size)
+        if request.shaping.grammar is not None and not len(self._stops(request)):
+            raise InputError("an answer of a given form needs a stop token to end with", fix="give the engine stop_ids")
         limit = min(request.max_tokens, self.max_seq_len - len(prompt))
         if limit < 1:
             raise InputError(
@@ -210,6 +212,11 @@ class Engine:
                 fix="lower max_tokens or raise `pages`",
             )
         return limit
+
+    def _stops(self, request: Request) -> np.ndarray:
+        """int64: all tokens that end the request's answers."""
+        own = [token for token in request.stop_ids if 0 <= token < self.vocab_size]
+        return np.union1d(np.flatnonzero(self._is_stop), np.array(own, np.int64))
 
     def _advance(self) -> list[_Written]:
         """One step: admit, prefill, decode. Rows that got their first token in this step decode from the next one on."""
@@ -248,12 +255,13 @@ class Engine:
         chosen, logprobs = choose(wanted, rows.temperature, rows.top_p, uniforms(rows.key, rows.count))
         if wanted is not logits:
             logprobs = own_logprobs(logits.float(), chosen)
+        cut = stuck(rows.shaper) if wanted is not logits else np.zeros(len(rows), bool)
         tokens, logprobs_ = chosen.cpu().numpy(), logprobs.cpu().numpy()
         rows.append(tokens, logprobs_)
         stopped = self._is_stop[tokens]
         if rows.stops.shape[1]:
             stopped = stopped | (rows.stops == tokens[:, None]).any(1)
-        return _Written(rows, tokens, logprobs_, stopped, stopped | (rows.count >= rows.limit))
+        return _Written(rows, tokens, logprobs_, stopped & ~cut, stopped | cut | (rows.count >= rows.limit))
 
     def _fork(self, groups: list[Group]) -> None:
         """Give each further sample its own copy of the partly filled last prompt page, which all of them write to next."""

@@ -100,7 +100,7 @@ def started(groups: list[Group]) -> Rows:
         table=_padded([group.tables for group in groups], PADDING_PAGE),
         output=np.full((total, min(FIRST_WIDTH, max((group.limit for group in groups), default=1))), NO_TOKEN, dtype=np.int64),
         stops=np.repeat(_padded([np.array([group.stop_ids], np.int64) for group in groups], NO_TOKEN), times, axis=0),
-        shaper=column([group.shaper for group in groups], object),
+        shaper=np.array([g.shaper and g.shaper.for_sample() for g in groups for _ in range(g.samples)], dtype=object),
     )
 
 

@@ -1,20 +1,21 @@
-"""What a request asks of the distribution beyond temperature and top-p: top-k, min-p, penalties and a bias on single tokens.
+"""What a request asks of the distribution beyond temperature and top-p: a grammar, top-k, min-p, penalties, a bias on tokens.
 
-It is done to the logits of the rows that ask for it, before temperature, in vLLM's order: penalties and bias, min-p, top-k; top-p
-is taken of what is left (`puna.infer.sampler`). Other rows of the batch are not touched.
+It is done to the logits of the rows that ask for it, before temperature, in vLLM's order: what the grammar forbids, penalties and
+bias, min-p, top-k; top-p is taken of what is left (`puna.infer.sampler`). Other rows of the batch are not touched.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from puna.core.errors import InputError
+from puna.infer.grammar import Follower, Grammar
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Shaping:
         presence_penalty, frequency_penalty: taken off the logit of a token that the answer has, once, and once for each time.
         repetition_penalty: divides the logit of every token of prompt and answer (multiplies a negative one; Keskar 2019).
         logit_bias: added to the logits of single tokens; -100 or less forbids one.
+        grammar: what the answer must be (`puna.infer.grammar`); the other wishes choose among what it allows.
     """
 
     top_k: int = 0
@@ -35,6 +37,7 @@ class Shaping:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: Grammar | None = None
 
     @property
     def plain(self) -> bool:
@@ -55,6 +58,8 @@ class Shaping:
         if outside:
             fix = f"the vocabulary has the tokens 0 to {vocab_size - 1}"
             raise InputError(f"logit_bias names token {outside[0]}", where="a request", fix=fix)
+        if self.grammar is not None and self.grammar.text_tokens > vocab_size:
+            raise InputError("the grammar was made for another tokenizer", where="a request", fix="give it the model's own")
 
 
 NO_SHAPING = Shaping()
@@ -62,14 +67,49 @@ NO_SHAPING = Shaping()
 
 @dataclass(frozen=True, eq=False)
 class Shaper:
-    """The wishes of a request with its prompt, which penalties look at."""
+    """The wishes of a request with its prompt, which penalties look at, and the tokens that end its answers.
+
+    `follower` is where in the grammar the newest answer was: each sample has one of its own.
+    """
 
     shaping: Shaping
     prompt: np.ndarray
+    stops: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    follower: Follower | None = None
+
+    def for_sample(self) -> Shaper:
+        """This for one more sample."""
+        grammar = self.shaping.grammar
+        return self if grammar is None else replace(self, follower=grammar.follow())
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the grammar knew no way on after the newest answer: it is to be cut there."""
+        return self.follower is not None and self.follower.stuck
 
     def __call__(self, logits_V: Tensor, answer: np.ndarray, temperature: float) -> Tensor:
         """Logits [V], float32, as the request wants them after `answer`; what must not come is -inf."""
-        wish, logits_V = self.shaping, logits_V.clone()
+        logits_V = logits_V.clone()
+        if self.follower is None:
+            return self._wished(logits_V, answer, temperature)
+        self._forbid(self.follower, logits_V, answer)
+        possible_V = logits_V.clone() if self.shaping.logit_bias else logits_V
+        wished_V = self._wished(logits_V, answer, temperature)
+        if self.shaping.logit_bias and bool(torch.isneginf(wished_V).all()):
+            return possible_V  # a bias against all that the grammar allows: the grammar holds
+        return wished_V
+
+    def _forbid(self, follower: Follower, logits_V: Tensor, answer: np.ndarray) -> None:
+        """Leave the tokens that the grammar allows; the stop tokens where it allows none, for the answer is cut there."""
+        allowed, ends = follower.allowed(answer)
+        forbidden_V = np.ones(len(logits_V), dtype=bool)
+        np.logical_not(allowed, out=forbidden_V[: len(allowed)])
+        forbidden_V[self.stops] = not (ends or follower.stuck)
+        logits_V.masked_fill_(torch.from_numpy(forbidden_V).to(logits_V.device), -math.inf)
+
+    def _wished(self, logits_V: Tensor, answer: np.ndarray, temperature: float) -> Tensor:
+        """`logits_V`, changed in place or anew, by all wishes but the grammar."""
+        wish = self.shaping
         self._penalise(logits_V, answer)
         for token, bias in wish.logit_bias.items():
             logits_V[token] += bias if bias > -100 else -math.inf
@@ -104,3 +144,8 @@ def shaped(logits_RV: Tensor, shapers: np.ndarray, output: np.ndarray, count: np
     logits_RV = logits_RV.float()
     changed = [shapers[row](logits_RV[row], output[row, : count[row]], float(temperature[row])) for row in rows]
     return logits_RV.index_copy(0, torch.tensor(rows, device=logits_RV.device), torch.stack(changed))
+
+
+def stuck(shapers: np.ndarray) -> np.ndarray:
+    """bool [R]: the rows that `shaped` found at the end of their grammar's ways; their answers are cut."""
+    return np.array([shaper is not None and shaper.stuck for shaper in shapers], dtype=bool)

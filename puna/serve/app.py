@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puna.core.errors import InputError, PunaError
 from puna.infer.engine import Engine
+from puna.serve.forms import grammar_of
 from puna.serve.generate import Generator
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
 from puna.serve.replies import chat_reply, chat_stream, completion_reply, completion_stream
@@ -151,11 +152,12 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> N
         asked = read_request(await _body(request, limits.body_bytes), cls)
         _check_model(asked.model, name)
         prompts = _prepared(prepare, asked)
+        grammar = await asyncio.to_thread(_prepared, lambda asked: grammar_of(asked, generator.tokenizer), asked)
         if asked.n * len(prompts) > limits.answers:
             raise ApiError(400, f"at most {limits.answers} answers per request", param="n")
         head = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         running.enter()
-        job = generator.start(asked, prompts, calls=chat and asked.offers_tools)
+        job = generator.start(asked, prompts, calls=chat and asked.offers_tools, grammar=grammar)
 
         def end() -> None:
             job.cancel()
@@ -272,7 +274,7 @@ async def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _prepared(prepare: Callable[[Any], list[list[int]]], asked: Any) -> list[list[int]]:
+def _prepared(prepare: Callable[[Any], Any], asked: Any) -> Any:
     try:
         return prepare(asked)
     except PunaError as error:

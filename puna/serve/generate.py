@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from puna.core.errors import PunaError
 from puna.core.rng import derive_seed
 from puna.infer.engine import Request, Token
+from puna.infer.grammar import Grammar
 from puna.serve.answer import AnswerStream
 from puna.serve.protocol import ApiError, Sampling, as_api_error
 from puna.serve.worker import EngineThread, Ticket
@@ -41,7 +42,7 @@ class Generator:
         self.context = worker.engine.max_seq_len
         self._started = 0
 
-    def start(self, asked: Sampling, prompts: list[list[int]], *, calls: bool) -> Job:
+    def start(self, asked: Sampling, prompts: list[list[int]], *, calls: bool, grammar: Grammar | None = None) -> Job:
         """The job that gathers the answers to these prompts; `calls`: whether an answer may be a tool call."""
         self._started += 1
         seed = asked.seed if asked.seed is not None else derive_seed(0, "serve", self._started)
@@ -54,7 +55,7 @@ class Generator:
                 top_p=1.0 if asked.top_p is None else asked.top_p,
                 max_tokens=min(longest, self.max_tokens),
                 seed=seed,
-                shaping=asked.shaping(),
+                shaping=replace(asked.shaping(), grammar=grammar),
             )
             for prompt in prompts
         ]

@@ -1,7 +1,8 @@
 """What the OpenAI API says on the wire: requests checked on arrival, errors and answers in its JSON forms.
 
 A field that would change the answer and is not supported is refused by name; one that is merely off, or harmless, is accepted.
-Tools are offered to the model as Llama 3.1 custom tools, and its call comes back as `tool_calls`.
+Tools are offered to the model as Llama 3.1 custom tools, and its call comes back as `tool_calls`. Forms of answers are enforced
+(`puna.serve.forms`).
 """
 
 from __future__ import annotations
@@ -51,8 +52,13 @@ class ChatMessage(Wire):
     tool_calls: list[dict[str, Any]] | None = None
 
 
+class ResponseFormat(Wire):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
 class Sampling(Wire):
-    """The fields both endpoints share; defaults are OpenAI's; top_k, min_p and repetition_penalty are vLLM's additions."""
+    """The fields both endpoints share, with OpenAI's defaults; top_k, min_p, repetition_penalty and guided_* are vLLM's."""
 
     model: str | None = None
     n: int = Field(default=1, ge=1)
@@ -66,6 +72,8 @@ class Sampling(Wire):
     frequency_penalty: float | None = Field(default=0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=1.0, gt=0)
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -74,6 +82,11 @@ class Sampling(Wire):
         """What is asked of the distribution beyond temperature and top-p; top_k -1 is none, as elsewhere."""
         return Shaping(max(0, self.top_k or 0), self.min_p or 0.0, self.presence_penalty or 0.0, self.frequency_penalty or 0.0,
                        1.0 if self.repetition_penalty is None else self.repetition_penalty, self.logit_bias or {})  # fmt: skip
+
+    def forms(self) -> dict[str, Any]:
+        """The fields that prescribe the form of the answer, by name, and what they prescribe."""
+        named = {"guided_json": self.guided_json, "guided_regex": self.guided_regex}
+        return {name: form for name, form in named.items() if form is not None}
 
     def stops(self) -> list[str]:
         """Stop strings as a list."""
@@ -85,6 +98,7 @@ class ChatRequest(Sampling):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    response_format: ResponseFormat | None = None
 
     @property
     def offers_tools(self) -> bool:
@@ -96,9 +110,32 @@ class ChatRequest(Sampling):
         messages = [_message(message) for message in self.messages]
         if not self.tools or not self.offers_tools:
             return messages
-        if self.tool_choice not in (None, "auto"):
-            raise ApiError(400, "tool_choice can be 'auto' or 'none'", param="tool_choice")
         return with_tools(messages, json.dumps([_described(tool) for tool in self.tools], ensure_ascii=False))
+
+    def forms(self) -> dict[str, Any]:
+        """Those of `Sampling`, `response_format` with its schema (None: any object), `tool_choice` with the functions to call."""
+        forms = super().forms()
+        if self.response_format is not None and self.response_format.type != "text":
+            forms["response_format"] = _schema(self.response_format)
+        if self.tool_choice not in (None, "auto", "none"):
+            forms["tool_choice"] = self._to_call()
+        elif forms and self.offers_tools:
+            what = f"{next(iter(forms))} leaves no room for tool calls: set tool_choice to 'none'"
+            raise ApiError(400, what, param="tool_choice")
+        return forms
+
+    def _to_call(self) -> list[dict[str, Any]]:
+        """The functions of which the answer must call one."""
+        functions = [_described(tool)["function"] for tool in self.tools or []]
+        if self.tool_choice == "required":
+            wanted = functions
+        elif isinstance(self.tool_choice, dict) and isinstance(self.tool_choice.get("function"), dict):
+            wanted = [function for function in functions if function["name"] == self.tool_choice["function"].get("name")]
+        else:
+            raise ApiError(400, "tool_choice is 'auto', 'none', 'required' or a function", param="tool_choice")
+        if not wanted:
+            raise ApiError(400, "tool_choice asks for a tool that is not offered", param="tool_choice")
+        return wanted
 
 
 class CompletionRequest(Sampling):
@@ -180,6 +217,15 @@ def _call_text(call: dict[str, Any]) -> str:
     arguments = function.get("arguments") or "{}"
     arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return '{"name": ' + json.dumps(function["name"], ensure_ascii=False) + ', "parameters": ' + arguments + "}"
+
+
+def _schema(asked: ResponseFormat) -> dict[str, Any] | None:
+    if asked.type == "json_object":
+        return None
+    schema = (asked.json_schema or {}).get("schema")
+    if not isinstance(schema, dict):
+        raise ApiError(400, "response_format needs json_schema.schema", param="response_format")
+    return schema
 
 
 def _described(tool: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def test_help_is_instant(puna):
         "serve",
         "eval",
         "convert",
+        "generate",
     ):
         assert f"\n  {verb} " in out
 
