@@ -2,12 +2,12 @@
 
     python bench/batch_cpu.py [--quick] [--check] [--threads N] [--llama-cpp-python SITE_DIRECTORY]
 
-64 sequences, 8 prompts with 8 answers each, prompts computed once where a side can. Puna runs its engine with scheduler and sampler
-(temperature 1); llama.cpp gets its tokens given, without a sampler, and takes its sequences in batches of several sizes, of which
-the fastest counts; transformers' `generate` samples, in BF16 and in FP32, of which the faster counts. Seconds from the first prompt
-token to the last answer's token, so tokens a second are those of whole jobs. Prefill: one prompt of 512 tokens, logits after its
-last. Sharing: 16 samples of one token each from a prompt of 512, over the prefill of one. Every round runs all sides, best and
-median of the rounds. The limit beside it is what the processor multiplies and adds in float32 (`torch.mm`, the best of its sizes).
+64 sequences, 8 prompts with 8 answers each, prompts computed once where a side can. Puna runs its engine with scheduler and
+sampler (temperature 1); llama.cpp gets its tokens given, without a sampler, and takes its sequences in batches of several sizes, of
+which the fastest counts; transformers' `generate` samples, in BF16 and in FP32, of which the faster counts. Seconds from the first
+prompt token to the last answer's token, so tokens a second are those of whole jobs. Prefill: one prompt of 512 tokens, logits after
+its last. Sharing: 16 samples of one token each from a prompt of 512, over the prefill of one. Every round runs all sides, best and
+median of the rounds. The limit beside it is what the processor multiplies and adds in float32 (`torch.mm`, best of its sizes).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GOAL = {
     "batch_bf16_over_llama": 1.2, "batch_int8_over_llama": 1.8, "batch_over_transformers": 2.0, "prefill_over_llama_bf16": 1.2,
     "one_over_sharing_16": 1 / 1.3,
 }  # fmt: skip
-PROMPTS, SAMPLES, PROMPT, ANSWER, LONG = 8, 8, 64, 32, 512
+PROMPTS, SAMPLES, PROMPT, LONG = 8, 8, 64, 512
 BATCHES = (8, 16, 32, 64)
 
 
@@ -63,13 +63,10 @@ class Batches:
         self.peer, self.size = peer, size
 
     def generate(self, prompts: list[list[int]], samples: int, tokens: int) -> None:
-        together = max(1, self.size // samples)
+        together, at_once = max(1, self.size // samples), min(samples, self.size)
         for first in range(0, len(prompts), together):
-            group = prompts[first : first + together]
-            for start in range(0, samples, self.size):
-                self._answers(group, min(samples, self.size), tokens)
-                if self.size >= samples:
-                    break
+            for _ in range(0, samples, at_once):
+                self._answers(prompts[first : first + together], at_once, tokens)
 
     def _answers(self, prompts: list[list[int]], samples: int, tokens: int) -> None:
         self.peer.clear()
@@ -175,20 +172,17 @@ def main() -> None:
     import transformers
 
     torch.set_num_threads(args.threads)
-    rounds = 1 if args.quick else 3
+    rounds, answer = (1, 8) if args.quick else (3, 32)
     prompts = [prompt_ids(i, PROMPT) for i in range(PROMPTS)]
     with tempfile.TemporaryDirectory() as place:
         found = sides(args.threads, args.llama_cpp_python, Path(place))
-        batch_best, batch = measured(found, lambda side: side.generate(prompts, SAMPLES, ANSWER), rounds)
+        batch_best, batch = measured(found, lambda side: side.generate(prompts, SAMPLES, answer), rounds)
         one = {name: side for name, side in found.items() if not name.startswith("llama.cpp") or name.endswith(" 8")}
         _, prefill = measured(one, lambda side: side.generate([prompt_ids(0, LONG)], 1, 1), rounds + 2)
-        puna = {"one": found["puna bf16"], "sixteen": found["puna bf16"]}
         turns = {"one": 1, "sixteen": 16}
-        _, sharing = measured(
-            {n: (side, turns[n]) for n, side in puna.items()}, lambda pair: pair[0].generate([prompt_ids(0, LONG)], pair[1], 1), rounds + 2
-        )
+        _, sharing = measured(turns, lambda samples: found["puna bf16"].generate([prompt_ids(0, LONG)], samples, 1), rounds + 2)
     ratios = {n: round(v, 3) for n, v in ratios_of(batch, prefill, (sharing["one"], sharing["sixteen"])).items()}
-    tokens = PROMPTS * SAMPLES * ANSWER
+    tokens = PROMPTS * SAMPLES * answer
     for name in found:
         line = f"{name:<22} {tokens / batch_best[name]:7.1f} best {tokens / batch[name]:7.1f} median answer tokens a second"
         print(line + (f"  {LONG / prefill[name]:7.1f} prompt tokens a second" if name in prefill else ""))

@@ -10,7 +10,7 @@ import torch
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
 from puna.infer.native import Kernels
-from puna.model.checkpoint import load_model
+from puna.model.checkpoint import load_model, read_config
 from puna.tokenizer.bpe import Tokenizer
 
 
@@ -28,13 +28,13 @@ def load_engine(
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
-    `dtype` is that of the weights that are not FP8: float32 if it is None, and bfloat16 with `kernels="native"`. The other
-    arguments are those of `Engine`.
+    `dtype` is that of the weights that are not FP8; None takes bfloat16 for a model that is stored so and for `kernels="native"`,
+    and float32 for others. The other arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
-    dtype = dtype or (torch.bfloat16 if kernels == "native" else torch.float32)
+    dtype = dtype or (torch.bfloat16 if kernels == "native" else stored_dtype(directory))
     model = load_model(directory, dtype=dtype, device=device).eval()
     tokenizer = Tokenizer.load(directory)
     engine = Engine(
@@ -47,6 +47,12 @@ def load_engine(
         kernels=kernels,
     )
     return engine, tokenizer
+
+
+def stored_dtype(directory: Path) -> torch.dtype:
+    """bfloat16 where `config.json` says that the weights are, else float32, which holds all others exactly."""
+    config = read_config(directory)
+    return torch.bfloat16 if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else torch.float32
 
 
 def stop_ids(directory: Path) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from puna.infer import native
 from puna.infer.cache import PagedCache
 from puna.infer.engine import Completion, Engine, Request
 from puna.infer.kernels import build
-from puna.infer.kernels.pack import Arena, interleaved, pack, packed_bytes
+from puna.infer.kernels.pack import Arena, pack, packed_bytes
 from puna.infer.kernels.step import MAX_ROWS, NativeModel, why_not
 from puna.infer.memory import HUGE
 from puna.infer.native import NativeSteps
@@ -167,7 +167,7 @@ def test_one_product_with_every_code_and_many_rows():
     codes = torch.arange(256, dtype=torch.uint8).repeat(3)[None].repeat(9, 1)
     codes[:, 0::127] = 0x38  # NaN codes and some others become 1
     weight = codes.masked_fill((codes & 0x7F) == 0x7F, 0x38).view(torch.float8_e4m3fn)
-    packed = pack(weight, torch.full((9, 1), 0.5), Arena(packed_bytes(9, 768, fp8=True)))
+    packed = pack(build.library(), [weight], [torch.full((9, 1), 0.5)], Arena(packed_bytes(9, 768, fp8=True)))
     exact = weight.float()
     exact = exact.masked_fill(exact.abs() < 2**-6, 0.0)
     assert packed.rows == 16 and packed.columns == 768
@@ -176,10 +176,20 @@ def test_one_product_with_every_code_and_many_rows():
     assert packed.scale is not None and packed.scale[:9].unique().tolist() == [0.5 * 2**20]
 
 
-def test_interleaved_rows_and_huge_pages():
-    first, second = torch.arange(12.0)[:, None], 100 + torch.arange(12.0)[:, None]
-    rows = interleaved(first, second)[:, 0].tolist()
-    assert rows == [*range(8), *range(100, 108), 8, 9, 10, 11, 0, 0, 0, 0, 108, 109, 110, 111, 0, 0, 0, 0]
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_packed_rows_of_two_matrices_and_huge_pages(in_turns):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(12, 70, generator=generator).to(torch.bfloat16) for _ in range(2))
+    packed = pack(build.library(), [first, second], [], Arena(packed_bytes(32, 70, fp8=False)), in_turns=in_turns)
+    rows = packed.weight.view(torch.bfloat16).view(-1, 2, 8, 64).transpose(1, 2).reshape(-1, 128)
+    assert packed.rows == len(rows) == (32 if in_turns else 24) and packed.columns == 128
+    expected = torch.zeros_like(rows)
+    if in_turns:
+        for at, part in ((0, first[:8]), (8, second[:8]), (16, first[8:]), (24, second[8:])):
+            expected[at : at + len(part), :70] = part
+    else:
+        expected[:24, :70] = torch.cat((first, second))
+    assert torch.equal(rows, expected)
     assert Arena(5).take(5).data_ptr() % HUGE == 0
 
 

@@ -5,6 +5,8 @@ The packed weights are a copy: a model that is packed takes its size twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ctypes import CDLL, c_int64, c_void_p
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,6 @@ BLOCK, RUN = 8, 64  # weight rows side by side, columns of one row that lie toge
 CHUNK = 512  # columns of all token rows that lie together; as in dot.h
 ALIGNED = 4096  # bytes; where each matrix starts
 FP8_SHIFT = 2.0**20  # the kernels sum FP8 products as 2^-20 of their value
-SMALLEST_NORMAL = 8  # e4m3 code of 2^-6; the codes below it are subnormal
 
 
 @dataclass
@@ -56,41 +57,32 @@ def packed_bytes(rows: int, columns: int, *, fp8: bool) -> int:
     return up(up(rows, BLOCK) * up(columns, RUN) * (1 if fp8 else 2), ALIGNED)
 
 
-def pack(weight: Tensor, scale: Tensor | None, arena: Arena) -> Packed:
-    """Copy a matrix into the arena.
+def pack(library: CDLL, weights: Sequence[Tensor], scales: Sequence[Tensor], arena: Arena, *, in_turns: bool = False) -> Packed:
+    """Copy the rows of one or more matrices into the arena as one matrix.
 
     Args:
-        weight: bfloat16 or e4m3fn [N, K].
-        scale: float32 [N, 1] for e4m3fn, else None.
-
-    Subnormal FP8 numbers, below 2^-14 of the largest number in their row, become zero: the processor's product of two bfloat16
-    takes them as zero, and so all levels compute with the same weights.
+        library: of `build.library`.
+        weights: bfloat16 or e4m3fn [N, K], all of one type and K.
+        scales: float32 [N, 1] of each for e4m3fn, else none.
+        in_turns: 8 rows of each of two matrices in turn; else one after the other.
     """
-    fp8 = scale is not None
-    rows, columns = up(weight.shape[0], BLOCK), up(weight.shape[1], RUN)
-    bits = weight.detach().contiguous().view(torch.uint8 if fp8 else torch.int16)
-    full = bits.new_zeros(rows, columns)
-    full[: weight.shape[0], : weight.shape[1]] = bits
-    runs = full.view(rows // BLOCK, BLOCK, columns // RUN, RUN).transpose(1, 2)
-    if fp8:
-        runs = runs.masked_fill((runs & 0x7F) < SMALLEST_NORMAL, 0)
-        runs = runs.unflatten(-1, (2, RUN // 2)).transpose(-1, -2).flatten(-2)
-    place = arena.take(rows * columns * (1 if fp8 else 2))
-    place.view(bits.dtype).view(runs.shape).copy_(runs)
-    scales = None
-    if scale is not None:
-        scales = torch.zeros(rows)
-        scales[: weight.shape[0]] = scale.detach().float().flatten() * FP8_SHIFT
-    return Packed(place, scales, rows, columns)
-
-
-def interleaved(first: Tensor, second: Tensor) -> Tensor:
-    """Rows of two matrices [N, ...] in turns of 8, padded with zeros to a multiple of 8 each."""
-    blocks = []
-    for tensor in (first.detach(), second.detach()):
-        bits = tensor.contiguous().view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
-        full = bits.new_zeros(up(bits.shape[0], BLOCK), *bits.shape[1:])
-        full[: bits.shape[0]] = bits
-        blocks.append(full.unflatten(0, (-1, BLOCK)))
-    both = torch.stack(blocks, 1).flatten(0, 2)
-    return both.view(torch.float8_e4m3fn) if first.dtype == torch.float8_e4m3fn else both
+    fp8, columns = bool(scales), up(weights[0].shape[1], RUN)
+    rows = up(sum(up(w.shape[0], BLOCK) if in_turns else w.shape[0] for w in weights), BLOCK)
+    place, first = arena.take(rows * columns * (1 if fp8 else 2)), 0
+    all_scales = torch.zeros(rows) if fp8 else None
+    for index, weight in enumerate(weights):
+        weight = weight.detach().contiguous()
+        library.puna_pack(
+            c_void_p(weight.data_ptr()), c_int64(weight.shape[0]), c_int64(weight.shape[1]), int(fp8), c_int64(columns),
+            c_int64(index if in_turns else first), int(in_turns), c_void_p(place.data_ptr()), max(1, torch.get_num_threads()),
+        )  # fmt: skip
+        if all_scales is not None:
+            scale = scales[index].detach().float().flatten() * FP8_SHIFT
+            if in_turns:
+                blocks = torch.zeros(up(len(scale), BLOCK))
+                blocks[: len(scale)] = scale
+                all_scales.view(-1, 2, BLOCK)[: len(blocks) // BLOCK, index] = blocks.view(-1, BLOCK)
+            else:
+                all_scales[first : first + len(scale)] = scale
+        first += weight.shape[0]
+    return Packed(place, all_scales, rows, columns)

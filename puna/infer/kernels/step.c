@@ -7,6 +7,7 @@
  * stream, norms and softmax are float32; keys and values are kept in bfloat16. Structures mirror those of `step.py`.
  */
 #include "dot.h"
+#include "memory.h"
 
 #include <math.h>
 #if defined(_OPENMP)
@@ -366,32 +367,6 @@ void puna_step(const struct model *m, const struct batch *b, const struct scratc
     (void)threads;
     run_thread(m, b, s, 0, 1);
 #endif
-}
-
-/* Read `bytes` (a multiple of 512 by each thread) and do next to nothing with them: the memory's speed. */
-uint64_t puna_read(const uint8_t *p, int64_t bytes, int threads) {
-    uint64_t result = 0;
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(threads) reduction(^ : result)
-#endif
-    {
-        int thread = 0, count = 1;
-#if defined(_OPENMP)
-        thread = omp_get_thread_num(), count = omp_get_num_threads();
-#endif
-        int64_t share = bytes / count / 512 * 512;
-        vu seen[8] = {{0}};
-        for (const uint8_t *q = p + thread * share, *end = q + share; q < end; q += 8 * sizeof(vu))
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) {
-                vu v;
-                memcpy(&v, q + i * sizeof v, sizeof v);
-                seen[i] ^= v;
-            }
-        for (int i = 0; i < 8; i++)
-            for (int n = 0; n < LANES; n++) result ^= seen[i][n];
-    }
-    return result;
 }
 
 #if defined(__cplusplus)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from puna.core.errors import InputError
 from puna.infer.cache import PagedCache
 from puna.infer.kernels.build import library
-from puna.infer.kernels.pack import BLOCK, CHUNK, RUN, Arena, Packed, interleaved, pack, packed_bytes, up
+from puna.infer.kernels.pack import BLOCK, CHUNK, RUN, Arena, Packed, pack, packed_bytes, up
 from puna.model.fp8_linear import Fp8Linear
 from puna.model.llama import Block, Llama
 
@@ -152,8 +152,7 @@ class NativeModel:
         """The rows of several matrices as one packed matrix, one after the other or in turns of 8."""
         weights: list[Tensor] = [part.weight.detach() for part in parts]  # type: ignore[union-attr,operator]
         scales: list[Tensor] = [part.weight_scale.detach() for part in parts if isinstance(part, Fp8Linear)]
-        join = (lambda both: interleaved(*both)) if in_turns else _stacked
-        packed = pack(join(weights), join(scales) if scales else None, self._arena)
+        packed = pack(self._library, weights, scales, self._arena, in_turns=in_turns)
         self._keep.append(packed)
         scale = packed.scale.data_ptr() if packed.scale is not None else None
         return _Matrix(packed.weight.data_ptr(), scale, packed.rows, packed.columns)
@@ -186,13 +185,6 @@ class NativeModel:
             self._score_width = up(max(length, 512), RUN) * 2
             self._scores = torch.zeros(self._threads * HEADS_AT_ONCE * self._score_width)
             self._scratch.scores, self._scratch.score_width = self._scores.data_ptr(), self._score_width
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Matrices one below the other; FP8 goes as bytes, which can be concatenated everywhere."""
-    if parts[0].dtype == torch.float8_e4m3fn:
-        return torch.cat([part.view(torch.uint8) for part in parts]).view(torch.float8_e4m3fn)
-    return torch.cat(list(parts))
 
 
 def _packed_size(model: Llama) -> int:
