@@ -57,8 +57,6 @@ def choose(logits_BV: Tensor, temperature: np.ndarray, top_p: np.ndarray, unifor
     probs_BV = torch.softmax(logits_BV if plain else logits_BV / scale[:, None], -1)
     kept_BV = _nucleus(probs_BV, top_p) if (top_p < 1).any() else probs_BV
     tokens = _inverse_cdf(kept_BV, torch.from_numpy(uniform).to(logits_BV.device))
-    if plain:
-        return tokens, probs_BV.gather(-1, tokens[:, None])[:, 0].log()
     if not sampled.all():
         tokens = torch.where(torch.from_numpy(sampled).to(tokens.device), tokens, logits_BV.argmax(-1))
     return tokens, own_logprobs(logits_BV, tokens)
@@ -96,5 +94,8 @@ def _keep(kept_BV: Tensor, rows: Tensor, values: Tensor, order: Tensor, limit: T
 
 
 def own_logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
-    """The model's log-probabilities [B] of tokens, from its logits in float32."""
-    return logits_BV.gather(-1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+    """The model's log-probabilities [B] of tokens, from its logits in float32.
+
+    Whole rows and no `logsumexp`: that one sums in another order in other batches.
+    """
+    return logits_BV.log_softmax(-1).gather(-1, tokens_B[:, None])[:, 0]
