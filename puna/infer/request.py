@@ -11,7 +11,7 @@ from puna.core.errors import InputError
 from puna.infer.shaping import NO_SHAPING, Shaping
 
 Alternatives = tuple[tuple[int, float], ...]  # (token, log-probability), the likeliest first
-MOST_ALTERNATIVES = 64
+MOST_ALTERNATIVES = 20  # as the OpenAI API has it
 
 
 @dataclass

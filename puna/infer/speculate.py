@@ -81,7 +81,7 @@ class LookupGuesser:
         return guesses
 
     def _following(self, tokens: np.ndarray) -> np.ndarray:
-        for size in range(self.settings.longest, self.settings.shortest - 1, -1):
+        for size in range(min(self.settings.longest, len(tokens) - 1), self.settings.shortest - 1, -1):
             ends = np.flatnonzero(tokens[size - 1 : -1] == tokens[-1]) + size - 1
             for back in range(1, size):
                 ends = ends[tokens[ends - back] == tokens[-1 - back]]
