@@ -7,10 +7,13 @@ import torch
 from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
 from puna.infer.kernels import build
+from puna.infer.load import load_engine
 from puna.infer.shaping import Shaping
 from puna.infer.speculate import LookupGuesser, PromptLookup
+from puna.model.checkpoint import save_model
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama
+from puna.tokenizer.bpe import Tokenizer
 
 STOPS = (3, 50)
 
@@ -149,3 +152,17 @@ def test_drafts_that_do_not_fit():
         Engine(model, stop_ids=(), draft=model, guesses=0)
     with pytest.raises(InputError, match="shortest <= longest"):
         PromptLookup(1, 2)
+
+
+def test_a_draft_of_the_same_herd_from_disk(tmp_path):
+    tokenizer = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)})
+    other = Tokenizer.from_ranks({bytes([byte]): 255 - byte for byte in range(256)})
+    models = {"large": (random_model(vocab=512), tokenizer), "small": (random_model(9, 512, 1, 16), tokenizer),
+              "stranger": (random_model(9, 512, 1, 16), other)}  # fmt: skip
+    for name, (model, own) in models.items():
+        save_model(model, tmp_path / name, tokenizer=own)
+    asked = [Request([1, 2, 3], max_tokens=12)]
+    engine, _ = load_engine(tmp_path / "large", draft=tmp_path / "small", guesses=2)
+    assert told(engine.generate(asked)) == told(load_engine(tmp_path / "large")[0].generate(asked)) and engine.guessed > 0
+    with pytest.raises(InputError, match="another tokenizer"):
+        load_engine(tmp_path / "large", draft=tmp_path / "stranger")
