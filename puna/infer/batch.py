@@ -161,6 +161,7 @@ def _answer_window(window: Window, *, job: Job, parts: Path, threads: int | None
 def _lines(job: Job, rows: list[Answered]) -> list[dict[str, Any]]:
     """What is written of each row."""
     engine, tokenizer = _engine(job.model, job.kernels, job.device), _reader(job).tokenizer
+    engine.forget()  # what a window says must not depend on the windows before it
     answers = engine.generate([_request(job, tokenizer, *row) for row in rows])
     lines = []
     for (number, row, _), completions in zip(rows, answers, strict=True):

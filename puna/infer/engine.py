@@ -1,14 +1,16 @@
 """The one engine behind chat, server, rejection sampling, synthesis and evaluation: paged KV, continuous batching, own seeds.
 
-Each `step` lets waiting requests in, computes one batch of prompt chunks, and gives every running sample one more token, so new
-requests join while old ones are being answered. All samples of a request share its prompt pages (paper section 4.2.2). What a
-request says depends on the request alone: its random numbers are a hash of its seed, and rows do not mix anywhere else.
+Each `step` lets waiting requests in, computes one batch of prompt chunks, and gives every running sample one more token (several
+where guesses hold), so new requests join while old ones are being answered. All samples of a request share its prompt pages
+(paper section 4.2.2), and later requests that begin alike find them again. What a request says depends on the request alone: its
+random numbers are a hash of its seed, and rows do not mix anywhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,71 +18,23 @@ from torch import Tensor
 
 from puna.core.errors import InputError, RunError
 from puna.infer.cache import PagedCache
+from puna.infer.growth import Growth
 from puna.infer.native import Kernels, native_steps
 from puna.infer.pages import BlockPool
+from puna.infer.request import Completion, Request, Token
 from puna.infer.rows import Rows, empty_rows, started
-from puna.infer.sampler import choose, own_logprobs, sample_keys, uniforms
-from puna.infer.scheduler import Chunk, Group, Scheduler, pages_needed
-from puna.infer.shaping import NO_SHAPING, Shaper, Shaping, shaped, stuck
-from puna.infer.spans import spans_of_chunks, spans_of_rows
+from puna.infer.sampler import sample_keys
+from puna.infer.scheduler import Admission, Group, Scheduler, pages_needed
+from puna.infer.shaping import Shaper
+from puna.infer.spans import Guesses, Spans, Steps, joined, spans_of_chunks, spans_of_rows
+from puna.infer.speculate import DraftGuesser, PromptLookup, checked, guesser
 from puna.infer.torch_steps import TorchSteps
+from puna.infer.written import Choice, Details, Written, chosen, judge_prompts
 from puna.model.llama import Llama
 
+__all__ = ["Completion", "Engine", "Request", "Token"]
+
 CACHE_BYTES = 256 << 20  # default size of the KV cache; on CPU, pages that are never used cost nothing
-
-
-@dataclass
-class Request:
-    """What to continue and how.
-
-    `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's; `shaping` has rarer
-    wishes. An answer is cut where prompt and answer together reach the model's `max_seq_len`.
-    """
-
-    prompt_ids: Sequence[int]
-    n: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 64
-    seed: int = 0
-    stop_ids: tuple[int, ...] = ()
-    shaping: Shaping = NO_SHAPING
-
-
-@dataclass
-class Completion:
-    """One sample. `ids` leaves the stop token out; `finished` tells that there was one, `stop_id` which.
-
-    `logprob` sums the log-probabilities of all tokens, the stop token included, before temperature and top-p.
-    """
-
-    ids: list[int]
-    finished: bool
-    stop_id: int | None
-    logprob: float
-
-
-@dataclass
-class Token:
-    """One new token of one sample. `finished`: the sample's last; `stopped`: it is a stop token, so no text."""
-
-    request_id: int
-    index: int
-    token_id: int
-    finished: bool
-    stopped: bool
-    logprob: float
-
-
-@dataclass
-class _Written:
-    """What one step wrote: a row each, as columns."""
-
-    rows: Rows
-    tokens: np.ndarray
-    logprobs: np.ndarray
-    stopped: np.ndarray
-    finished: np.ndarray
 
 
 class Engine:
@@ -95,14 +49,26 @@ class Engine:
         prefill_tokens: most prompt positions computed per step, padding included.
         kernels: `native` for the compiled steps of `puna.infer.kernels`, `torch` for PyTorch's, `auto` for the native ones where
             the model is in bfloat16 on a CPU. They keep a copy of the weights as they are now.
+        prefix_cache: keep what was computed for later prompts that begin alike. `forget` when the weights change.
+        admission: when a request enters: `reserve` when its maximum length fits, `optimistic` when its prompt does.
+        draft: what guesses ahead, a smaller model of the same tokenizer or a look-up; `guesses` tokens at a time.
+
+    Attributes:
+        preemptions: how often a sample had to make room for an older one.
+        guessed, accepted: tokens that were guessed, and those of them that were written.
     """
 
     def __init__(
         self, model: Llama, *, stop_ids: Sequence[int], page_size: int = 16, pages: int | None = None,
-        max_running: int = 256, prefill_tokens: int = 2048, kernels: Kernels = "auto",
+        max_running: int = 256, prefill_tokens: int = 2048, kernels: Kernels = "auto", prefix_cache: bool = True,
+        admission: Admission = "reserve", draft: Llama | PromptLookup | None = None, guesses: int = 4,
     ):  # fmt: skip
         config = model.config
         weight = model.model.embed_tokens.weight
+        if admission not in get_args(Admission):
+            raise InputError(f"there is no admission '{admission}'", where="admission", fix=" or ".join(get_args(Admission)))
+        if guesses < 1:
+            raise InputError("at least one token must be guessed at a time", where=f"guesses={guesses}", fix="leave `draft` out")
         self.model, self.device, self.page_size = model, weight.device, page_size
         self.vocab_size, self.max_seq_len, self.max_running = config.vocab_size, config.max_seq_len, max_running
         if pages is None:
@@ -112,10 +78,17 @@ class Engine:
             layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
             dtype=weight.dtype, device=self.device,
         )  # fmt: skip
-        self.steps = native_steps(model, self.cache, kernels) or TorchSteps(model, self.cache)
+        self.steps: Steps = native_steps(model, self.cache, kernels) or TorchSteps(model, self.cache)
+        self.guesser = guesser(draft, model, pages=pages, page_size=page_size, kernels=kernels)
+        self.guesses, self.guessed, self.accepted = guesses, 0, 0
         self.pool = BlockPool(pages)
-        self.scheduler = Scheduler(self.pool, page_size=page_size, max_running=max_running, prefill_tokens=prefill_tokens)
+        self.scheduler = Scheduler(
+            self.pool, page_size=page_size, max_running=max_running, prefill_tokens=prefill_tokens,
+            prefix_cache=prefix_cache, admission=admission,
+        )  # fmt: skip
+        self.growth = Growth(self.scheduler)
         self.running = empty_rows()
+        self.details = Details()
         self._is_stop = np.zeros(config.vocab_size, dtype=bool)
         self._is_stop[[i for i in stop_ids if i < config.vocab_size]] = True
         self._next_id = 0
@@ -124,6 +97,16 @@ class Engine:
     def busy(self) -> bool:
         """Is anything waiting or running?"""
         return bool(len(self.running) or self.scheduler.waiting or self.scheduler.prefilling)
+
+    @property
+    def preemptions(self) -> int:
+        return self.growth.preemptions
+
+    def forget(self) -> None:
+        """Drop what was kept for later prompts: needed when the weights have changed. RunError while anything runs."""
+        if self.busy:
+            raise RunError("the engine is answering requests with what it is to forget", fix="wait for them, or cancel them")
+        self.pool.forget()
 
     def generate(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[list[Completion]]:
         """All samples of all requests, one list of `n` per request, in order.
@@ -143,7 +126,7 @@ class Engine:
         done, total = 0, sum(request.n for request in requests)
         while self.busy:
             for written in self._advance():
-                for request_id, index, completion in _completions(written):
+                for request_id, index, completion in self.details.completions(written):
                     results[place[request_id]][index] = completion
                     done += 1
             if progress is not None:
@@ -154,61 +137,39 @@ class Engine:
         """Queue a request and return its id; InputError when it could never run."""
         limit = self._check(request)
         prompt = np.asarray(request.prompt_ids, dtype=np.int64)
-        shared, own = pages_needed(len(prompt), limit, 1, self.page_size)
+        shared, own = pages_needed(len(prompt), limit, self.page_size)
         most = min(self.max_running, (self.pool.pages - 1 - shared) // own if own else self.max_running)
         request_id, self._next_id = self._next_id, self._next_id + 1
         shaper = None if request.shaping.plain else Shaper(request.shaping, prompt, self._stops(request))
         for first in range(0, request.n, most):
             samples = min(most, request.n - first)
             keys = sample_keys(request.seed, first, samples)
-            stops = tuple(request.stop_ids)
-            group = Group(request_id, first, samples, prompt, limit, keys, request.temperature, request.top_p, stops, shaper)
+            group = Group(
+                request_id, first, samples, prompt, limit, keys, request.temperature, request.top_p, tuple(request.stop_ids),
+                shaper, request.logprobs, request.prompt_logprobs,
+            )  # fmt: skip
             self.scheduler.waiting.append(group)
         return request_id
 
     def step(self) -> list[Token]:
-        """Advance everything by one step; the new tokens, at most one per sample."""
-        tokens: list[Token] = []
-        for written in self._advance():
-            rows = written.rows
-            columns = (rows.request, rows.index, written.tokens, written.finished, written.stopped, written.logprobs)
-            tokens += [Token(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
-        return tokens
+        """Advance everything by one step; the new tokens, at most one per sample unless guesses held."""
+        return [token for written in self._advance() for token in self.details.tokens(written)]
 
     def cancel(self, request_id: int) -> None:
         """Drop every sample of a request, running or not; unknown and finished ids are ignored."""
         self.scheduler.cancel(request_id)
         self._drop(self.running.request == request_id)
+        self.details.drop(request_id)
 
     def _check(self, request: Request) -> int:
         """Most tokens each sample may write; InputError for a request that could never run."""
-        prompt = np.asarray(request.prompt_ids, dtype=np.int64)
-        if not len(prompt):
-            raise InputError("a request needs at least one prompt token", fix="start it with the tokenizer's bos_id")
-        if prompt.min() < 0 or prompt.max() >= self.vocab_size:
-            raise InputError(
-                f"a prompt token is outside the vocabulary of {self.vocab_size}",
-                where=f"ids up to {prompt.max()}",
-                fix="encode it with the model's own tokenizer",
-            )
-        if request.n < 1 or request.max_tokens < 1 or request.temperature < 0 or not 0 < request.top_p <= 1:
-            raise InputError(
-                "a request needs n >= 1, max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1",
-                where=f"n={request.n} max_tokens={request.max_tokens} temperature={request.temperature} top_p={request.top_p}",
-            )
-        request.shaping.check(self.vocab_size)
+        limit = request.check(self.vocab_size, self.max_seq_len)
         if request.shaping.grammar is not None and not len(self._stops(request)):
             raise InputError("an answer of a given form needs a stop token to end with", fix="give the engine stop_ids")
-        limit = min(request.max_tokens, self.max_seq_len - len(prompt))
-        if limit < 1:
+        needed = sum(pages_needed(len(request.prompt_ids), limit, self.page_size))
+        if needed > self.pool.pages - 1:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens and the model reads {self.max_seq_len}, answer included",
-                fix="shorten the prompt",
-            )
-        shared, own = pages_needed(len(prompt), limit, 1, self.page_size)
-        if shared + own > self.pool.pages - 1:
-            raise InputError(
-                f"prompt and answer need {shared + own} KV pages and the cache has {self.pool.pages - 1}",
+                f"prompt and answer need {needed} KV pages and the cache has {self.pool.pages - 1}",
                 fix="lower max_tokens or raise `pages`",
             )
         return limit
@@ -218,50 +179,81 @@ class Engine:
         own = [token for token in request.stop_ids if 0 <= token < self.vocab_size]
         return np.union1d(np.flatnonzero(self._is_stop), np.array(own, np.int64))
 
-    def _advance(self) -> list[_Written]:
-        """One step: admit, prefill, decode. Rows that got their first token in this step decode from the next one on."""
+    def _advance(self) -> list[Written]:
+        """One step: admit, compute, write. Rows that got their first token in this step decode from the next one on."""
         self.scheduler.admit(len(self.running))
-        written = []
-        fresh = None
+        if self.scheduler.admission == "optimistic":
+            self.running = self.growth.grow(self.running)
         chunks = self.scheduler.chunks()
+        guesses = self._guess()
+        calls = [spans_of_rows(self.running, self.page_size, guesses)] if len(self.running) else []
         if chunks:
-            logits, groups = self._prefill(chunks)
-            if groups:
-                fresh = started(groups)
-                self._fork(groups)
-                samples = self._tensor(np.array([group.samples for group in groups]))
-                written.append(self._write(fresh, logits.repeat_interleave(samples, 0)))
-        if len(self.running):
-            written.append(self._write(self.running, self._decode(self.running)))
-            self._drop(written[-1].finished)
-        if fresh is not None:
-            self.running = self.running.extend(fresh)
-            self._drop(np.concatenate((np.zeros(len(self.running) - len(fresh), bool), written[0].finished)))
+            calls.append(spans_of_chunks(chunks, self.page_size))
+            if self.guesser is not None:
+                self.guesser.read(calls[-1])
+        logits = self._logits(calls)
+        written = self._continue(self.running, logits[0], guesses) if len(self.running) else []
+        if chunks:
+            ends = judge_prompts(chunks, logits[-1])
+            if groups := self.scheduler.advance(chunks):
+                written.append(self._start(groups, ends))
         return written
 
-    def _prefill(self, chunks: list[Chunk]) -> tuple[Tensor, list[Group]]:
-        """Compute prompt chunks; logits [G, V] at the end of the G prompts that are now complete, and those groups."""
-        return self.steps.logits(spans_of_chunks(chunks, self.page_size)), self.scheduler.advance(chunks)
+    def _guess(self) -> Guesses | None:
+        """Tokens that may come next in the running rows, as many as they may still write and have pages for."""
+        rows = self.running
+        if self.guesser is None or not len(rows):
+            return None
+        most = np.minimum(self.guesses, rows.limit - rows.count - 1)
+        if self.scheduler.admission == "optimistic":
+            most = self.growth.room(rows, most)
+        guesses = self.guesser.guess(rows, most) if most.any() else None
+        return guesses if guesses is not None and guesses.sizes.any() else None
 
-    def _decode(self, rows: Rows) -> Tensor:
-        """Logits [R, V] after the newest token of each row, which goes into the cache."""
-        logits_RV = self.steps.logits(spans_of_rows(rows, self.page_size))
-        rows.length += 1
-        return logits_RV
+    def _logits(self, calls: list[Spans]) -> list[Tensor]:
+        """Logits of each call, computed as one where that costs nothing."""
+        if len(calls) < 2 or not self.steps.mixes:
+            return [self.steps.logits(call) for call in calls]
+        return list(self.steps.logits(joined(*calls)).split([len(call.wanted) for call in calls]))
 
-    def _write(self, rows: Rows, logits: Tensor) -> _Written:
-        """Choose a token for each row and record it."""
-        wanted = shaped(logits, rows.shaper, rows.output, rows.count, rows.temperature)
-        chosen, logprobs = choose(wanted, rows.temperature, rows.top_p, uniforms(rows.key, rows.count))
-        if wanted is not logits:
-            logprobs = own_logprobs(logits.float(), chosen)
-        cut = stuck(rows.shaper) if wanted is not logits else np.zeros(len(rows), bool)
-        tokens, logprobs_ = chosen.cpu().numpy(), logprobs.cpu().numpy()
-        rows.append(tokens, logprobs_)
-        stopped = self._is_stop[tokens]
+    def _continue(self, rows: Rows, logits: Tensor, guesses: Guesses | None) -> list[Written]:
+        """The next token of each running row, and those after it as far as guesses hold."""
+        if guesses is None:
+            rows.length += 1
+            written = [self._record(rows, np.arange(len(rows)), chosen(rows, logits), logits)]
+        else:
+            written = checked(rows, logits, guesses, partial(self._record, rows))
+            self.guessed += int(guesses.sizes.sum())
+            self.accepted += sum(len(part.at) for part in written[1:])
+        rows.drafted = np.minimum(rows.drafted, rows.length) if isinstance(self.guesser, DraftGuesser) else rows.length.copy()
+        gone = np.zeros(len(rows), dtype=bool)
+        for part in written:
+            gone[part.at[part.finished]] = True
+        self._drop(gone)
+        return written
+
+    def _start(self, groups: list[Group], logits: Tensor) -> Written:
+        """The first token of each sample of groups whose prompt is complete, from the logits [G, V] at its end."""
+        fresh = started(groups)
+        self._fork(groups)
+        samples = torch.tensor([group.samples for group in groups], device=self.device)
+        logits = logits.repeat_interleave(samples, 0)
+        written = self._record(fresh, np.arange(len(fresh)), chosen(fresh, logits), logits)
+        if written.finished.any():
+            self.growth.release(fresh.select(written.finished))
+        self.running = self.running.extend(fresh.select(~written.finished))
+        return written
+
+    def _record(self, rows: Rows, at: np.ndarray, choice: Choice, logits: Tensor) -> Written:
+        """Append a token to each of the rows `at`; `logits` [len(at), V] are what they were chosen from."""
+        rows.append(choice.tokens, choice.logprobs, at)
+        stopped = self._is_stop[choice.tokens]
         if rows.stops.shape[1]:
-            stopped = stopped | (rows.stops == tokens[:, None]).any(1)
-        return _Written(rows, tokens, logprobs_, stopped & ~cut, stopped | cut | (rows.count >= rows.limit))
+            stopped = stopped | (rows.stops[at] == choice.tokens[:, None]).any(1)
+        finished = stopped | choice.cut | (rows.count[at] >= rows.limit[at])
+        written = Written(rows, at, choice.tokens, choice.logprobs, stopped & ~choice.cut, finished)
+        self.details.note(written, logits)
+        return written
 
     def _fork(self, groups: list[Group]) -> None:
         """Give each further sample its own copy of the partly filled last prompt page, which all of them write to next."""
@@ -273,26 +265,13 @@ class Engine:
                 target += group.tables[1:, page].tolist()
                 source += [int(group.tables[0, page])] * (group.samples - 1)
         if source:
-            self.cache.copy_pages(torch.tensor(source, device=self.device), torch.tensor(target, device=self.device))
+            pages = torch.tensor(source, device=self.device), torch.tensor(target, device=self.device)
+            self.cache.copy_pages(*pages)
+            if self.guesser is not None:
+                self.guesser.copy_pages(*pages)
 
     def _drop(self, gone: np.ndarray) -> None:
         """Remove running rows and give their pages back."""
         if gone.any():
-            self.pool.release(self.running.select(gone).own_pages())
+            self.growth.release(self.running.select(gone))
             self.running = self.running.select(~gone)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-
-def _completions(written: _Written) -> list[tuple[int, int, Completion]]:
-    """(request id, sample index, completion) of the rows that ended in this step."""
-    ended = written.rows.select(written.finished)
-    stopped = written.stopped[written.finished].tolist()
-    out = []
-    for row in range(len(ended)):
-        ids = ended.output[row, : ended.count[row]].tolist()
-        stop_id = ids.pop() if stopped[row] else None
-        completion = Completion(ids, stop_id is not None, stop_id, float(ended.logprob[row]))
-        out.append((int(ended.request[row]), int(ended.index[row]), completion))
-    return out

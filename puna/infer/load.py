@@ -10,7 +10,10 @@ import torch
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
 from puna.infer.native import Kernels
+from puna.infer.scheduler import Admission
+from puna.infer.speculate import PromptLookup
 from puna.model.checkpoint import load_model, read_config
+from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
 
 
@@ -24,12 +27,17 @@ def load_engine(
     max_running: int = 256,
     prefill_tokens: int = 2048,
     kernels: Kernels = "auto",
+    prefix_cache: bool = True,
+    admission: Admission = "reserve",
+    draft: str | Path | PromptLookup | None = None,
+    guesses: int = 4,
 ) -> tuple[Engine, Tokenizer]:
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
     `dtype` is that of the weights that are not FP8; None takes bfloat16 for a model that is stored so and for `kernels="native"`,
-    and float32 for others. The other arguments are those of `Engine`.
+    and float32 for others. `draft` is the directory of a smaller model with the same tokenizer (InputError for another), or a
+    look-up. The other arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -45,6 +53,10 @@ def load_engine(
         max_running=max_running,
         prefill_tokens=prefill_tokens,
         kernels=kernels,
+        prefix_cache=prefix_cache,
+        admission=admission,
+        draft=_draft(draft, tokenizer, dtype, device) if isinstance(draft, str | Path) else draft,
+        guesses=guesses,
     )
     return engine, tokenizer
 
@@ -53,6 +65,15 @@ def stored_dtype(directory: Path) -> torch.dtype:
     """bfloat16 where `config.json` says that the weights are, else float32, which holds all others exactly."""
     config = read_config(directory)
     return torch.bfloat16 if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else torch.float32
+
+
+def _draft(directory: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, device: str) -> Llama:
+    """A draft model, whose tokens must be the model's."""
+    if Tokenizer.load(directory).digest != tokenizer.digest:
+        raise InputError(
+            "the draft model has another tokenizer than the model", where=str(directory), fix="give a model of the same herd"
+        )
+    return load_model(Path(directory), dtype=dtype, device=device).eval()
 
 
 def stop_ids(directory: Path) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ _MASK = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of splitmix64 (Steele, Lea and Flood 2014)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 LIKELY = 64  # tokens among which the top-p set is looked for first
+TINY = -60.0  # below, float32 begins to lose digits of a probability before it loses those of its logarithm
 UNIFORM_BITS = 24  # what fp32 holds exactly, so that u < 1 stays true after conversion
 
 
@@ -58,7 +59,7 @@ def choose(logits_BV: Tensor, temperature: np.ndarray, top_p: np.ndarray, unifor
     kept_BV = _nucleus(probs_BV, top_p) if (top_p < 1).any() else probs_BV
     tokens = _inverse_cdf(kept_BV, torch.from_numpy(uniform).to(logits_BV.device))
     if plain:
-        return tokens, probs_BV.gather(-1, tokens[:, None])[:, 0].log()
+        return tokens, _logs(probs_BV, logits_BV, tokens)
     if not sampled.all():
         tokens = torch.where(torch.from_numpy(sampled).to(tokens.device), tokens, logits_BV.argmax(-1))
     return tokens, own_logprobs(logits_BV, tokens)
@@ -97,4 +98,13 @@ def _keep(kept_BV: Tensor, rows: Tensor, values: Tensor, order: Tensor, limit: T
 
 def own_logprobs(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
     """The model's log-probabilities [B] of tokens, from its logits in float32."""
-    return logits_BV.gather(-1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+    return _logs(torch.softmax(logits_BV, -1), logits_BV, tokens_B)
+
+
+def _logs(probs_BV: Tensor, logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
+    """Logarithms [B] of probabilities, the same to the bit in any batch (`logsumexp` sums in another order in other batches)."""
+    logprobs = probs_BV.gather(-1, tokens_B[:, None])[:, 0].log()
+    tiny = logprobs < TINY
+    if tiny.any():
+        logprobs[tiny] = logits_BV[tiny].log_softmax(-1).gather(-1, tokens_B[tiny, None])[:, 0]
+    return logprobs

@@ -132,20 +132,20 @@ class Shaper:
             logits_V[tokens] -= wish.presence_penalty + wish.frequency_penalty * times.to(logits_V.dtype)
 
 
-def shaped(logits_RV: Tensor, shapers: np.ndarray, output: np.ndarray, count: np.ndarray, temperature: np.ndarray) -> Tensor:
-    """Logits of a batch, float32, with the rows changed that have a shaper.
+def shaped(
+    logits_RV: Tensor, shapers: np.ndarray, output: np.ndarray, count: np.ndarray, temperature: np.ndarray
+) -> tuple[Tensor, np.ndarray]:
+    """Logits of a batch, float32, with the rows changed that have a shaper; and bool [R], the rows that are to be cut because the
+    grammar of their answers knows no way on.
 
     Args:
         shapers: object [R], a `Shaper` or None. output: int64 [R, L], the answers so far; count: how many tokens of them.
     """
-    rows = [row for row, shaper in enumerate(shapers) if shaper is not None]
+    rows, cut = [row for row, shaper in enumerate(shapers) if shaper is not None], np.zeros(len(shapers), dtype=bool)
     if not rows:
-        return logits_RV
-    logits_RV = logits_RV.float()
-    changed = [shapers[row](logits_RV[row], output[row, : count[row]], float(temperature[row])) for row in rows]
-    return logits_RV.index_copy(0, torch.tensor(rows, device=logits_RV.device), torch.stack(changed))
-
-
-def stuck(shapers: np.ndarray) -> np.ndarray:
-    """bool [R]: the rows that `shaped` found at the end of their grammar's ways; their answers are cut."""
-    return np.array([shaper is not None and shaper.stuck for shaper in shapers], dtype=bool)
+        return logits_RV, cut
+    logits_RV, changed = logits_RV.float(), []
+    for row in rows:
+        changed.append(shapers[row](logits_RV[row], output[row, : count[row]], float(temperature[row])))
+        cut[row] = shapers[row].stuck
+    return logits_RV.index_copy(0, torch.tensor(rows, device=logits_RV.device), torch.stack(changed)), cut

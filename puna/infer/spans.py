@@ -8,11 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from puna.infer.rows import Rows
 from puna.infer.scheduler import Chunk
+
+
+@dataclass
+class Guesses:
+    """What may follow the newest tokens of R rows: `tokens` int64 [R, k], of which `sizes` [R] count in each row."""
+
+    tokens: np.ndarray
+    sizes: np.ndarray
+
+
+class Steps(Protocol):
+    """Whatever computes calls. `mixes`: whether runs of very different length may share a call at no cost."""
+
+    mixes: bool
+
+    def logits(self, spans: Spans) -> Tensor:
+        """Write the runs' keys and values to their pages; logits [Q, V] after the tokens asked for."""
+        ...
 
 
 @dataclass
@@ -48,19 +68,41 @@ class Spans:
 
 
 def spans_of_chunks(chunks: Sequence[Chunk], page_size: int) -> Spans:
-    """Prompt chunks, with logits at the ends of the prompts that are complete with them."""
+    """Prompt chunks, with logits at the ends of the prompts that are complete with them, and everywhere in judged prompts."""
     starts = np.array([chunk.start for chunk in chunks])
     sizes = np.array([chunk.stop - chunk.start for chunk in chunks])
     table = np.zeros((len(chunks), -(-max(chunk.stop for chunk in chunks) // page_size)), np.int64)
     for row, chunk in enumerate(chunks):
         own = chunk.group.tables[0, : table.shape[1]]
         table[row, : len(own)] = own
-    complete = np.array([chunk.stop == len(chunk.group.prompt) for chunk in chunks])
+    ends = sizes.cumsum()
+    asked = [size if chunk.group.prompt_logprobs else int(chunk.complete) for chunk, size in zip(chunks, sizes, strict=True)]
+    wanted = np.concatenate([np.arange(end - some, end) for end, some in zip(ends, asked, strict=True)])
     tokens = np.concatenate([chunk.group.prompt[chunk.start : chunk.stop] for chunk in chunks])
-    return Spans(tokens, starts, sizes, table, (sizes.cumsum() - 1)[complete])
+    return Spans(tokens, starts, sizes, table, wanted)
 
 
-def spans_of_rows(rows: Rows, page_size: int) -> Spans:
-    """The newest token of each row, with logits after it."""
-    pages = int(rows.length.max()) // page_size + 1
-    return Spans(rows.token, rows.length, np.ones(len(rows), np.int64), rows.table[:, :pages], np.arange(len(rows)))
+def spans_of_rows(rows: Rows, page_size: int, guesses: Guesses | None = None) -> Spans:
+    """The newest token of each row and what is guessed to follow, with logits after each of them."""
+    if guesses is None:
+        pages = int(rows.length.max()) // page_size + 1
+        return Spans(rows.token, rows.length, np.ones(len(rows), np.int64), rows.table[:, :pages], np.arange(len(rows)))
+    sizes = guesses.sizes + 1
+    tokens = np.concatenate((rows.token[:, None], guesses.tokens), axis=1)
+    tokens = tokens[np.arange(tokens.shape[1]) < sizes[:, None]]
+    pages = int((rows.length + guesses.sizes).max()) // page_size + 1
+    return Spans(tokens, rows.length, sizes, rows.table[:, :pages], np.arange(len(tokens)))
+
+
+def joined(first: Spans, second: Spans) -> Spans:
+    """Two calls as one."""
+    table = np.zeros((len(first.sizes) + len(second.sizes), max(first.table.shape[1], second.table.shape[1])), np.int64)
+    table[: len(first.sizes), : first.table.shape[1]] = first.table
+    table[len(first.sizes) :, : second.table.shape[1]] = second.table
+    wanted = np.concatenate((first.wanted, second.wanted + len(first.tokens)))
+    tokens, starts, sizes = (np.concatenate(pair) for pair in zip(_runs(first), _runs(second), strict=True))
+    return Spans(tokens, starts, sizes, table, wanted)
+
+
+def _runs(spans: Spans) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return spans.tokens, spans.starts, spans.sizes

@@ -156,8 +156,8 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> N
         if asked.n * len(prompts) > limits.answers:
             raise ApiError(400, f"at most {limits.answers} answers per request", param="n")
         head = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
-        running.enter()
         job = generator.start(asked, prompts, calls=chat and asked.offers_tools, grammar=grammar)
+        running.enter()
 
         def end() -> None:
             job.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from puna.core.errors import PunaError
 from puna.core.rng import derive_seed
@@ -18,19 +18,24 @@ from puna.tokenizer.bpe import Tokenizer
 
 @dataclass
 class Answer:
-    """One answer in the making: its text so far, tokens sampled, and why it ended ("stop" or "length")."""
+    """One answer in the making: its text so far, its tokens, and why it ended ("stop" or "length").
+
+    `shown` of the tokens have gone out with a piece.
+    """
 
     stream: AnswerStream
-    tokens: int = 0
+    tokens: list[Token] = field(default_factory=list)
+    shown: int = 0
     finish: str | None = None
 
 
 @dataclass
 class Piece:
-    """New text of one answer; `finish` is set on its last piece."""
+    """New text of one answer and the tokens since the last piece; `finish` is set on the last."""
 
     index: int
     text: str
+    tokens: list[Token]
     finish: str | None
 
 
@@ -44,6 +49,7 @@ class Generator:
 
     def start(self, asked: Sampling, prompts: list[list[int]], *, calls: bool, grammar: Grammar | None = None) -> Job:
         """The job that gathers the answers to these prompts; `calls`: whether an answer may be a tool call."""
+        alternatives, echo = asked.alternatives(), getattr(asked, "echo", False)
         self._started += 1
         seed = asked.seed if asked.seed is not None else derive_seed(0, "serve", self._started)
         longest = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or self.max_tokens
@@ -56,18 +62,26 @@ class Generator:
                 max_tokens=min(longest, self.max_tokens),
                 seed=seed,
                 shaping=replace(asked.shaping(), grammar=grammar),
+                logprobs=alternatives or 0,
+                prompt_logprobs=echo and alternatives is not None,
             )
             for prompt in prompts
         ]
         streams = [AnswerStream(self.tokenizer, asked.stops(), calls=calls) for _ in range(asked.n * len(prompts))]
-        return Job(self, requests, [Answer(stream) for stream in streams])
+        return Job(self, requests, [Answer(stream) for stream in streams], alternatives, echo)
 
 
 class Job:
-    """The answers to one API request, in order: all of the first prompt, then all of the second, ..."""
+    """The answers to one API request, in order: all of the first prompt, then all of the second, ...
 
-    def __init__(self, generator: Generator, requests: list[Request], answers: list[Answer]):
+    `alternatives` and `echo` are what was asked to be told of tokens and prompts.
+    """
+
+    def __init__(
+        self, generator: Generator, requests: list[Request], answers: list[Answer], alternatives: int | None, echo: bool
+    ):
         self.generator, self.requests, self.answers = generator, requests, answers
+        self.alternatives, self.echo = alternatives, echo
         self.prompt_tokens = sum(len(request.prompt_ids) for request in requests)
         self._queue: asyncio.Queue[tuple[int, list[Token] | PunaError]] = asyncio.Queue()
         self._tickets: list[Ticket] = []
@@ -76,7 +90,7 @@ class Job:
 
     @property
     def completion_tokens(self) -> int:
-        return sum(answer.tokens for answer in self.answers)
+        return sum(len(answer.tokens) for answer in self.answers)
 
     async def open(self) -> None:
         """Submit the requests and wait for the first tokens; ApiError if they are refused, so that the status can say so."""
@@ -136,10 +150,13 @@ class Job:
         answer = self.answers[index]
         if answer.finish:
             return None
-        answer.tokens += 1
+        answer.tokens.append(token)
         text = "" if token.stopped else answer.stream.push(token.token_id)
         if token.finished:
             text += answer.stream.finish()
         if answer.stream.stopped or token.finished:
             answer.finish = "stop" if token.stopped or answer.stream.stopped else "length"
-        return Piece(index, text, answer.finish) if text or answer.finish else None
+        if not text and not answer.finish:
+            return None
+        news, answer.shown = answer.tokens[answer.shown :], len(answer.tokens)
+        return Piece(index, text, news, answer.finish)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from puna.core.errors import InputError, PunaError
+from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Message, with_tools
 
@@ -78,6 +79,10 @@ class Sampling(Wire):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
+    def alternatives(self) -> int | None:
+        """How many likeliest tokens to tell beside each written one; None: nothing is to be told."""
+        raise NotImplementedError
+
     def shaping(self) -> Shaping:
         """What is asked of the distribution beyond temperature and top-p; top_k -1 is none, as elsewhere."""
         return Shaping(max(0, self.top_k or 0), self.min_p or 0.0, self.presence_penalty or 0.0, self.frequency_penalty or 0.0,
@@ -99,6 +104,13 @@ class ChatRequest(Sampling):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_ALTERNATIVES)
+
+    def alternatives(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def offers_tools(self) -> bool:
@@ -141,6 +153,13 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int | None = Field(default=16, ge=1)
+    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    echo: bool = False
+
+    def alternatives(self) -> int | None:
+        if self.echo and self.stream:
+            raise ApiError(400, "a streamed answer cannot echo its prompt", param="echo")
+        return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
         """One entry per prompt: a text, or ids."""

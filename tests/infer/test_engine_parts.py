@@ -40,14 +40,14 @@ def test_pool_refuses_what_it_does_not_have():
 
 
 def test_pages_needed_by_hand():
-    assert pages_needed(prompt=16, limit=1, samples=1, page_size=16) == (1, 0)  # one token, never read again
-    assert pages_needed(prompt=16, limit=2, samples=1, page_size=16) == (1, 1)
-    assert pages_needed(prompt=30, limit=32, samples=8, page_size=16) == (1, 3)
-    assert pages_needed(prompt=5, limit=12, samples=2, page_size=16) == (0, 1)
+    assert pages_needed(prompt=16, limit=1, page_size=16) == (1, 0)  # one token, never read again
+    assert pages_needed(prompt=16, limit=2, page_size=16) == (1, 1)
+    assert pages_needed(prompt=30, limit=32, page_size=16) == (1, 3)
+    assert pages_needed(prompt=5, limit=12, page_size=16) == (0, 1)
 
 
 def group(request: int, prompt: int, samples: int = 1, limit: int = 16) -> Group:
-    return Group(request, 0, samples, np.arange(prompt), limit, sample_keys(0, 0, samples), 0.0, 1.0)
+    return Group(request, 0, samples, 1000 * request + np.arange(prompt), limit, sample_keys(0, 0, samples), 0.0, 1.0)
 
 
 def test_admission_waits_for_rows_and_pages_in_order():

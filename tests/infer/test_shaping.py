@@ -48,9 +48,9 @@ def test_other_rows_are_not_touched():
     both = torch.stack([logits(), logits(seed=1)])
     shapers = np.array([None, Shaper(Shaping(top_k=1), PROMPT)], dtype=object)
     output = np.array([[1, -1], [2, 3]])
-    found = shaped(both, shapers, output, np.array([1, 2]), np.float32([1, 1]))
+    found, cut = shaped(both, shapers, output, np.array([1, 2]), np.float32([1, 1]))
     assert torch.equal(found[0], both[0]) and int(torch.isfinite(found[1]).sum()) == 1
-    assert shaped(both, np.array([None, None]), output, np.array([1, 2]), np.float32([1, 1])) is both
+    assert shaped(both, np.array([None, None]), output, np.array([1, 2]), np.float32([1, 1]))[0] is both and not cut.any()
 
 
 @pytest.fixture(scope="module")
