@@ -13,6 +13,10 @@ from puna.core.errors import InputError
 
 Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage of the last run (default: its chat model).")]
 
+Tensor = Annotated[int, typer.Option("--tensor", min=1, help="Ranks that share each layer; start them with torchrun.")]
+Pipeline = Annotated[int, typer.Option("--pipeline", min=1, help="Stages of layers, one after the other, on ranks of their own.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+
 
 def chat(
     model: Model = None,
@@ -21,6 +25,9 @@ def chat(
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 256,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    tensor: Tensor = 1,
+    pipeline: Pipeline = 1,
+    device: Device = "cpu",
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -28,6 +35,7 @@ def chat(
     if prompt is not None and not prompt.strip():
         raise InputError("the prompt is empty", where="--prompt", fix="give a question, or leave --prompt out to converse")
     path = latest.model_dir(directory, model)  # a wrong name is said before torch is imported
+    from puna.infer.shards import Layout
     from puna.serve.terminal import chat as talk
 
     talk(
@@ -38,6 +46,8 @@ def chat(
         max_tokens=max_tokens,
         seed=seed,
         as_json=as_json,
+        layout=Layout(tensor, pipeline),
+        device=device,
     )
 
 
@@ -45,13 +55,17 @@ def serve(
     model: Model = None,
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    tensor: Tensor = 1,
+    pipeline: Pipeline = 1,
+    device: Device = "cpu",
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
     path = latest.model_dir(directory, model)
+    from puna.infer.shards import Layout
     from puna.serve.app import serve as serve_model
 
-    serve_model(path, host=host, port=port)
+    serve_model(path, host=host, port=port, layout=Layout(tensor, pipeline), device=device)
 
 
 def evaluate(

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from puna.core.errors import InputError, RunError
-from puna.infer.cache import PagedCache
-from puna.infer.native import Kernels, native_steps
+from puna.infer.native import Kernels
 from puna.infer.pages import BlockPool
 from puna.infer.rows import Rows, empty_rows, started
 from puna.infer.sampler import choose, own_logprobs, sample_keys, uniforms
 from puna.infer.scheduler import Chunk, Group, Scheduler, pages_needed
 from puna.infer.shaping import NO_SHAPING, Shaper, Shaping, shaped
 from puna.infer.spans import spans_of_chunks, spans_of_rows
-from puna.infer.torch_steps import TorchSteps
+from puna.infer.steps import open_steps
 from puna.model.llama import Llama
 
 CACHE_BYTES = 256 << 20  # default size of the KV cache; on CPU, pages that are never used cost nothing
@@ -108,11 +107,7 @@ class Engine:
         if pages is None:
             page_bytes = page_size * config.kv_bytes_per_token(weight.element_size())
             pages = 1 + max(CACHE_BYTES // page_bytes, -(-config.max_seq_len // page_size))
-        self.cache = PagedCache(
-            layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
-            dtype=weight.dtype, device=self.device,
-        )  # fmt: skip
-        self.steps = native_steps(model, self.cache, kernels) or TorchSteps(model, self.cache)
+        self.cache, self.steps = open_steps(model, pages=pages, page_size=page_size, kernels=kernels)
         self.pool = BlockPool(pages)
         self.scheduler = Scheduler(self.pool, page_size=page_size, max_running=max_running, prefill_tokens=prefill_tokens)
         self.running = empty_rows()

@@ -19,20 +19,26 @@ SMALLEST_AMAX = 1e-12  # FBGEMM's guard against a row of zeros
 ACTIVATION_BOUND = 1200.0  # `activation_scale_ub` of the released checkpoints: bounds the absolute maximum of a row
 
 
-def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, bound: float | None = None, amax: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Quantise each row (last dimension) on its own.
 
     Args:
         x: floating point, [..., K].
         bound: upper limit on a row's absolute maximum; larger values saturate.
+        amax: float32 [..., 1], the rows' absolute maxima where x is only a part of longer rows; None takes those of x.
 
     Returns:
         e4m3fn [..., K] and the float32 scale [..., 1] that undoes it (x is about q * scale).
     """
     x = x.float()
-    amax = x.abs().amax(-1, keepdim=True).clamp(SMALLEST_AMAX, bound)
+    amax = (row_maxima(x) if amax is None else amax).clamp(SMALLEST_AMAX, bound)
     quantized = (x * (E4M3_MAX / amax)).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
     return quantized, amax / E4M3_MAX
+
+
+def row_maxima(x: Tensor) -> Tensor:
+    """Absolute maximum of each row, float32 [..., 1]."""
+    return x.float().abs().amax(-1, keepdim=True)
 
 
 def dequantize_rows(quantized: Tensor, scale: Tensor) -> Tensor:
@@ -75,8 +81,15 @@ class Fp8Linear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         quantized, scale = quantize_rows(x, self.activation_bound)
-        y = nn.functional.linear(widen(quantized), widen(self.weight))
-        return (y.mul_(scale).mul_(self.weight_scale.T)).to(x.dtype)
+        return self.scaled(self.products(quantized), scale).to(x.dtype)
+
+    def products(self, quantized: Tensor) -> Tensor:
+        """Sums of products before any scale, float32 [..., N], of e4m3fn [..., K]."""
+        return nn.functional.linear(widen(quantized), widen(self.weight))
+
+    def scaled(self, y: Tensor, scale: Tensor) -> Tensor:
+        """`products`, in place, times the scales of the tokens and of the weight's rows."""
+        return y.mul_(scale).mul_(self.weight_scale.T)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp8Linear:
         """Follow the model to another device and never to another dtype (`model.to(torch.bfloat16)` would widen the weight)."""

@@ -1,0 +1,36 @@
+"""Which of the implementations of `logits(spans)` an engine takes, with the cache it computes over."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from puna.infer.cache import PagedCache
+from puna.infer.native import Kernels, native_steps
+from puna.infer.rank_steps import RankSteps
+from puna.infer.shards import Stage
+from puna.infer.spans import Spans
+from puna.infer.torch_steps import TorchSteps
+from puna.model.llama import Llama
+
+
+class Steps(Protocol):
+    """What computes."""
+
+    def logits(self, spans: Spans) -> Tensor:
+        """Write the runs' keys and values to their pages; logits [Q, V] after the tokens asked for."""
+        ...
+
+
+def open_steps(model: Llama, *, pages: int, page_size: int, kernels: Kernels) -> tuple[PagedCache, Steps]:
+    """A cache of `pages` pages and the steps of a model over it: on all ranks, native or PyTorch's; `kernels` as in `Engine`."""
+    if isinstance(model, Stage):
+        steps = RankSteps(model, pages, page_size)
+        return steps.cache, steps
+    config, weight = model.config, model.model.embed_tokens.weight
+    cache = PagedCache(
+        layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
+        dtype=weight.dtype, device=weight.device,
+    )  # fmt: skip
+    return cache, native_steps(model, cache, kernels) or TorchSteps(model, cache)
