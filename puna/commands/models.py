@@ -15,6 +15,9 @@ Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage
 
 Tensor = Annotated[int, typer.Option("--tensor", min=1, help="Ranks that share each layer; start them with torchrun.")]
 Pipeline = Annotated[int, typer.Option("--pipeline", min=1, help="Stages of layers, one after the other, on ranks of their own.")]
+Lora = Annotated[
+    list[str] | None, typer.Option("--lora", help="A PEFT adapter to merge, DIR or DIR:WEIGHT; several are added in order.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 
@@ -28,6 +31,7 @@ def chat(
     tensor: Tensor = 1,
     pipeline: Pipeline = 1,
     device: Device = "cpu",
+    lora: Lora = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +52,7 @@ def chat(
         as_json=as_json,
         layout=Layout(tensor, pipeline),
         device=device,
+        lora=_adapters(lora),
     )
 
 
@@ -58,6 +63,7 @@ def serve(
     tensor: Tensor = 1,
     pipeline: Pipeline = 1,
     device: Device = "cpu",
+    lora: Lora = None,
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
@@ -65,7 +71,7 @@ def serve(
     from puna.infer.shards import Layout
     from puna.serve.app import serve as serve_model
 
-    serve_model(path, host=host, port=port, layout=Layout(tensor, pipeline), device=device)
+    serve_model(path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora))
 
 
 def evaluate(
@@ -76,6 +82,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of an answer; a longer one fails.")] = 48,
+    lora: Lora = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +93,7 @@ def evaluate(
     rows = read_tasks(file, limit)  # a wrong file is said before torch is imported
     from puna.evals.command import evaluate as score
 
-    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json)
+    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json, lora=_adapters(lora))
 
 
 def convert(
@@ -112,6 +119,12 @@ def convert(
     for note in report["notes"]:
         typer.echo(note, err=True)
     typer.echo(str(destination))
+
+
+def _adapters(texts: list[str] | None) -> list[tuple[str | Path, float]]:
+    from puna.infer.lora import adapter_and_weight
+
+    return [adapter_and_weight(text) for text in texts or ()]
 
 
 def _last_tasks(root: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,13 @@ def opened(directory: str | Path, layout: Layout = ONE, **options: Any) -> Itera
 
 @contextlib.contextmanager
 def shared_engine(
-    directory: str | Path, layout: Layout, *, dtype: torch.dtype | None = None, device: str = "cpu", **sizes: Any
+    directory: str | Path,
+    layout: Layout,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    lora: Sequence[tuple[str | Path, float]] = (),
+    **sizes: Any,
 ) -> Iterator[tuple[Engine, Tokenizer] | None]:
     """Engine and tokenizer of a model spread over the ranks of `layout`; every rank must come here.
 
@@ -55,6 +61,7 @@ def shared_engine(
     Args:
         dtype: of the weights that are not FP8; None is float32 on a CPU, bfloat16 elsewhere.
         device: `cpu`, or `cuda` for the one of this process's local rank.
+        lora: as in `load_engine`.
         sizes: `page_size`, `pages`, `max_running`, `prefill_tokens` of `Engine`.
 
     Raises:
@@ -65,7 +72,8 @@ def shared_engine(
     layout.check(ModelConfig.from_hf(read_config(directory), where=str(directory / CONFIG)))
     with joined(layout, device) as place:
         try:
-            stage = load_stage(directory, place, dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16))
+            dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+            stage = load_stage(directory, place, dtype=dtype, lora=lora)
         except Exception as error:
             say_failed(place.rank, error)
             raise

@@ -10,6 +10,7 @@ Ranks are numbered stage by stage, so those that share a layer are neighbours. S
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from puna.core.errors import InputError
+from puna.infer.lora import Adapters, MergedWeights
 from puna.model.attention import Mask, additive
 from puna.model.checkpoint import SCALE, build_model, fill
 from puna.model.config import ModelConfig
@@ -237,16 +239,21 @@ class Stage(Llama):
         return self.place.sum(x_BTD.masked_fill(elsewhere_BT[..., None], 0.0))
 
 
-def load_stage(directory: str | Path, place: Place, *, dtype: torch.dtype | None) -> Stage:
+def load_stage(
+    directory: str | Path, place: Place, *, dtype: torch.dtype, lora: Sequence[tuple[str | Path, float]] = ()
+) -> Stage:
     """This rank's part of a Hugging Face directory, FP8 ones included, on the device of `place`.
 
     Args:
-        dtype: what weights are cast to; None keeps what is stored. FP8 weights and their scales are never cast.
+        dtype: what weights are cast to. FP8 weights and their scales are never cast.
+        lora: as in `load_engine`.
 
-    Raises InputError for whatever `load_model` refuses, and for a model that does not divide by the layout.
+    Raises InputError for whatever `load_engine` refuses, and for a model that does not divide by the layout.
     """
     directory = Path(directory)
-    weights = DirectoryWeights(directory)
+    weights: Weights = DirectoryWeights(directory)
+    if lora:
+        weights = MergedWeights(weights, Adapters(lora))
     config, bound = weights.config, weights.bound or ACTIVATION_BOUND
     place.layout.check(config)
     build_model(config, dict(weights.state), directory, dtype=None, device="meta", activation_bound=bound)  # the whole is right
@@ -258,7 +265,7 @@ def load_stage(directory: str | Path, place: Place, *, dtype: torch.dtype | None
         if mine is not None:
             part = _own_part(weights, name, place)
             keep = part.dtype == torch.float8_e4m3fn or name.endswith(SCALE)
-            state[mine] = part.to(place.device, part.dtype if keep or dtype is None else dtype)
+            state[mine] = part.to(place.device, part.dtype if keep else dtype)
     fill(stage, state, directory, dtype=dtype, device=place.device, activation_bound=bound)
     if config.tied and place.first and place.last:
         stage.tie()

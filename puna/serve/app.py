@@ -12,7 +12,7 @@ import errno
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ def serve(
     limits: Limits | None = None,
     layout: Layout = ONE,
     device: str = "cpu",
+    lora: Sequence[tuple[str | Path, float]] = (),
 ) -> None:
     """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
@@ -82,7 +83,7 @@ def serve(
     """
     listening = _bind(host, port) if first_rank(layout) else None
     try:
-        with opened(directory, layout, device=device) as found:
+        with opened(directory, layout, device=device, lora=lora) as found:
             if found is not None and listening is not None:
                 _listen(build_app(*found, Path(directory).absolute().name, host=host, limits=limits), host, listening)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ Greedy by default, and then the text is the one transformers' `generate` gives o
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def chat(
     as_json: bool = False,
     layout: Layout = ONE,
     device: str = "cpu",
+    lora: Sequence[tuple[str | Path, float]] = (),
 ) -> None:
     """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
@@ -57,7 +59,7 @@ def chat(
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    with opened(directory, layout, device=device, max_running=1) as found:
+    with opened(directory, layout, device=device, lora=lora, max_running=1) as found:
         if found is None:
             return
         talk = Conversation(*found, system, temperature, max_tokens, seed)

@@ -77,8 +77,8 @@ def session(process: int, processes: int, folder: str) -> None:
         with shared_engine(Path(folder) / model, layout, **SIZES) as found:
             if found is not None:
                 engine = found[0]
-                torch.save({"answers": answers(engine), "bytes": held_bytes(engine), "pages": engine.pool.pages - 1 - engine.pool.free},
-                           Path(folder) / f"{name}.pt")  # fmt: skip
+                answer = {"answers": answers(engine), "bytes": held_bytes(engine)}
+                torch.save(answer | {"pages": engine.pool.pages - 1 - engine.pool.free}, Path(folder) / f"{name}.pt")
     dist.destroy_process_group()
 
 
