@@ -24,7 +24,7 @@ from puna.model.weight_source import Weights
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-REFUSED: dict[str, tuple[Any, ...]] = {  # entries under which the same tensors mean something else, with the values that are no such case
+REFUSED: dict[str, tuple[Any, ...]] = {  # entries that change what the tensors mean, with the values that do not
     "use_dora": (False, None), "fan_in_fan_out": (False, None), "bias": ("none", None), "lora_bias": (False, None),
     "modules_to_save": (None, []), "use_qalora": (False, None), "trainable_token_indices": (None, []),
 }  # fmt: skip
