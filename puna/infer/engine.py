@@ -93,7 +93,7 @@ class Engine:
         max_running: most samples in the batch at once.
         prefill_tokens: most prompt positions computed per step, padding included.
         kernels: `native` for the compiled steps of `puna.infer.kernels`, `torch` for PyTorch's, `auto` for the native ones where
-            the model is in bfloat16 on a CPU. They keep a copy of the weights as they are now.
+            the model is in bfloat16 on a CPU, Triton's on a GPU. The native ones keep a copy of the weights as they are now.
     """
 
     def __init__(

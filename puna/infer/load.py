@@ -31,13 +31,14 @@ def load_engine(
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
-    `dtype` is that of the weights that are not FP8: float32 if it is None, and bfloat16 with `kernels="native"`. `lora` are
+    `dtype` is that of the weights that are not FP8: if it is None float32, but bfloat16 on a GPU and with
+    `kernels="native"`. `lora` are
     adapters to merge and by how much each counts (`puna.infer.lora`). The other arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
-    dtype = dtype or (torch.bfloat16 if kernels == "native" else torch.float32)
+    dtype = dtype or (torch.bfloat16 if kernels == "native" or device != "cpu" else torch.float32)
     model = load_model(directory, dtype=None if lora else dtype, device=device).eval()
     if lora:
         merge(model, Adapters(lora), dtype)

@@ -153,6 +153,8 @@ class RowParallel(nn.Module):
             return self.place.sum(self.linear(x))
         amax = self.place.largest(row_maxima(x))  # a token's scale belongs to the whole token
         quantized, scale = quantize_rows(x, self.linear.activation_bound, amax)
+        if x.is_cuda:
+            return self.place.sum(self.linear.product(quantized, scale, x.dtype))
         return self.linear.scaled(self.place.sum(self.linear.products(quantized)), scale).to(x.dtype)
 
 

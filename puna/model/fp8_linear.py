@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 E4M3_MAX = 448.0  # largest finite e4m3fn number
+FP8_MULTIPLE = 16  # both sides of a matrix, for the FP8 units
 SMALLEST_AMAX = 1e-12  # FBGEMM's guard against a row of zeros
 ACTIVATION_BOUND = 1200.0  # `activation_scale_ub` of the released checkpoints: bounds the absolute maximum of a row
 
@@ -56,6 +57,14 @@ def widen(quantized: Tensor) -> Tensor:
     return bits.bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).float().mul_(256.0)
 
 
+def scaled_product(quantized_MK: Tensor, scale_M1: Tensor, weight_NK: Tensor, weight_scale_N1: Tensor) -> Tensor:
+    """x W^T of two row-wise quantised matrices by torch's scaled product, bfloat16 [M, N]; K and N are multiples of 16."""
+    rows = nn.functional.ScalingType.RowWise
+    return nn.functional.scaled_mm(
+        quantized_MK, weight_NK.T, scale_M1, rows, weight_scale_N1.T, rows, output_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
 class Fp8Linear(nn.Module):
     """y = W x with W stored in FP8 and x quantised per token: the arithmetic of FBGEMM's `f8f8bf16_rowwise`.
 
@@ -81,7 +90,14 @@ class Fp8Linear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         quantized, scale = quantize_rows(x, self.activation_bound)
-        return self.scaled(self.products(quantized), scale).to(x.dtype)
+        return self.product(quantized, scale, x.dtype)
+
+    def product(self, quantized: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """W x of e4m3fn [..., K] and the scales [..., 1] of its rows, [..., N] in `dtype`; on a GPU by its FP8 units."""
+        if quantized.is_cuda and dtype == torch.bfloat16 and not any(size % FP8_MULTIPLE for size in self.weight.shape):
+            flat = scaled_product(quantized.flatten(0, -2), scale.reshape(-1, 1), self.weight, self.weight_scale)
+            return flat.view(*quantized.shape[:-1], -1)
+        return self.scaled(self.products(quantized), scale).to(dtype)
 
     def products(self, quantized: Tensor) -> Tensor:
         """Sums of products before any scale, float32 [..., N], of e4m3fn [..., K]."""
