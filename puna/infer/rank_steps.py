@@ -156,12 +156,7 @@ def work(stage: Stage) -> None:
     place, part = stage.place, None
     try:
         while True:
-            header = torch.zeros(HEADER, dtype=torch.int64)
-            dist.broadcast(header, 0, group=place.talk)
-            command, length, *numbers = header.tolist()
-            flat = torch.zeros(length, dtype=torch.int64)
-            if length:
-                dist.broadcast(flat, 0, group=place.talk)
+            command, numbers, flat = _heard(place)
             if command == END:
                 return
             if command == OPEN:
@@ -175,6 +170,20 @@ def work(stage: Stage) -> None:
     except Exception as error:
         say_failed(place.rank, error)
         raise
+
+
+def _heard(place: Place) -> tuple[int, list[int], Tensor]:
+    """The next command of rank 0, with its numbers and its array; RunError when there is no rank 0 any more."""
+    header = torch.zeros(HEADER, dtype=torch.int64)
+    try:
+        dist.broadcast(header, 0, group=place.talk)
+        command, length, *numbers = header.tolist()
+        flat = torch.zeros(length, dtype=torch.int64)
+        if length:
+            dist.broadcast(flat, 0, group=place.talk)
+    except RuntimeError as error:
+        raise RunError(f"rank 0 of the model is gone, and rank {place.rank} ends with it", fix="see its output") from error
+    return command, numbers, flat
 
 
 def cut(spans: Spans, pieces: int) -> list[Spans]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
 from puna.core.errors import PunaError
 from puna.infer.engine import Completion, Engine, Request
@@ -28,6 +30,7 @@ CASES: dict[int, dict[str, tuple[str, Layout]]] = {
         "tensor": ("plain", Layout(tensor=2)),
         "tensor, tied": ("tied", Layout(tensor=2)),
         "tensor, fp8": ("fp8", Layout(tensor=2)),
+        "tensor, adapter": ("plain+adapter", Layout(tensor=2)),
         "pipeline, one piece": ("plain", Layout(pipeline=2, micro_batches=1)),
         "pipeline, two pieces": ("plain", Layout(pipeline=2, micro_batches=2)),
         "pipeline, tied": ("tied", Layout(pipeline=2, micro_batches=3)),
@@ -74,7 +77,8 @@ def session(process: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{processes}", rank=process, world_size=processes)
     for name, (model, layout) in CASES[processes].items():
-        with shared_engine(Path(folder) / model, layout, **SIZES) as found:
+        directory, lora = directories(Path(folder), model)
+        with shared_engine(directory, layout, lora=lora, **SIZES) as found:
             if found is not None:
                 engine = found[0]
                 answer = {"answers": answers(engine), "bytes": held_bytes(engine)}
@@ -86,7 +90,7 @@ def dying(process: int, folder: str, how: str) -> None:
     """Two stages; the second ends in the middle of an answer. Rank 0 leaves what its engine says, and how long it took."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{how}", rank=process, world_size=2)
-    if process:
+    if process and how != "deserted":
         from puna.infer.shards import Stage
 
         def fail(*args: object, **kwargs: object) -> None:
@@ -97,9 +101,16 @@ def dying(process: int, folder: str, how: str) -> None:
             raise RuntimeError("out of memory, say")
 
         Stage.hidden = fail
+    if how == "deserted":
+        try:
+            with shared_engine(Path(folder) / "plain", Layout(pipeline=2, seconds=30.0)):
+                os._exit(0)  # rank 0, without a word
+        except PunaError as error:
+            torch.save(str(error), Path(folder) / f"{how}.pt")
+        return
     start, said = time.monotonic(), []
     try:
-        with shared_engine(Path(folder) / "plain", Layout(pipeline=2, seconds=1.5)) as found:
+        with shared_engine(Path(folder) / "plain", Layout(pipeline=2, seconds=3.0 if how == "hangs" else 60.0)) as found:
             assert found is not None
             found[0].add(requests()[0])
             for _ in range(2):
@@ -114,6 +125,24 @@ def dying(process: int, folder: str, how: str) -> None:
         os._exit(1)
 
 
+def directories(folder: Path, model: str) -> tuple[Path, list[tuple[Path, float]]]:
+    """The directory of a case's model and its adapters; `plain+adapter` has one."""
+    name, *adapters = model.split("+")
+    return folder / name, [(folder / adapter, 1.0) for adapter in adapters]
+
+
+def write_adapter(model: Llama, directory: Path) -> None:
+    """A PEFT adapter of matrices cut by columns, by rows and by vocabulary."""
+    directory.mkdir()
+    draw, tensors = torch.Generator().manual_seed(2), {}
+    for module in ("model.layers.0.self_attn.k_proj", "model.layers.3.mlp.down_proj", "lm_head"):
+        rows, columns = model.get_submodule(module).weight.shape
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(2, columns, generator=draw)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(rows, 2, generator=draw)
+    save_file(tensors, directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1}))
+
+
 def write_models(folder: Path) -> dict[str, Llama]:
     """The models of the cases in directories of `folder`."""
     from dataclasses import replace
@@ -124,4 +153,5 @@ def write_models(folder: Path) -> dict[str, Llama]:
     quantize_model(models["fp8"], linears="all")
     for name, model in models.items():
         save_model(model, folder / name, tokenizer=TOKENIZER)
+    write_adapter(models["plain"], folder / "adapter")
     return models

@@ -18,7 +18,7 @@ from puna.infer.shards import Layout
 from puna.infer.spans import Spans
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rank_cases import CASES, CONFIG, SIZES, answers, dying, session, write_models  # noqa: I001
+from rank_cases import CASES, CONFIG, SIZES, answers, directories, dying, session, write_models  # noqa: I001
 
 
 multiprocessing.set_forkserver_preload(["puna.infer.parallel", "puna.infer.fp8"])  # importing torch is most of a start
@@ -41,7 +41,8 @@ def alone(folder):
 
     def ask(name):
         if name not in found:
-            engine, _ = load_engine(folder / name, **SIZES)
+            directory, lora = directories(folder, name)
+            engine, _ = load_engine(directory, lora=lora, **SIZES)
             found[name] = (
                 answers(engine),
                 sum(weight.nbytes for weight in engine.model.parameters()) + engine.cache.storage.nbytes,
@@ -109,6 +110,16 @@ def test_a_rank_that_ends_is_named(how, words, folder):
     found = torch.load(folder / f"{how}.pt")
     assert len(found["said"]) == 2 and all("no longer work together" in said and words in said for said in found["said"])
     assert found["seconds"] < 15
+
+
+def test_a_rank_whose_rank_0_is_gone_ends(folder):
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=dying, args=(rank, str(folder), "deserted")) for rank in range(2)]
+    for process in processes:
+        process.start()
+    processes[1].join(30)
+    assert processes[1].exitcode == 0
+    assert "rank 0 of the model is gone, and rank 1 ends with it" in torch.load(folder / "deserted.pt")
 
 
 @pytest.mark.parametrize(
