@@ -31,6 +31,8 @@ Quantized = tuple[Tensor, Tensor]
 class CudaSteps:
     """Runs of tokens through a `Llama` on a GPU; its weights may change in place, and must not be replaced."""
 
+    mixes = False  # runs of one token are a recorded step of their own
+
     def __init__(self, model: Llama, cache: PagedCache):
         config = model.config
         self.model, self.cache, self.device, self.dtype = model, cache, cache.storage.device, cache.storage.dtype

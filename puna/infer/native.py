@@ -51,6 +51,8 @@ def say_once(line: str) -> None:
 class NativeSteps:
     """Runs of tokens as `NativeModel` takes them. The weights are packed once, as they are now."""
 
+    mixes = True
+
     def __init__(self, model: Llama, cache: PagedCache, *, level: str | None = None):
         self.model = NativeModel(model, cache, level=level)
 

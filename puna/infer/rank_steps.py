@@ -52,6 +52,8 @@ class RankCache(PagedCache):
 class RankSteps:
     """Calls of a model whose parts are on all ranks, seen from rank 0. The other ranks must be in `work`."""
 
+    mixes = False  # runs are padded to the longest
+
     def __init__(self, stage: Stage, pages: int, page_size: int):
         self.place = stage.place
         self.failure: RunError | None = None

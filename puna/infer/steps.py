@@ -17,7 +17,9 @@ from puna.model.llama import Llama
 
 
 class Steps(Protocol):
-    """What computes."""
+    """What computes. `mixes`: whether runs of very different length may share a call at no cost."""
+
+    mixes: bool
 
     def logits(self, spans: Spans) -> Tensor:
         """Write the runs' keys and values to their pages; logits [Q, V] after the tokens asked for."""

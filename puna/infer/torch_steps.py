@@ -14,6 +14,8 @@ from puna.model.llama import Llama
 class TorchSteps:
     """Runs of tokens through a `Llama`; the model is used as it is at the time of the call."""
 
+    mixes = False  # runs are padded to the longest
+
     def __init__(self, model: Llama, cache: PagedCache):
         self.model, self.cache, self.device = model, cache, cache.storage.device
 
