@@ -3,11 +3,12 @@
     python bench/batch_cpu.py [--quick] [--check] [--threads N] [--llama-cpp-python SITE_DIRECTORY]
 
 64 sequences, 8 prompts with 8 answers each, prompts computed once where a side can. Puna runs its engine with scheduler and
-sampler (temperature 1); llama.cpp gets its tokens given, without a sampler, and takes its sequences in batches of several sizes, of
-which the fastest counts; transformers' `generate` samples, in BF16 and in FP32, of which the faster counts. Seconds from the first
-prompt token to the last answer's token, so tokens a second are those of whole jobs. Prefill: one prompt of 512 tokens, logits after
-its last. Sharing: 16 samples of one token each from a prompt of 512, over the prefill of one. Every round runs all sides, best and
-median of the rounds. The limit beside it is what the processor multiplies and adds in float32 (`torch.mm`, best of its sizes).
+sampler (temperature 1); llama.cpp gets its tokens given, without a sampler, and takes its sequences in batches of several
+sizes, of which the fastest counts; transformers' `generate` samples, in BF16 and in FP32, of which the faster counts. Seconds
+from the first prompt token to the last answer's token, so tokens a second are those of whole jobs. Prefill: one prompt of 512
+tokens, logits after its last. Sharing: 16 samples of one token each from a prompt of 512, over the prefill of one. Every round
+runs all sides, best and median of the rounds. The limit beside it is what the processor multiplies and adds in float32
+(`torch.mm`, best of its sizes).
 """
 
 from __future__ import annotations

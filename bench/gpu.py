@@ -1,18 +1,19 @@
-"""Every GPU path of training, checked and timed on one card in under ten minutes: kernels, tokens/s, MFU, memory.
+"""Every GPU path, checked and timed on one card in under ten minutes: kernels, training (tokens/s, MFU, memory), inference.
 
-    python bench/gpu.py [--quick] [--check] [--json FILE] [--device cpu --tiny]
+    python bench/gpu.py [--quick] [--check] [--only training|inference] [--json FILE] [--device cpu --tiny]
 
 Checks come first: block masks against dense ones with gradients, the laid-out model against the whole one, FP8 against BF16. Then
 kernels at the 8B shape beside their roofline, then training steps of an 8-layer slice of the 8B (8,192 tokens a row, documents of
 about 1,000) and of a 1B model whole, in BF16, compiled, and FP8. MFU counts 6 (N - N_embedding) + 12 L d S operations a token,
-attention in full, against the dense peak of the card. `--tiny` shrinks everything and runs anywhere: it shows that the paths
-work, and no figure of it counts.
+attention in full, against the dense peak of the card. Inference is in bench/gpu_inference.py (`--only` takes one half). `--tiny`
+shrinks everything and runs anywhere: it shows that the paths work, and no figure of it counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import gpu_inference
 
 from puna.model.attention import additive, attend, dense_mask, document_rule, rule_mask
 from puna.model.config import ModelConfig, preset
@@ -41,10 +44,11 @@ from puna.train.vocabulary import target_losses
 
 PEAK_TF = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense BF16
 BANDWIDTH_TB = {"H100": 3.35, "H200": 4.8, "A100": 2.0}
-GOAL = {"mfu": 0.50, "fp8_over_bf16": 1.25}
+GOAL = {"mfu": 0.50, "fp8_over_bf16": 1.25, **gpu_inference.GOALS}
 ONE_B = ModelConfig(vocab_size=128_256, dim=2048, layers=16, heads=32, kv_heads=8, ffn_dim=8192, rope_theta=500_000.0,
                     tied=True, max_seq_len=8192)  # fmt: skip
 TINY = ModelConfig(vocab_size=512, dim=64, layers=2, heads=4, kv_heads=2, ffn_dim=128, rope_theta=10_000.0, max_seq_len=256)
+MOST_DIFFERENCE = 0.1  # of a check: FP8 and BF16 stay well below it, a wrong kernel does not
 DOCUMENT = 1024  # tokens of a document, about
 
 
@@ -213,24 +217,16 @@ def judged(found: dict[str, dict[str, float]], peak: float) -> dict[str, float]:
     return ratios | ({"fp8_over_bf16": fp8["tokens_per_s"] / bf16["tokens_per_s"]} if bf16 and fp8 else {})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="keep the result here")
-    args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print("NOT RUN: there is no CUDA device here; --device cpu --tiny shows that the paths work")
-        sys.exit(1 if args.check else 0)
+def said(checks: dict[str, float]) -> str:
+    return f"differences: {', '.join(f'{name} {value:.1e}' for name, value in checks.items())}"
+
+
+def train_half(args: argparse.Namespace, peak: float, bandwidth: float) -> tuple[dict, dict, dict]:
+    """Checks, kernels and training steps, printed as they come."""
     dist.init_process_group("gloo" if args.device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     meshes = Meshes.open(Layout(), args.device)
-    card = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
-    peak, bandwidth = (next((value for name, value in table.items() if name in card), 0.0) for table in (PEAK_TF, BANDWIDTH_TB))
     checks = check_attention(meshes.device) | check_losses(meshes, meshes.device)
-    print(f"{card}; differences: {', '.join(f'{name} {value:.1e}' for name, value in checks.items())}")
+    print(said(checks))
     config, length = (TINY, 256) if args.tiny else (preset("llama3.1-8b"), 8192)
     speeds = kernels(config, length, meshes.device, args.repeats)
     for name, row in speeds.items():
@@ -244,16 +240,60 @@ def main() -> None:
         print(
             f"{name:28} {row['tokens_per_s']:10.0f} tokens/s  {row['tflops']:7.1f} TFLOP/s  {mfu}  {row['memory_gib']:6.1f} GiB"
         )
+    dist.destroy_process_group()
+    return checks, speeds, found
+
+
+def inference_half(args: argparse.Namespace, device: torch.device) -> tuple[dict, dict]:
+    """Checks and figures of inference, printed as they come."""
+    checks: dict[str, float] = {}
+    if gpu_inference.has_triton() and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
+        checks = gpu_inference.checks(device)
+        print(said(checks))
+    else:
+        print("NOT CHECKED: Triton's kernels need triton, and without a card TRITON_INTERPRET=1")
+    found = gpu_inference.speeds(device, args.tiny, seconds, args.repeats)
+    print(gpu_inference.table(found))
+    return checks, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--only", choices=("training", "inference"))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="keep the result here")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("NOT RUN: there is no CUDA device here; --device cpu --tiny shows that the paths work")
+        sys.exit(1 if args.check else 0)
+    device = torch.device(args.device)
+    card = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    peak, bandwidth = (next((value for name, value in table.items() if name in card), 0.0) for table in (PEAK_TF, BANDWIDTH_TB))
+    print(card)
+    checks: dict[str, float] = {}
+    speeds: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
+    answered: dict[str, dict[str, float]] = {}
+    if args.only != "inference":
+        checks, speeds, found = train_half(args, peak, bandwidth)
+    if args.only != "training":
+        own, answered = inference_half(args, device)
+        checks |= own
     limits, today = {"peak_tflops": peak, "bandwidth_tb": bandwidth}, datetime.now(UTC).date().isoformat()
-    result = {"bench": "gpu", "ratios": judged(found, peak), "limits": limits, "checks": checks, "kernels": speeds,
-              "training": found, "machine": card, "date": today, "versions": {"torch": torch.__version__}}  # fmt: skip
+    ratios = judged(found, peak) | gpu_inference.judged(answered)
+    result = {"bench": "gpu", "ratios": ratios, "limits": limits, "checks": checks, "kernels": speeds, "training": found,
+              "inference": answered, "machine": card, "date": today, "versions": {"torch": torch.__version__}}  # fmt: skip
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
-    dist.destroy_process_group()
     missed = [
         f"{name} {result['ratios'][name]:.2f} < {goal}" for name, goal in GOAL.items() if result["ratios"].get(name, goal) < goal
     ]
+    missed += [f"{name} differs by {value:.2g}" for name, value in checks.items() if not value < MOST_DIFFERENCE]
     if args.check and missed:
         sys.exit(f"missed: {'; '.join(missed)}")
 

@@ -13,6 +13,13 @@ from puna.core.errors import InputError
 
 Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage of the last run (default: its chat model).")]
 
+Tensor = Annotated[int, typer.Option("--tensor", min=1, help="Ranks that share each layer; start them with torchrun.")]
+Pipeline = Annotated[int, typer.Option("--pipeline", min=1, help="Stages of layers, one after the other, on ranks of their own.")]
+Lora = Annotated[
+    list[str] | None, typer.Option("--lora", help="A PEFT adapter to merge, DIR or DIR:WEIGHT; several are added in order.")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+
 
 def chat(
     model: Model = None,
@@ -21,6 +28,10 @@ def chat(
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 256,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    tensor: Tensor = 1,
+    pipeline: Pipeline = 1,
+    device: Device = "cpu",
+    lora: Lora = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -28,6 +39,7 @@ def chat(
     if prompt is not None and not prompt.strip():
         raise InputError("the prompt is empty", where="--prompt", fix="give a question, or leave --prompt out to converse")
     path = latest.model_dir(directory, model)  # a wrong name is said before torch is imported
+    from puna.infer.shards import Layout
     from puna.serve.terminal import chat as talk
 
     talk(
@@ -38,6 +50,9 @@ def chat(
         max_tokens=max_tokens,
         seed=seed,
         as_json=as_json,
+        layout=Layout(tensor, pipeline),
+        device=device,
+        lora=_adapters(lora),
     )
 
 
@@ -45,13 +60,18 @@ def serve(
     model: Model = None,
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    tensor: Tensor = 1,
+    pipeline: Pipeline = 1,
+    device: Device = "cpu",
+    lora: Lora = None,
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
     path = latest.model_dir(directory, model)
+    from puna.infer.shards import Layout
     from puna.serve.app import serve as serve_model
 
-    serve_model(path, host=host, port=port)
+    serve_model(path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora))
 
 
 def evaluate(
@@ -62,6 +82,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of an answer; a longer one fails.")] = 48,
+    lora: Lora = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -72,7 +93,7 @@ def evaluate(
     rows = read_tasks(file, limit)  # a wrong file is said before torch is imported
     from puna.evals.command import evaluate as score
 
-    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json)
+    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json, lora=_adapters(lora))
 
 
 def convert(
@@ -98,6 +119,12 @@ def convert(
     for note in report["notes"]:
         typer.echo(note, err=True)
     typer.echo(str(destination))
+
+
+def _adapters(texts: list[str] | None) -> list[tuple[str | Path, float]]:
+    from puna.infer.lora import adapter_and_weight
+
+    return [adapter_and_weight(text) for text in texts or ()]
 
 
 def _last_tasks(root: Path) -> Path:

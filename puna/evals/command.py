@@ -15,13 +15,19 @@ from puna.tokenizer.dialog import Task
 
 
 def evaluate(
-    model_dir: str | Path, tasks: Sequence[Task], *, source: str | Path, max_tokens: int = 48, as_json: bool = False
+    model_dir: str | Path,
+    tasks: Sequence[Task],
+    *,
+    source: str | Path,
+    max_tokens: int = 48,
+    as_json: bool = False,
+    lora: Sequence[tuple[str | Path, float]] = (),
 ) -> dict[str, Any]:
     """Print and return pass rates of greedy answers with 95 % intervals, overall and by family and language.
 
     `source` names the tasks in what is printed.
     """
-    engine, tokenizer = load_engine(model_dir)
+    engine, tokenizer = load_engine(model_dir, lora=lora)
     answers = run_tasks(engine, tokenizer, tasks, max_tokens=max_tokens)
     counts: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for task, answer in zip(tasks, answers, strict=True):

@@ -17,18 +17,17 @@ import torch
 from torch import Tensor
 
 from puna.core.errors import InputError, RunError
-from puna.infer.cache import PagedCache
 from puna.infer.growth import Growth
-from puna.infer.native import Kernels, native_steps
+from puna.infer.native import Kernels
 from puna.infer.pages import BlockPool
 from puna.infer.request import Completion, Request, Token
 from puna.infer.rows import Rows, empty_rows, started
 from puna.infer.sampler import sample_keys
 from puna.infer.scheduler import Admission, Group, Scheduler, pages_needed
 from puna.infer.shaping import Shaper
-from puna.infer.spans import Guesses, Spans, Steps, joined, spans_of_chunks, spans_of_rows
+from puna.infer.spans import Guesses, Spans, joined, spans_of_chunks, spans_of_rows
 from puna.infer.speculate import DraftGuesser, PromptLookup, checked, guesser
-from puna.infer.torch_steps import TorchSteps
+from puna.infer.steps import open_steps
 from puna.infer.written import Choice, Details, Written, chosen, judge_prompts
 from puna.model.llama import Llama
 
@@ -48,7 +47,7 @@ class Engine:
         max_running: most samples in the batch at once.
         prefill_tokens: most prompt positions computed per step, padding included.
         kernels: `native` for the compiled steps of `puna.infer.kernels`, `torch` for PyTorch's, `auto` for the native ones where
-            the model is in bfloat16 on a CPU. They keep a copy of the weights as they are now.
+            the model is in bfloat16 on a CPU, Triton's on a GPU. The native ones keep a copy of the weights as they are now.
         prefix_cache: keep what was computed for later prompts that begin alike. `forget` when the weights change.
         admission: when a request enters: `reserve` when its maximum length fits, `optimistic` when its prompt does.
         draft: what guesses ahead, a smaller model of the same tokenizer or a look-up; `guesses` tokens at a time.
@@ -74,11 +73,7 @@ class Engine:
         if pages is None:
             page_bytes = page_size * config.kv_bytes_per_token(weight.element_size())
             pages = 1 + max(CACHE_BYTES // page_bytes, -(-config.max_seq_len // page_size))
-        self.cache = PagedCache(
-            layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
-            dtype=weight.dtype, device=self.device,
-        )  # fmt: skip
-        self.steps: Steps = native_steps(model, self.cache, kernels) or TorchSteps(model, self.cache)
+        self.cache, self.steps = open_steps(model, pages=pages, page_size=page_size, kernels=kernels)
         self.guesser = guesser(draft, model, pages=pages, page_size=page_size, kernels=kernels)
         self.guesses, self.guessed, self.accepted = guesses, 0, 0
         self.pool = BlockPool(pages)

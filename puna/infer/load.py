@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
+from puna.infer.lora import Adapters, merge
 from puna.infer.native import Kernels
 from puna.infer.scheduler import Admission
 from puna.infer.speculate import PromptLookup
@@ -31,19 +33,23 @@ def load_engine(
     admission: Admission = "reserve",
     draft: str | Path | PromptLookup | None = None,
     guesses: int = 4,
+    lora: Sequence[tuple[str | Path, float]] = (),
 ) -> tuple[Engine, Tokenizer]:
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
-    `dtype` is that of the weights that are not FP8; None takes bfloat16 for a model that is stored so and for `kernels="native"`,
-    and float32 for others. `draft` is the directory of a smaller model with the same tokenizer (InputError for another), or a
-    look-up. The other arguments are those of `Engine`.
+    `dtype` is that of the weights that are not FP8; None takes bfloat16 for a model that is stored so, on a GPU and for
+    `kernels="native"`, and float32 for others. `draft` is the directory of a smaller model with the same tokenizer
+    (InputError for another), or a look-up. `lora` are adapters to merge and by how much each counts (`puna.infer.lora`). The
+    other arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
-    dtype = dtype or (torch.bfloat16 if kernels == "native" else stored_dtype(directory))
-    model = load_model(directory, dtype=dtype, device=device).eval()
+    dtype = dtype or (torch.bfloat16 if kernels == "native" or device != "cpu" else stored_dtype(directory))
+    model = load_model(directory, dtype=None if lora else dtype, device=device).eval()
+    if lora:
+        merge(model, Adapters(lora), dtype)
     tokenizer = Tokenizer.load(directory)
     engine = Engine(
         model,

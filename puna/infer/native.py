@@ -38,12 +38,12 @@ def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSte
     except Unavailable as error:
         if kernels == "native":
             raise
-        _say(f"decoding with PyTorch, several times slower than with the native kernels: {error.sentence()}")
+        say_once(f"decoding with PyTorch, several times slower than with the native kernels: {error.sentence()}")
         return None
 
 
 @lru_cache(maxsize=16)
-def _say(line: str) -> None:
+def say_once(line: str) -> None:
     """One line on the error stream, once for each process."""
     print(line, file=sys.stderr)
 

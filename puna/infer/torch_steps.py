@@ -25,10 +25,15 @@ class TorchSteps:
 
         Not in inference mode: tables the model keeps (RoPE) would be unusable in training afterwards.
         """
+        return self.model.lm_head(self.states(spans))
+
+    @torch.no_grad()
+    def states(self, spans: Spans) -> Tensor:
+        """Write the runs' keys and values to their pages; states [Q, D] after the tokens asked for."""
         if (spans.sizes == 1).all():
-            return self.model.lm_head(self._one_each(spans)[self._tensor(spans.wanted), 0])
+            return self._one_each(spans)[self._tensor(spans.wanted), 0]
         x_NTD = self._padded(spans)
-        return self.model.lm_head(x_NTD[self._tensor(spans.sequence[spans.wanted]), self._tensor(spans.offsets[spans.wanted])])
+        return x_NTD[self._tensor(spans.sequence[spans.wanted]), self._tensor(spans.offsets[spans.wanted])]
 
     def _one_each(self, spans: Spans) -> Tensor:
         """States [N, 1, D] of runs of one token."""

@@ -130,6 +130,22 @@ def build_model(
     """
     with torch.device("meta"):
         model = Llama(config, seed=None)
+    fill(model, state, directory, dtype=dtype, device=device, activation_bound=activation_bound)
+    if config.tied:
+        model.tie()
+    return model
+
+
+def fill(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    directory: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    activation_bound: float,
+) -> None:
+    """Make tensors by name the parameters of a network on `meta`, or of a part of one; otherwise as `build_model`."""
     _insert_fp8_layers(model, state, activation_bound)
     _check_state(model, state, directory)
     for name, tensor in state.items():
@@ -138,9 +154,6 @@ def build_model(
     model.load_state_dict(state, assign=True)
     for name, weight in model.named_parameters():
         weight.requires_grad_(not isinstance(model.get_submodule(name.rpartition(".")[0]), Fp8Linear))
-    if config.tied:
-        model.tie()
-    return model
 
 
 def load_state(directory: str | Path, *, dequantize: bool = True) -> dict[str, Tensor]:
@@ -332,7 +345,7 @@ def _check_scaled(name: str, weight: Tensor) -> None:
         raise InputError(f"{name} has scales and is {kind}, not FP8", where=CONFIG, fix="use the checkpoint it was loaded from")
 
 
-def _insert_fp8_layers(model: Llama, state: dict[str, Tensor], bound: float) -> None:
+def _insert_fp8_layers(model: nn.Module, state: dict[str, Tensor], bound: float) -> None:
     """Replace each linear layer whose weight is stored in FP8."""
     alone = [name for name in state if state[name].dtype == torch.float8_e4m3fn and f"{name}_scale" not in state]
     if alone:
@@ -350,7 +363,7 @@ def _insert_fp8_layers(model: Llama, state: dict[str, Tensor], bound: float) -> 
             setattr(model.get_submodule(parent), child, Fp8Linear(weight, scale, activation_bound=bound))
 
 
-def _check_state(model: Llama, state: dict[str, Tensor], directory: Path) -> None:
+def _check_state(model: nn.Module, state: dict[str, Tensor], directory: Path) -> None:
     expected = model.state_dict()
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())

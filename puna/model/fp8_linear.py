@@ -15,24 +15,31 @@ import torch
 from torch import Tensor, nn
 
 E4M3_MAX = 448.0  # largest finite e4m3fn number
+FP8_MULTIPLE = 16  # both sides of a matrix, for the FP8 units
 SMALLEST_AMAX = 1e-12  # FBGEMM's guard against a row of zeros
 ACTIVATION_BOUND = 1200.0  # `activation_scale_ub` of the released checkpoints: bounds the absolute maximum of a row
 
 
-def quantize_rows(x: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, bound: float | None = None, amax: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Quantise each row (last dimension) on its own.
 
     Args:
         x: floating point, [..., K].
         bound: upper limit on a row's absolute maximum; larger values saturate.
+        amax: float32 [..., 1], the rows' absolute maxima where x is only a part of longer rows; None takes those of x.
 
     Returns:
         e4m3fn [..., K] and the float32 scale [..., 1] that undoes it (x is about q * scale).
     """
     x = x.float()
-    amax = x.abs().amax(-1, keepdim=True).clamp(SMALLEST_AMAX, bound)
+    amax = (row_maxima(x) if amax is None else amax).clamp(SMALLEST_AMAX, bound)
     quantized = (x * (E4M3_MAX / amax)).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
     return quantized, amax / E4M3_MAX
+
+
+def row_maxima(x: Tensor) -> Tensor:
+    """Absolute maximum of each row, float32 [..., 1]."""
+    return x.float().abs().amax(-1, keepdim=True)
 
 
 def dequantize_rows(quantized: Tensor, scale: Tensor) -> Tensor:
@@ -48,6 +55,14 @@ def widen(quantized: Tensor) -> Tensor:
     """
     bits = quantized.contiguous().view(torch.int8).to(torch.int16)  # sign-extended: bit 14 must be cleared again
     return bits.bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).float().mul_(256.0)
+
+
+def scaled_product(quantized_MK: Tensor, scale_M1: Tensor, weight_NK: Tensor, weight_scale_N1: Tensor) -> Tensor:
+    """x W^T of two row-wise quantised matrices by torch's scaled product, bfloat16 [M, N]; K and N are multiples of 16."""
+    rows = nn.functional.ScalingType.RowWise
+    return nn.functional.scaled_mm(
+        quantized_MK, weight_NK.T, scale_M1, rows, weight_scale_N1.T, rows, output_dtype=torch.bfloat16, use_fast_accum=True
+    )
 
 
 class Fp8Linear(nn.Module):
@@ -75,8 +90,22 @@ class Fp8Linear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         quantized, scale = quantize_rows(x, self.activation_bound)
-        y = nn.functional.linear(widen(quantized), widen(self.weight))
-        return (y.mul_(scale).mul_(self.weight_scale.T)).to(x.dtype)
+        return self.product(quantized, scale, x.dtype)
+
+    def product(self, quantized: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """W x of e4m3fn [..., K] and the scales [..., 1] of its rows, [..., N] in `dtype`; on a GPU by its FP8 units."""
+        if quantized.is_cuda and dtype == torch.bfloat16 and not any(size % FP8_MULTIPLE for size in self.weight.shape):
+            flat = scaled_product(quantized.flatten(0, -2), scale.reshape(-1, 1), self.weight, self.weight_scale)
+            return flat.view(*quantized.shape[:-1], -1)
+        return self.scaled(self.products(quantized), scale).to(dtype)
+
+    def products(self, quantized: Tensor) -> Tensor:
+        """Sums of products before any scale, float32 [..., N], of e4m3fn [..., K]."""
+        return nn.functional.linear(widen(quantized), widen(self.weight))
+
+    def scaled(self, y: Tensor, scale: Tensor) -> Tensor:
+        """`products`, in place, times the scales of the tokens and of the weight's rows."""
+        return y.mul_(scale).mul_(self.weight_scale.T)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp8Linear:
         """Follow the model to another device and never to another dtype (`model.to(torch.bfloat16)` would widen the weight)."""

@@ -12,7 +12,7 @@ import errno
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puna.core.errors import InputError, PunaError
 from puna.infer.engine import Engine
+from puna.infer.parallel import ONE, first_rank, opened
+from puna.infer.shards import Layout
 from puna.serve.forms import grammar_of
 from puna.serve.generate import Generator
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
@@ -67,24 +69,41 @@ class Limits:
     seconds: float = 600.0
 
 
-def serve(directory: str | Path, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
-    """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded."""
-    import uvicorn
+def serve(
+    directory: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits | None = None,
+    layout: Layout = ONE,
+    device: str = "cpu",
+    lora: Sequence[tuple[str | Path, float]] = (),
+) -> None:
+    """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
-    listening = _bind(host, port)
+    With a `layout` of several ranks every process of it comes here, and the first one listens.
+    """
+    listening = _bind(host, port) if first_rank(layout) else None
     try:
-        app = create_app(directory, host=host, limits=limits)
-        name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        shown = f"http://{name}:{listening.getsockname()[1]}"
-        print(f"serving {app.title} · chat page {shown}/ · OpenAI API {shown}/v1 · Ctrl-C stops", flush=True)
-        if host not in LOOPBACK:
-            print("anyone who can reach this address can use the model: there are no passwords", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-        uvicorn.Server(config).run(sockets=[listening])
+        with opened(directory, layout, device=device, lora=lora) as found:
+            if found is not None and listening is not None:
+                _listen(build_app(*found, Path(directory).absolute().name, host=host, limits=limits), host, listening)
     except KeyboardInterrupt:
         print("stopped")
     finally:
-        listening.close()
+        if listening is not None:
+            listening.close()
+
+
+def _listen(app: FastAPI, host: str, listening: socket.socket) -> None:
+    import uvicorn
+
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    shown = f"http://{name}:{listening.getsockname()[1]}"
+    print(f"serving {app.title} · chat page {shown}/ · OpenAI API {shown}/v1 · Ctrl-C stops", flush=True)
+    if host not in LOOPBACK:
+        print("anyone who can reach this address can use the model: there are no passwords", flush=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def create_app(directory: str | Path, *, host: str = "127.0.0.1", limits: Limits | None = None) -> FastAPI:

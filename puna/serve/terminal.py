@@ -6,12 +6,14 @@ Greedy by default, and then the text is the one transformers' `generate` gives o
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
-from puna.infer.load import load_engine
+from puna.infer.parallel import ONE, opened
+from puna.infer.shards import Layout
 from puna.serve.answer import AnswerStream
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, parse, render
@@ -46,20 +48,25 @@ def chat(
     max_tokens: int = 256,
     seed: int = 0,
     as_json: bool = False,
+    layout: Layout = ONE,
+    device: str = "cpu",
+    lora: Sequence[tuple[str | Path, float]] = (),
 ) -> None:
-    """Answer `prompt` and return, or converse until /quit when there is none.
+    """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
     With `as_json`, the one answer is printed as a JSON object: text, tool_calls, finished (an end token came), tokens.
     Raises InputError for a directory that holds no model, or a prompt that does not fit.
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    engine, tokenizer = load_engine(directory, max_running=1)
-    talk = Conversation(engine, tokenizer, system, temperature, max_tokens, seed)
-    if prompt is None:
-        _converse(talk, Path(directory).absolute().name)
-    else:
-        _answer_once(talk, prompt, as_json)
+    with opened(directory, layout, device=device, lora=lora, max_running=1) as found:
+        if found is None:
+            return
+        talk = Conversation(*found, system, temperature, max_tokens, seed)
+        if prompt is None:
+            _converse(talk, Path(directory).absolute().name)
+        else:
+            _answer_once(talk, prompt, as_json)
 
 
 def _answer_once(talk: Conversation, prompt: str, as_json: bool) -> None:

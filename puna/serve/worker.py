@@ -74,6 +74,9 @@ class EngineThread:
             while self._take_inbox():
                 if self.engine.busy:
                     self._deliver(self.engine.step())
+        except PunaError as error:
+            print(error, file=sys.stderr)
+            self._fail(error)
         except Exception:
             traceback.print_exc(file=sys.stderr)
             self._fail(RunError("the engine failed while answering", fix="see the server's log, then start it again"))

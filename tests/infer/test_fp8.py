@@ -20,7 +20,7 @@ from puna.infer.load import load_engine
 from puna.infer.native import NativeSteps
 from puna.model.checkpoint import load_model, save_model
 from puna.model.config import ModelConfig
-from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows, widen
+from puna.model.fp8_linear import Fp8Linear, dequantize_rows, quantize_rows, scaled_product, widen
 from puna.model.llama import Llama
 from puna.model.weight_file import WeightWriter
 from puna.tokenizer.bpe import Tokenizer
@@ -280,3 +280,12 @@ def test_convert_on_a_full_disk_is_one_message_and_leaves_nothing(source, tmp_pa
         convert(source, tmp_path / "hf", "hf")
     assert caught.value.where == str(tmp_path) and caught.value.fix
     assert list(tmp_path.glob("hf*")) == []
+
+
+def test_the_gpus_product_means_the_same():
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(5, 48, generator=draw), torch.randn(32, 48, generator=draw)
+    linear = Fp8Linear.from_weight(weight)
+    quantized, scale = quantize_rows(x, 1200.0)
+    found = scaled_product(quantized, scale, linear.weight, linear.weight_scale)
+    assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), linear(x), rtol=8e-3, atol=1e-3)
