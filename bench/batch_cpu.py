@@ -105,7 +105,6 @@ def sides(threads: int, site: str | None, place: Path) -> dict[str, Any]:
 
     model = random_model()
     found: dict[str, Any] = {"puna bf16": Puna(model), "puna fp8": Puna(all_fp8(random_model()))}
-    found["puna int8"] = Puna(model, compute="int8")
     save_model(model, place / "hf")
     for kind in ("bfloat16", "float32"):
         found[f"transformers {kind}"] = Transformers(place / "hf", kind)
@@ -156,9 +155,7 @@ def ratios_of(batch: dict[str, float], prefill: dict[str, float], sharing: tuple
     if llama:
         ratios["batch_bf16_over_llama"] = min(llama) / batch["puna bf16"]
         ratios["batch_fp8_over_llama"] = min(llama) / batch["puna fp8"]
-        ratios["batch_int8_over_llama"] = min(llama) / batch["puna int8"]
         ratios["prefill_over_llama_bf16"] = prefill["llama.cpp bf16 8"] / prefill["puna bf16"]
-        ratios["prefill_int8_over_llama_q8"] = prefill["llama.cpp q8_0 8"] / prefill["puna int8"]
     return ratios
 
 

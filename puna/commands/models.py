@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,19 @@ from puna.commands import latest
 from puna.commands.options import HERE, Dir, Json
 from puna.core.errors import InputError
 
+if TYPE_CHECKING:
+    from puna.infer.speculate import PromptLookup
+
 Model = Annotated[str | None, typer.Argument(help="A model directory, or a stage of the last run (default: its chat model).")]
 
 Tensor = Annotated[int, typer.Option("--tensor", min=1, help="Ranks that share each layer; start them with torchrun.")]
 Pipeline = Annotated[int, typer.Option("--pipeline", min=1, help="Stages of layers, one after the other, on ranks of their own.")]
 Lora = Annotated[
     list[str] | None, typer.Option("--lora", help="A PEFT adapter to merge, DIR or DIR:WEIGHT; several are added in order.")
+]
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", help="What guesses ahead: a smaller model of the herd, or `lookup` in the prompt."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
@@ -32,6 +39,7 @@ def chat(
     pipeline: Pipeline = 1,
     device: Device = "cpu",
     lora: Lora = None,
+    draft: Draft = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -53,6 +61,7 @@ def chat(
         layout=Layout(tensor, pipeline),
         device=device,
         lora=_adapters(lora),
+        draft=_draft(directory, draft),
     )
 
 
@@ -64,6 +73,7 @@ def serve(
     pipeline: Pipeline = 1,
     device: Device = "cpu",
     lora: Lora = None,
+    draft: Draft = None,
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
@@ -71,7 +81,10 @@ def serve(
     from puna.infer.shards import Layout
     from puna.serve.app import serve as serve_model
 
-    serve_model(path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora))
+    serve_model(
+        path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora),
+        draft=_draft(directory, draft),
+    )  # fmt: skip
 
 
 def evaluate(
@@ -125,6 +138,14 @@ def _adapters(texts: list[str] | None) -> list[tuple[str | Path, float]]:
     from puna.infer.lora import adapter_and_weight
 
     return [adapter_and_weight(text) for text in texts or ()]
+
+
+def _draft(directory: Path, text: str | None) -> Path | PromptLookup | None:
+    from puna.infer.speculate import PromptLookup
+
+    if text is None:
+        return None
+    return PromptLookup() if text == "lookup" else latest.model_dir(directory, text)
 
 
 def _last_tasks(root: Path) -> Path:

@@ -19,7 +19,7 @@ from puna.infer.load import load_engine
 from puna.tokenizer.dialog import Task, read_rows
 
 KIND = "answers"
-REVISION = 1
+REVISION = 2  # models stored in bfloat16 answer in bfloat16
 ITEMS_FILE = "items.parquet"
 
 Item = dict[str, Any]  # task_id, model, family, capability, lang, text, passed, finished

@@ -38,6 +38,8 @@ def first_rank(layout: Layout) -> bool:
 def opened(directory: str | Path, layout: Layout = ONE, **options: Any) -> Iterator[tuple[Engine, Tokenizer] | None]:
     """`load_engine`, or `shared_engine` for a layout of several ranks; `options` are those of both."""
     if layout.ranks > 1:
+        if options.pop("draft", None) is not None:
+            raise InputError("a model on several ranks has no draft", where="--draft", fix="leave it out")
         with shared_engine(directory, layout, **options) as found:
             yield found
     else:

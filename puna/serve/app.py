@@ -29,6 +29,7 @@ from puna.core.errors import InputError, PunaError
 from puna.infer.engine import Engine
 from puna.infer.parallel import ONE, first_rank, opened
 from puna.infer.shards import Layout
+from puna.infer.speculate import PromptLookup
 from puna.serve.forms import grammar_of
 from puna.serve.generate import Generator
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
@@ -77,6 +78,7 @@ def serve(
     layout: Layout = ONE,
     device: str = "cpu",
     lora: Sequence[tuple[str | Path, float]] = (),
+    draft: Path | PromptLookup | None = None,
 ) -> None:
     """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
@@ -84,7 +86,7 @@ def serve(
     """
     listening = _bind(host, port) if first_rank(layout) else None
     try:
-        with opened(directory, layout, device=device, lora=lora) as found:
+        with opened(directory, layout, device=device, lora=lora, draft=draft) as found:
             if found is not None and listening is not None:
                 _listen(build_app(*found, Path(directory).absolute().name, host=host, limits=limits), host, listening)
     except KeyboardInterrupt:

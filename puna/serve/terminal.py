@@ -14,6 +14,7 @@ from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
 from puna.infer.parallel import ONE, opened
 from puna.infer.shards import Layout
+from puna.infer.speculate import PromptLookup
 from puna.serve.answer import AnswerStream
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, parse, render
@@ -51,6 +52,7 @@ def chat(
     layout: Layout = ONE,
     device: str = "cpu",
     lora: Sequence[tuple[str | Path, float]] = (),
+    draft: Path | PromptLookup | None = None,
 ) -> None:
     """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
@@ -59,7 +61,7 @@ def chat(
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    with opened(directory, layout, device=device, lora=lora, max_running=1) as found:
+    with opened(directory, layout, device=device, lora=lora, draft=draft, max_running=1) as found:
         if found is None:
             return
         talk = Conversation(*found, system, temperature, max_tokens, seed)
