@@ -11,7 +11,10 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from puna.core.errors import InputError
 
 BEAT_S = 10.0  # a heartbeat this often
 STALE_S = 90.0  # without one for this long the holder is taken to be gone (Marin uses 30 and 90)
+OTHER_RUN = "wait for it or stop it; another `name=...` gives a run of its own"
 
 
 class Lease:
@@ -48,7 +52,7 @@ class Lease:
         self._handle = handle
         return True
 
-    def take_or_refuse(self, what: str, patience_s: float = 3.0) -> None:
+    def take_or_refuse(self, what: str, patience_s: float = 3.0, fix: str = OTHER_RUN) -> None:
         """Take the lease or raise InputError naming the holder; waits a moment for one that is just ending."""
         until = time.monotonic() + patience_s
         while not self.take():
@@ -58,9 +62,27 @@ class Lease:
                     f"{what} is in use by process {holder.get('pid', '?')} on {holder.get('host', 'this machine')} "
                     f"(last sign of life {max(0.0, time.time() - self._seen()):.0f} s ago)",
                     where=str(self.path),
-                    fix="wait for it or stop it; another `name=...` gives a run of its own",
+                    fix=fix,
                 )
             time.sleep(0.1)
+
+    @contextmanager
+    def held(self, what: str, *, fix: str, patience_s: float = 1.0) -> Iterator[None]:
+        """Hold the lease for a block of work without a loop to beat in: a thread beats. Refuses as `take_or_refuse` does."""
+        self.take_or_refuse(what, patience_s, fix)
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_S):
+                with suppress(FileNotFoundError):  # removed by hand: flock still holds
+                    os.utime(self.path)
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self.free()
 
     def beat(self) -> None:
         """Say that the holder lives; cheap enough for every turn of a loop."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from puna.core.errors import InputError, resource_error
+from puna.core.lease import Lease
 from puna.infer.fp8 import LINEARS, quantize_model
 from puna.infer.stream import JOURNAL, Job, make_plan, write_weights
 from puna.model.checkpoint import (
@@ -37,7 +38,7 @@ from puna.tokenizer.bpe import MODEL_FILE, Tokenizer
 
 FORMS = ("hf", "bf16", "fp8", "meta", "gguf")
 STREAMED = ("hf", "bf16", "fp8")
-PARTIAL = ".partial"  # added to the destination's name while it is written
+PARTIAL, LOCK = ".partial", ".lock"  # added to the destination's name while it is written
 GGUF_FILE = "model.gguf"
 WEIGHT_FILES = ("*.safetensors", "*.pth", "*.gguf")
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
@@ -72,16 +73,29 @@ def convert(
     Returns:
         form, parameters, the bytes of weights before and after, and notes for the user. `dst` appears only when it is whole.
 
-    Raises InputError for an unknown form, a source that is no model or damaged, and a destination that holds files; RunError
-    for a full disk.
+    Raises InputError for an unknown form, a source that is no model or damaged, a destination that holds files, and one that
+    another process is writing; RunError for a full disk.
     """
     src, dst = Path(src), Path(dst)
     _check_arguments(dst, to, weights)
     job = Job(to, fp8_format, linears, max_shard_bytes)
     _check_job(job)
+    lease = Lease(dst.with_name(dst.name + LOCK))
+    with lease.held("the destination", fix="wait for that process or stop it, or give another destination"):
+        _check_destination(dst)  # another conversion may have ended since
+        parameters, notes = _write_and_rename(src, dst, job, weights, say)
+    before, after = (sum(directory_bytes(path, pattern) for pattern in WEIGHT_FILES) for path in (src, dst))
+    return {
+        "to": to, "parameters": parameters, "bytes_before": src.stat().st_size if src.is_file() else before,
+        "bytes_after": after, "path": str(dst), "notes": notes,
+    }  # fmt: skip
+
+
+def _write_and_rename(src: Path, dst: Path, job: Job, weights: str | None, say: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Write beside the destination, then give it its name; returns what `_write` does. A streamed half stays for the next."""
     partial = dst.with_name(dst.name + PARTIAL)
     try:
-        parameters, notes = _write(src, partial, job, weights, say)
+        written = _write(src, partial, job, weights, say)
         if (src / LINEAGE).is_file():
             shutil.copyfile(src / LINEAGE, partial / LINEAGE)
         (partial / JOURNAL).unlink(missing_ok=True)
@@ -94,11 +108,7 @@ def convert(
         if (known := resource_error(error, dst)) is not None:
             raise known from error
         raise
-    before, after = (sum(directory_bytes(path, pattern) for pattern in WEIGHT_FILES) for path in (src, dst))
-    return {
-        "to": to, "parameters": parameters, "bytes_before": src.stat().st_size if src.is_file() else before,
-        "bytes_after": after, "path": str(dst), "notes": notes,
-    }  # fmt: skip
+    return written
 
 
 def write_like(source: str | Path, model: Llama, directory: str | Path, **settings: Any) -> None:
@@ -132,6 +142,10 @@ def _check_arguments(dst: Path, to: str, weights: str | None) -> None:
     if dst.suffix == ".gguf":
         raise InputError("the destination is a directory, also of a GGUF", where=str(dst),
                          fix=f"give a new directory; the file in it is {GGUF_FILE}, with the licence files beside")  # fmt: skip
+    _check_destination(dst)
+
+
+def _check_destination(dst: Path) -> None:
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise InputError("the destination is not empty", where=str(dst), fix="give a new directory")
 

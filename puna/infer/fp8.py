@@ -74,16 +74,21 @@ class Comparison:
     agreed: int = 0
     loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
-    def add(self, reference_NV: Tensor, model_NV: Tensor, targets_N: Tensor) -> None:
-        """Take in the logits of N positions and the ids that followed them."""
+    def add(self, reference_NV: Tensor, model_NV: Tensor, targets_N: Tensor | None) -> None:
+        """Take in the logits of N positions and the ids that followed them.
+
+        Without these the losses are the means over what `reference` expects to follow: its entropy, and the cross-entropy of
+        `model` with it, so that the perplexities are those of text which `reference` would write itself.
+        """
         p, q = F.log_softmax(reference_NV.double(), -1), F.log_softmax(model_NV.double(), -1)
         kl = (p.exp() * (p - q)).sum(-1)
-        self.tokens += len(targets_N)
+        self.tokens += len(kl)
         self.kl_sum += kl.sum().item()
         self.kl_max = max(self.kl_max, kl.max().item())
         self.agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
         for index, logs in enumerate((p, q)):
-            self.loss_sums[index] -= logs.gather(-1, targets_N[:, None]).sum().item()
+            taken_N = (p.exp() * logs).sum(-1) if targets_N is None else logs.gather(-1, targets_N[:, None])
+            self.loss_sums[index] -= taken_N.sum().item()
 
     def summary(self) -> dict[str, Any]:
         """Means, and the perplexities of both."""

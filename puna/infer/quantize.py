@@ -2,7 +2,8 @@
 
 Both run over held-out tokens (or, where none are given, over the model's own samples), and both continue the same openings
 greedily: the summary holds divergence per token, agreement, perplexity, the error of every quantised matrix, and bytes. With a
-reward model and tasks among the inputs it also holds the paper's check, the reward scores of both models' answers.
+reward model and tasks among the inputs it also holds the paper's check, the reward scores of both models' answers. Under
+`random_model` it holds the same comparison for a random model of more width (`puna.infer.fp8_random`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.infer.convert import directory_bytes, write_like
 from puna.infer.engine import Engine, Request
 from puna.infer.fp8 import batches, compare, layer_errors, quantize_model, round_weights
+from puna.infer.fp8_random import RandomModel, compare_random, spread
 from puna.infer.load import stop_ids
 from puna.infer.reward_scores import compare_rewards, load_reward
 from puna.model.checkpoint import load_model
@@ -37,7 +39,8 @@ class Settings(BaseSettings):
     """activation_bound: largest absolute value of a token's activations before it saturates (paper: 1200).
     tokens: how many held-out tokens both models are compared on. seq_len: longest text, in tokens, of that comparison.
     continuations: openings continued greedily by both. continuation_tokens: length of each.
-    reward_answers: answers of each model that a reward model scores (paper: 100,000). reward_tokens: longest of them."""
+    reward_answers: answers of each model that a reward model scores (paper: 100,000). reward_tokens: longest of them.
+    random_model: a random model compared likewise; null leaves it out."""
 
     activation_bound: PositiveFloat = ACTIVATION_BOUND
     tokens: PositiveInt = 20_000
@@ -46,6 +49,7 @@ class Settings(BaseSettings):
     continuation_tokens: PositiveInt = 32
     reward_answers: PositiveInt = 1000
     reward_tokens: PositiveInt = 48
+    random_model: RandomModel | None = RandomModel()
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     write_like(source.path, copy.deepcopy(model).to(torch.bfloat16), ctx.out)
     model = load_model(ctx.out).eval()  # what is compared is what was written
 
-    ctx.progress(1, 5)
+    ctx.progress(1, 6)
     length = min(settings.seq_len, model.config.max_seq_len)
     tokens = ctx.inputs.optional("tokens")
     if tokens is None:
@@ -67,18 +71,23 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     else:
         texts = held_out_texts(tokens, settings.tokens, length)
     comparison = compare(reference, model, texts)
-    ctx.progress(2, 5)
+    ctx.progress(2, 6)
     first = next(iter(batches(texts)))[0]
     errors = layer_errors(reference, names, first, activation_bound=settings.activation_bound)
-    ctx.progress(3, 5)
+    ctx.progress(3, 6)
     rewards = reward_scores(reference, model, settings, ctx)
-    ctx.progress(4, 5)
+    ctx.progress(4, 6)
+    random = random_comparison(settings, texts, reference.config.vocab_size, ctx.stream_seed("random model"))
+    ctx.progress(5, 6)
     return {
         "format": "fbgemm_fp8",
         "compared_on": tokens.name if tokens else "own samples",
         **comparison.summary(),
-        "greedy": greedy_agreement(reference, model, texts, stop_ids(source.path), settings),
+        "greedy": greedy_agreement(
+            reference, model, texts, stop_ids(source.path), count=settings.continuations, length=settings.continuation_tokens
+        ),
         **({} if rewards is None else {"rewards": rewards}),
+        **({} if random is None else {"random_model": random}),
         "layers": errors,
         "bf16_bytes": sum(2 * weight.numel() for weight in reference.parameters()),
         "fp8_bytes": directory_bytes(ctx.out, "*.safetensors"),
@@ -132,12 +141,29 @@ def own_samples(model: Llama, directory: Path, limit: int, length: int, seed: in
     return [[begin, *sample.ids] for sample in engine.generate([request])[0]]
 
 
+def random_comparison(settings: Settings, texts: list[list[int]], vocab_size: int, seed: int) -> dict[str, Any] | None:
+    """What FP8 does to a random model that reads some of the texts; None where the settings ask for none."""
+    chosen = settings.random_model
+    if chosen is None:
+        return None
+    some = spread(texts, chosen.tokens)
+    reference = chosen.build(vocab_size, max_seq_len=settings.seq_len + chosen.continuation_tokens, seed=seed)
+    model = copy.deepcopy(reference)
+    names = quantize_model(model, activation_bound=settings.activation_bound)
+    return {
+        "shape": {"parameters": reference.config.parameters(), "dim": chosen.dim, "layers": chosen.layers},
+        **compare_random(reference, model, some, chosen.logit_stds),
+        "greedy": greedy_agreement(reference, model, texts, (), count=chosen.continuations, length=chosen.continuation_tokens),
+        "layers": layer_errors(reference, names, next(iter(batches(some)))[0], activation_bound=settings.activation_bound),
+    }
+
+
 def greedy_agreement(
-    reference: Llama, model: Llama, texts: list[list[int]], ends: tuple[int, ...], settings: Settings
+    reference: Llama, model: Llama, texts: list[list[int]], ends: tuple[int, ...], *, count: int, length: int
 ) -> dict[str, Any]:
-    """Continue the same openings with both models; how many continuations are equal, and how long they stay so."""
-    openings = [text[:OPENING] for text in texts if len(text) > 1][: settings.continuations]
-    requests = [Request(opening, max_tokens=settings.continuation_tokens) for opening in openings]
+    """Continue `count` openings by up to `length` tokens with both models; how many are equal, and how long they stay so."""
+    openings = [text[:OPENING] for text in texts if len(text) > 1][:count]
+    requests = [Request(opening, max_tokens=length) for opening in openings]
     answers = [Engine(m, stop_ids=ends).generate(requests) for m in (reference, model)]
     pairs = [(a[0].ids, b[0].ids) for a, b in zip(*answers, strict=True)]
     same = [next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))) for a, b in pairs]

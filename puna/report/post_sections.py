@@ -31,6 +31,8 @@ FP8_MEASURES = {
     "greedy.equal": ("of these the same to the end", "texts", 0),
     "greedy.equal_prefix_share": ("part of a continuation before the first difference, mean", "share", 3),
 }  # by key of the summary: words, unit, digits
+RANDOM_MEASURES = ("perplexity_reference", "perplexity", "perplexity_change", "kl_mean", "kl_max", "first_choice_agreement")
+PERPLEXITY_AIM = 0.005  # largest change of a model's perplexity that is thought harmless
 SHOWN_ANSWERS = 8
 
 
@@ -81,9 +83,70 @@ def fp8_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]])
         section.data[artifact.name] = summary
         rows = [[words, _measure(summary, key, digits), unit] for key, (words, unit, digits) in FP8_MEASURES.items()]
         section.table(["measure", "value", "unit"], rows, f"{artifact.name}, compared on {summary.get('compared_on')}.")
+        _layer_errors(section, summary.get("layers"), artifact.name)
         _reward_scores(section, summary.get("rewards"))
+        _random_model(section, summary.get("random_model"))
         _claims(section, claims, {artifact.name})
     return section
+
+
+def _layer_errors(section: Section, layers: dict[str, dict[str, float]] | None, of: str) -> None:
+    """The errors of the quantised matrices, by kind over the layers."""
+    kinds: dict[str, list[dict[str, float]]] = {}
+    for name, errors in (layers or {}).items():
+        kinds.setdefault(name.rpartition(".")[2], []).append(errors)
+    rows = []
+    for kind, found in kinds.items():
+        weight, output = ([one[key] for one in found] for key in ("weight_error", "output_error"))
+        over = max(one["rows_over_bound"] for one in found)
+        rows.append(
+            [kind, len(found), *(number(sum(v) / len(v), 4) for v in (weight, output)), number(max(output), 4), number(over, 4)]
+        )
+    if rows:
+        header = [
+            "matrix",
+            "layers",
+            "error of the weights",
+            "of the outputs",
+            "of the worst layer's outputs",
+            "tokens over the bound",
+        ]
+        section.table(
+            header, rows, f"{of}: relative errors (Frobenius norms), mean over the layers; share of tokens in the worst layer."
+        )
+
+
+def _random_model(section: Section, found: dict[str, Any] | None) -> None:
+    """The same comparison for a random model, at several sharpnesses of its predictions."""
+    if not found:
+        return
+    shape, greedy, columns = found["shape"], found["greedy"], found["sharpness"]
+    name = f"random model of {shape['parameters'] / 1e6:.1f} million parameters"
+    section.heading(f"FP8 in a {name}")
+    section.text(
+        f"{shape['layers']} layers of dim {shape['dim']} with random weights read {found['tokens']} of the tokens above, and "
+        "both models' predictions after each are compared. Random weights and predictions are not a trained model's: this shows "
+        "what FP8 does to matrices of this size, not to what a model has learned, and features that stand out, which can break "
+        "FP8, are absent. The perplexities are those of text that the BF16 model would write itself; the sharper its "
+        "predictions, the more of the same error shows in them. "
+        f"Layers made {100 * found['layers_share']:.0f} % of the last state's variance; "
+        f"FP8 changes that state by {100 * found['state_error']:.1f} %."
+    )
+    rows = []
+    for key in RANDOM_MEASURES:
+        words, unit, digits = FP8_MEASURES[key]
+        rows.append([words, *(number(column[key], digits) for column in columns), unit])
+    header = ["measure", *(f"logits of std {column['logit_std']:g}" for column in columns), "unit"]
+    within = ", ".join(f"{one['logit_std']:g}" for one in columns if abs(one["perplexity_change"]) < PERPLEXITY_AIM)
+    aim = f"below {PERPLEXITY_AIM:.1%} are aimed at: {'met at std ' + within if within else 'met at none'}"
+    same = f"{greedy['equal']} of {greedy['continuations']} greedy continuations are the same to the end"
+    share = number(greedy["equal_prefix_share"], 3)
+    section.table(
+        header,
+        rows,
+        f"n = {found['tokens']} tokens. Changes of the perplexity {aim}. {same}; mean part before the first difference {share}.",
+    )
+    _layer_errors(section, found["layers"], name)
 
 
 def _reward_scores(section: Section, rewards: dict[str, Any] | None) -> None:

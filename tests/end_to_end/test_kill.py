@@ -18,7 +18,7 @@ TINY = [
     "flagship-chat.dev=20", "student-chat.steps=8", "student-chat.prompts=40", "student-chat.prompts_start=180",
     "student-chat.prompts_of=240", "student-chat.dev=20", "needle.n=2", "needle.lengths=[128, 256]", "perplexity.tokens=600",
     "student-needle.n=2", "student-needle.lengths=[128, 256]", "flagship-fp8.tokens=600", "flagship-fp8.continuations=4",
-    "flagship-fp8.reward_answers=40",
+    "flagship-fp8.reward_answers=40", "flagship-fp8.random_model={dim: 256, tokens: 64}",
 ]  # fmt: skip
 
 

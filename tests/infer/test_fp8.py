@@ -175,7 +175,7 @@ def digest(directory):
 
 def run_stage(source, out, **change):
     ctx = local_context(out, inputs=[local_artifact(source, "model")])
-    values = {"tokens": 600, "seq_len": 64, "continuations": 4, "continuation_tokens": 8} | change
+    values = {"tokens": 600, "seq_len": 64, "continuations": 4, "continuation_tokens": 8, "random_model": None} | change
     return quantize.run(quantize.Settings(**values), ctx)
 
 

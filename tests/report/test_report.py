@@ -104,6 +104,33 @@ def test_fp8_measures_are_told_in_words_with_units(tmp_path):
     assert '<td class="n">0.796</td><td>share</td>' in text and "kl" not in text and "equal_prefix" not in text
 
 
+def test_fp8_of_a_random_model_is_told_with_its_limits(tmp_path):
+    def errors(output):
+        return {"weight_error": 0.026, "output_error": output, "rows_over_bound": 0.0}
+
+    def column(std, change):
+        return {"logit_std": std, "perplexity_change": change, "kl_mean": change, "kl_max": 0.1, "perplexity": 80.4,
+                "perplexity_reference": 80.0, "first_choice_agreement": 0.9355, "tokens": 512}  # fmt: skip
+
+    layers = {f"model.layers.{i}.mlp.up_proj": errors(0.03 + i / 100) for i in (1, 2)}
+    random = {
+        "shape": {"parameters": 17930752, "dim": 512, "layers": 6}, "tokens": 512, "layers_share": 0.343, "state_error": 0.035,
+        "sharpness": [column(1.5, 0.00137), column(4.0, 0.00707)], "layers": layers,
+        "greedy": {"continuations": 16, "equal": 7, "equal_prefix_share": 0.5938},
+    }  # fmt: skip
+    path = tmp_path / "fp8"
+    path.mkdir()
+    (path / "summary.json").write_text(json.dumps({"compared_on": "t", "layers": layers, "random_model": random}))
+    blocks = post_sections.fp8_section([Artifact("fp8", "model", path, "d", {"stage": "infer.quantize"})], []).blocks
+    text = "".join(blocks)
+    assert "random model of 17.9 million parameters" in text and "not a trained model" in text and "n = 512 tokens" in text
+    assert "below 0.5% are aimed at: met at std 1.5." in text and "7 of 16 greedy continuations are the same" in text
+    row = '<td>change of the perplexity</td><td class="n">0.00137</td><td class="n">0.00707</td><td>share</td>'
+    assert row in text and "logits of std 4" in text
+    matrix = '<td>up_proj</td><td class="n">2</td><td class="n">0.0260</td><td class="n">0.0450</td><td class="n">0.0500</td>'
+    assert text.count(matrix) == 2  # the run's model and the random one
+
+
 def test_the_opening_says_which_run_this_is_and_shows_its_numbers(tmp_path):
     def at(name, wall, ended, stage="x", **files):
         made = artifact(tmp_path / name, name, stage, {f"{file}.json": value for file, value in files.items()})
