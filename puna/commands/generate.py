@@ -28,7 +28,9 @@ def generate(
     ray: Annotated[bool, typer.Option("--ray", help="Replicas are tasks of a Ray cluster.")] = False,
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Engines at work at once.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each engine (default: its share of cores).")] = None,
-    kernels: Annotated[str, typer.Option("--kernels", help="native (BF16 on a CPU), torch or auto.")] = "auto",
+    kernels: Annotated[
+        str, typer.Option("--kernels", help="native (BF16 on a CPU), int8 (native, rounded to 8 bits), torch or auto.")
+    ] = "auto",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     window: Annotated[int, typer.Option("--window", min=0, help="Rows answered together (0: about 512 samples).")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad rows in OUT.bad.jsonl instead of refusing.")] = False,
@@ -41,8 +43,8 @@ def generate(
     from puna.infer.batch import Job
     from puna.infer.batch import generate as answer
 
-    if kernels not in ("native", "torch", "auto"):
-        raise InputError(f"there are no kernels called '{kernels}'", where="--kernels", fix="native, torch or auto")
+    if kernels not in ("native", "int8", "torch", "auto"):
+        raise InputError(f"there are no kernels called '{kernels}'", where="--kernels", fix="native, int8, torch or auto")
     if not top_p > 0:
         raise InputError("top_p must be above 0", where="--top-p")
     job = Job(

@@ -25,6 +25,7 @@ Draft = Annotated[
     str | None,
     typer.Option("--draft", help="What guesses ahead: a smaller model of the herd, or `lookup` in the prompt."),
 ]
+Kernels = Annotated[str, typer.Option("--kernels", help="auto, native, int8 (products of 8-bit numbers) or torch.")]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 
@@ -40,6 +41,7 @@ def chat(
     device: Device = "cpu",
     lora: Lora = None,
     draft: Draft = None,
+    kernels: Kernels = "auto",
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +64,7 @@ def chat(
         device=device,
         lora=_adapters(lora),
         draft=_draft(directory, draft),
+        kernels=kernels,
     )
 
 
@@ -74,6 +77,7 @@ def serve(
     device: Device = "cpu",
     lora: Lora = None,
     draft: Draft = None,
+    kernels: Kernels = "auto",
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
@@ -83,7 +87,7 @@ def serve(
 
     serve_model(
         path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora),
-        draft=_draft(directory, draft),
+        draft=_draft(directory, draft), kernels=kernels,
     )  # fmt: skip
 
 

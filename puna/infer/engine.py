@@ -46,8 +46,10 @@ class Engine:
         pages: size of the KV cache; None takes 256 MiB worth, or what one full-length sequence needs if that is more.
         max_running: most samples in the batch at once.
         prefill_tokens: most prompt positions computed per step, padding included.
-        kernels: `native` for the compiled steps of `puna.infer.kernels`, `torch` for PyTorch's, `auto` for the native ones where
-            the model is in bfloat16 on a CPU, Triton's on a GPU. The native ones keep a copy of the weights as they are now.
+        kernels: `native` for the compiled steps of `puna.infer.kernels`, `int8` for the same with products of 8-bit
+            numbers (faster for many rows, and other numbers than the model's), `torch` for PyTorch's, `auto` for the native
+            ones where the model is in bfloat16 on a CPU, Triton's on a GPU. The native ones keep a copy of the weights as
+            they are now.
         prefix_cache: keep what was computed for later prompts that begin alike. `forget` when the weights change.
         admission: when a request enters: `reserve` when its maximum length fits, `optimistic` when its prompt does.
         draft: what guesses ahead, a smaller model of the same tokenizer or a look-up; `guesses` tokens at a time.

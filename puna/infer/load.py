@@ -39,14 +39,14 @@ def load_engine(
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
     `dtype` is that of the weights that are not FP8; None takes bfloat16 for a model that is stored so, on a GPU and for
-    `kernels="native"`, and float32 for others. `draft` is the directory of a smaller model with the same tokenizer
+    native kernels, and float32 for others. `draft` is the directory of a smaller model with the same tokenizer
     (InputError for another), or a look-up. `lora` are adapters to merge and by how much each counts (`puna.infer.lora`). The
     other arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
-    dtype = dtype or (torch.bfloat16 if kernels == "native" or device != "cpu" else stored_dtype(directory))
+    dtype = dtype or (torch.bfloat16 if kernels in ("native", "int8") or device != "cpu" else stored_dtype(directory))
     model = load_model(directory, dtype=None if lora else dtype, device=device).eval()
     if lora:
         merge(model, Adapters(lora), dtype)

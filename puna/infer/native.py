@@ -15,11 +15,12 @@ from torch import Tensor
 from puna.core.errors import InputError
 from puna.infer.cache import PagedCache
 from puna.infer.kernels.build import Unavailable
+from puna.infer.kernels.pack import Compute
 from puna.infer.kernels.step import NativeModel, why_not
 from puna.infer.spans import Spans
 from puna.model.llama import Llama
 
-Kernels = Literal["auto", "torch", "native"]
+Kernels = Literal["auto", "torch", "native", "int8"]
 
 
 def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSteps | None:
@@ -27,16 +28,16 @@ def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSte
 
     `auto` takes the kernels for a model in bfloat16 (FP8 matrices included) on a CPU, and says so once where they cannot be
     compiled; a float32 model computes in float32, with PyTorch. `native` raises InputError for a model they cannot run and
-    `Unavailable` without a compiler.
+    `Unavailable` without a compiler; `int8` is `native` with every matrix and what it multiplies rounded to 8 bits.
     """
     if kernels not in get_args(Kernels):
         raise InputError(f"there are no kernels '{kernels}'", where="kernels", fix=f"one of: {', '.join(get_args(Kernels))}")
     if kernels == "torch" or (kernels == "auto" and why_not(model) is not None):
         return None
     try:
-        return NativeSteps(model, cache)
+        return NativeSteps(model, cache, compute="int8" if kernels == "int8" else "exact")
     except Unavailable as error:
-        if kernels == "native":
+        if kernels != "auto":
             raise
         say_once(f"decoding with PyTorch, several times slower than with the native kernels: {error.sentence()}")
         return None
@@ -53,8 +54,8 @@ class NativeSteps:
 
     mixes = True
 
-    def __init__(self, model: Llama, cache: PagedCache, *, level: str | None = None):
-        self.model = NativeModel(model, cache, level=level)
+    def __init__(self, model: Llama, cache: PagedCache, *, level: str | None = None, compute: Compute = "exact"):
+        self.model = NativeModel(model, cache, level=level, compute=compute)
 
     def logits(self, spans: Spans) -> Tensor:
         """Write the runs' keys and values to their pages; float32 logits [Q, V] after the tokens asked for."""

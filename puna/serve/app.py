@@ -79,6 +79,7 @@ def serve(
     device: str = "cpu",
     lora: Sequence[tuple[str | Path, float]] = (),
     draft: Path | PromptLookup | None = None,
+    kernels: str = "auto",
 ) -> None:
     """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
@@ -86,7 +87,7 @@ def serve(
     """
     listening = _bind(host, port) if first_rank(layout) else None
     try:
-        with opened(directory, layout, device=device, lora=lora, draft=draft) as found:
+        with opened(directory, layout, device=device, lora=lora, draft=draft, kernels=kernels) as found:
             if found is not None and listening is not None:
                 _listen(build_app(*found, Path(directory).absolute().name, host=host, limits=limits), host, listening)
     except KeyboardInterrupt:

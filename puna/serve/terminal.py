@@ -53,6 +53,7 @@ def chat(
     device: str = "cpu",
     lora: Sequence[tuple[str | Path, float]] = (),
     draft: Path | PromptLookup | None = None,
+    kernels: str = "auto",
 ) -> None:
     """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
@@ -61,7 +62,7 @@ def chat(
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    with opened(directory, layout, device=device, lora=lora, draft=draft, max_running=1) as found:
+    with opened(directory, layout, device=device, lora=lora, draft=draft, kernels=kernels, max_running=1) as found:
         if found is None:
             return
         talk = Conversation(*found, system, temperature, max_tokens, seed)

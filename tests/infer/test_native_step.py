@@ -16,7 +16,7 @@ from puna.infer import native
 from puna.infer.cache import PagedCache
 from puna.infer.engine import Completion, Engine, Request
 from puna.infer.kernels import build
-from puna.infer.kernels.pack import Arena, pack, packed_bytes
+from puna.infer.kernels.pack import Arena, Kind, pack, packed_bytes, quantized
 from puna.infer.kernels.step import MAX_ROWS, NativeModel, why_not
 from puna.infer.memory import HUGE
 from puna.infer.native import NativeSteps
@@ -163,11 +163,46 @@ def tokens(results: list[list[Completion]]) -> list:
     return [[(c.ids, c.stop_id) for c in samples] for samples in results]
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_of_8_bit_numbers_are_near_and_the_same_everywhere(shape, weights):
+    model = random_model(shape, weights)
+    ids = np.random.default_rng(1).integers(0, VOCAB, 90)
+    with torch.no_grad():
+        expected = widened(model)(torch.from_numpy(ids)[None])[0]
+    for level in LEVELS:
+        runner = NativeModel(model, cache_of(model), level=level, compute="int8")
+        found = logits_of(runner, ids, [90])
+        assert 0.005 < (found - expected).norm() / expected.norm() < 0.04
+        for pieces in ([1] * 90, [2, 3, 4, 5, 6, 7, 63], [64, 26]):
+            assert torch.equal(logits_of(runner, ids, pieces), found)
+
+
+def test_a_product_of_8_bit_numbers_is_that_of_the_rounded_matrix():
+    weight = torch.randn(24, 100, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    numbers, scale = quantized(weight)
+    assert numbers.dtype == torch.int8 and int(numbers.abs().max()) == 127
+    assert ((numbers * scale - weight.float()).abs() <= scale / 2 * 1.001).all()
+    packed = pack(build.library(), [numbers], [scale], Arena(packed_bytes(24, 100, Kind.INT8)))
+    rows = packed.weight.view(torch.int8).view(3, 2, 8, 64).transpose(1, 2).reshape(24, 128)
+    assert torch.equal(rows[:, :100], numbers) and not rows[:, 100:].any()
+    assert torch.equal(packed.scale, scale[:, 0])
+
+
+def test_8_bits_are_never_chosen_unasked():
+    model = random_model()
+    exact, asked = (Engine(model, stop_ids=(), kernels=kernels).generate(requests(5)) for kernels in ("auto", "int8"))
+    assert tokens(exact) == tokens(Engine(model, stop_ids=(), kernels="native").generate(requests(5)))
+    assert tokens(exact) != tokens(asked)
+    with pytest.raises(InputError, match="cannot run in the native kernels"):
+        Engine(model.float(), stop_ids=(), kernels="int8")
+
+
 def test_one_product_with_every_code_and_many_rows():
     codes = torch.arange(256, dtype=torch.uint8).repeat(3)[None].repeat(9, 1)
     codes[:, 0::127] = 0x38  # NaN codes and some others become 1
     weight = codes.masked_fill((codes & 0x7F) == 0x7F, 0x38).view(torch.float8_e4m3fn)
-    packed = pack(build.library(), [weight], [torch.full((9, 1), 0.5)], Arena(packed_bytes(9, 768, fp8=True)))
+    packed = pack(build.library(), [weight], [torch.full((9, 1), 0.5)], Arena(packed_bytes(9, 768, Kind.FP8)))
     exact = weight.float()
     exact = exact.masked_fill(exact.abs() < 2**-6, 0.0)
     assert packed.rows == 16 and packed.columns == 768
@@ -180,7 +215,7 @@ def test_one_product_with_every_code_and_many_rows():
 def test_packed_rows_of_two_matrices_and_huge_pages(in_turns):
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(12, 70, generator=generator).to(torch.bfloat16) for _ in range(2))
-    packed = pack(build.library(), [first, second], [], Arena(packed_bytes(32, 70, fp8=False)), in_turns=in_turns)
+    packed = pack(build.library(), [first, second], [], Arena(packed_bytes(32, 70, Kind.BF16)), in_turns=in_turns)
     rows = packed.weight.view(torch.bfloat16).view(-1, 2, 8, 64).transpose(1, 2).reshape(-1, 128)
     assert packed.rows == len(rows) == (32 if in_turns else 24) and packed.columns == 128
     expected = torch.zeros_like(rows)

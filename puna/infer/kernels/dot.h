@@ -33,6 +33,7 @@
 #define AHEAD 3072          /* bytes between a read of BF16 weights and its prefetch into the second cache */
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #define FP8_BOOST 0x1p100f  /* factor of token rows that meet FP8 weights */
+enum kind { BF16, FP8, INT8 }; /* of weights, as `pack.Kind` */
 #define MAX_ROWS 64         /* token rows of one call, `step.MAX_ROWS` */
 #define INLINE static inline __attribute__((always_inline))
 

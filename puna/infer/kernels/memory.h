@@ -4,6 +4,10 @@
 
 #include "dot.h"
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 /* 64 FP8 numbers with columns j and 32 + j side by side, and subnormal ones, below 2^-14 of the largest number in their row, as
  * zero: a product of two bfloat16 takes them as zero, and so all levels compute with the same weights. */
 INLINE void pack_run_of_fp8(const uint8_t *from, int64_t count, uint8_t *to) {
@@ -18,11 +22,11 @@ INLINE void pack_run_of_fp8(const uint8_t *from, int64_t count, uint8_t *to) {
 extern "C" {
 #endif
 
-/* Rows [rows][columns] of BF16 or FP8 numbers into a packed matrix of `padded` columns that holds zeros: row r becomes row
+/* Rows [rows][columns] of BF16, FP8 or 8-bit numbers (`kind`) into a packed matrix of `padded` columns that holds zeros: row r becomes row
  * first + r, or, in turns with another matrix, row r % 8 of block first + 2 (r / 8). */
-void puna_pack(const uint8_t *from, int64_t rows, int64_t columns, int fp8, int64_t padded, int64_t first, int in_turns, uint8_t *to,
+void puna_pack(const uint8_t *from, int64_t rows, int64_t columns, int kind, int64_t padded, int64_t first, int in_turns, uint8_t *to,
                int threads) {
-    const int64_t bytes = fp8 ? 1 : 2;
+    const int64_t bytes = kind == BF16 ? 2 : 1;
     (void)threads;
 #if defined(_OPENMP)
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -34,7 +38,7 @@ void puna_pack(const uint8_t *from, int64_t rows, int64_t columns, int fp8, int6
                 const int64_t count = columns - k < RUN ? columns - k : RUN;
                 const uint8_t *source = from + (r * columns + k) * bytes;
                 uint8_t *target = to + (row / BLOCK * BLOCK * padded + (k * BLOCK + row % BLOCK * RUN)) * bytes;
-                if (!fp8) memcpy(target, source, (size_t)(count * bytes));
+                if (kind != FP8) memcpy(target, source, (size_t)(count * bytes));
                 else if (count == RUN) pack_run_of_fp8(source, RUN, target);
                 else pack_run_of_fp8(source, count, target);
             }

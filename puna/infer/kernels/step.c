@@ -7,6 +7,7 @@
  * stream, norms and softmax are float32; keys and values are kept in bfloat16. Structures mirror those of `step.py`.
  */
 #include "dot.h"
+#include "int8.h"
 #include "memory.h"
 
 #include <math.h>
@@ -24,10 +25,10 @@
 #define ROUND 8
 #define COUNTERS 16
 
-struct matrix { /* rows a multiple of 8, columns of 64; scale NULL: BF16 */
+struct matrix { /* rows a multiple of 8, columns of 64; scale of each row but for BF16; kind: enum kind */
     const uint8_t *weight;
     const float *scale;
-    int64_t rows, columns;
+    int64_t rows, columns, kind;
 };
 struct layer { struct matrix qkv, o, gate_up, down; const float *attention_norm, *ffn_norm; };
 struct model {
@@ -52,6 +53,8 @@ struct scratch {
     float *residual, *qkv, *scores;
     rounded *normed, *attended, *hidden; /* rows padded with zeros to 64 columns, as `row_of` has them */
     float *panel;                        /* per thread */
+    int16_t *quantized;                  /* the rows of the product at hand as integers, with their scales */
+    float *row_scale;
     int64_t *work;
 };
 
@@ -108,31 +111,43 @@ static void norm_row(const float *x, const float *weight, int64_t dim, float eps
     for (i = 0; i < dim; i++) out[at(i)] = round_of(x[i] * factor * weight[i]);
 }
 
-INLINE float boost_of(const struct matrix *m) { return m->scale ? FP8_BOOST : 1.f; }
+INLINE float boost_of(const struct matrix *m) { return m->kind == FP8 ? FP8_BOOST : 1.f; }
+INLINE int64_t bytes_of(const struct matrix *m) { return m->kind == BF16 ? 2 : 1; }
 INLINE int64_t padded(int64_t columns) { return (columns + RUN - 1) / RUN * RUN; }
 
 /* Blocks a thread takes at least at once. */
 INLINE int64_t least_of(const struct matrix *m) {
-    int64_t blocks = PIECE / (BLOCK * m->columns * (m->scale ? 1 : 2));
+    int64_t blocks = PIECE / (BLOCK * m->columns * bytes_of(m));
     return blocks ? blocks : 1;
 }
 
-static void block_of(const struct matrix *m, int64_t block, rounded *x, int64_t rows, float *panel, float *out) {
-    int fp8 = m->scale != 0;
-    multiply_block(m->weight + block * BLOCK * m->columns * (fp8 ? 1 : 2), fp8, x, m->columns, rows, panel, out);
-    if (fp8)
-        for (int64_t c = 0; c < rows; c++)
-            for (int r = 0; r < BLOCK; r++) out[c * BLOCK + r] *= m->scale[block * BLOCK + r];
+static void block_of(const struct matrix *m, const struct scratch *s, int64_t block, rounded *x, int64_t rows, float *panel,
+                     float *out) {
+    const uint8_t *weight = m->weight + block * BLOCK * m->columns * bytes_of(m);
+    if (m->kind == INT8) multiply_block_int8((const int8_t *)weight, s->quantized, m->columns, rows, (int16_t *)panel, out);
+    else multiply_block(weight, m->kind == FP8, x, m->columns, rows, panel, out);
+    if (m->kind == BF16) return;
+    for (int64_t c = 0; c < rows; c++) {
+        float factor = m->kind == INT8 ? s->row_scale[c] : 1.f;
+        for (int r = 0; r < BLOCK; r++) out[c * BLOCK + r] *= m->scale[block * BLOCK + r] * factor;
+    }
+}
+
+/* Token rows as integers, where the matrix that comes next multiplies those. */
+static void quantize(const struct matrix *m, const struct scratch *s, rounded *x, int64_t rows, int thread, int threads) {
+    if (m->kind != INT8) return;
+    for (int64_t r = thread; r < rows; r += threads) s->row_scale[r] = quantize_row(x, r, m->columns, s->quantized);
+    barrier(s->work, threads);
 }
 
 /* y[rows][ldy] = x m^T, or added to y. */
-static void multiply(const struct matrix *m, rounded *x, int64_t rows, float *y, int64_t ldy, int add, float *panel,
-                     int64_t *counter, int threads) {
+static void multiply(const struct matrix *m, const struct scratch *s, rounded *x, int64_t rows, float *y, int64_t ldy, int add,
+                     float *panel, int64_t *counter, int threads) {
     float out[MAX_ROWS * BLOCK];
     int64_t first, size;
     while ((size = take(counter, m->rows / BLOCK, least_of(m), threads, &first)))
         for (int64_t b = first; b < first + size; b++) {
-            block_of(m, b, x, rows, panel, out);
+            block_of(m, s, b, x, rows, panel, out);
             for (int64_t c = 0; c < rows; c++)
                 for (int r = 0; r < BLOCK; r++) {
                     float *place = y + c * ldy + b * BLOCK + r;
@@ -142,14 +157,14 @@ static void multiply(const struct matrix *m, rounded *x, int64_t rows, float *y,
 }
 
 /* hidden = silu(gate x) * (up x); blocks of gate and up rows take turns in the matrix. */
-static void swiglu(const struct layer *l, rounded *x, int64_t rows, rounded *hidden, float *panel, int64_t *counter,
-                   int threads) {
+static void swiglu(const struct layer *l, const struct scratch *s, int64_t rows, float *panel, int64_t *counter, int threads) {
+    rounded *x = s->normed, *hidden = s->hidden;
     float gate[MAX_ROWS * BLOCK] = {0}, up[MAX_ROWS * BLOCK] = {0}, boost = boost_of(&l->down);
     int64_t first, size;
     while ((size = take(counter, l->gate_up.rows / (2 * BLOCK), (least_of(&l->gate_up) + 1) / 2, threads, &first)))
         for (int64_t b = first; b < first + size; b++) {
-            block_of(&l->gate_up, 2 * b, x, rows, panel, gate);
-            block_of(&l->gate_up, 2 * b + 1, x, rows, panel, up);
+            block_of(&l->gate_up, s, 2 * b, x, rows, panel, gate);
+            block_of(&l->gate_up, s, 2 * b + 1, x, rows, panel, up);
             for (int64_t i = 0; i < rows * BLOCK; i += LANES) {
                 vf g = load_f32(gate + i), y = g / (1.f + exp2_of(-LOG2_E * g)) * load_f32(up + i) * boost;
                 memcpy(gate + i, &y, sizeof y);
@@ -318,7 +333,8 @@ static void run_layer(const struct model *m, const struct batch *b, const struct
     float *panel = s->panel + thread * s->panel_size;
     norms(m, s, l->attention_norm, &l->qkv, b->rows, thread, threads);
     barrier(s->work, threads);
-    multiply(&l->qkv, s->normed, b->rows, s->qkv, l->qkv.rows, 0, panel, counter, threads);
+    quantize(&l->qkv, s, s->normed, b->rows, thread, threads);
+    multiply(&l->qkv, s, s->normed, b->rows, s->qkv, l->qkv.rows, 0, panel, counter, threads);
     barrier(s->work, threads);
     for (int64_t r = thread; r < b->rows; r += threads) place_row(m, b, index, r, s->qkv + r * l->qkv.rows);
     barrier(s->work, threads);
@@ -330,13 +346,16 @@ static void run_layer(const struct model *m, const struct batch *b, const struct
                         boost_of(&l->o));
         }
     barrier(s->work, threads);
-    multiply(&l->o, s->attended, b->rows, s->residual, m->dim, 1, panel, counter + 2, threads);
+    quantize(&l->o, s, s->attended, b->rows, thread, threads);
+    multiply(&l->o, s, s->attended, b->rows, s->residual, m->dim, 1, panel, counter + 2, threads);
     barrier(s->work, threads);
     norms(m, s, l->ffn_norm, &l->gate_up, b->rows, thread, threads);
     barrier(s->work, threads);
-    swiglu(l, s->normed, b->rows, s->hidden, panel, counter + 3, threads);
+    quantize(&l->gate_up, s, s->normed, b->rows, thread, threads);
+    swiglu(l, s, b->rows, panel, counter + 3, threads);
     barrier(s->work, threads);
-    multiply(&l->down, s->hidden, b->rows, s->residual, m->dim, 1, panel, counter + 4, threads);
+    quantize(&l->down, s, s->hidden, b->rows, thread, threads);
+    multiply(&l->down, s, s->hidden, b->rows, s->residual, m->dim, 1, panel, counter + 4, threads);
     barrier(s->work, threads);
 }
 
@@ -349,7 +368,8 @@ static void run_thread(const struct model *m, const struct batch *b, const struc
         norm_row(s->residual + b->wanted_rows[r] * m->dim, m->norm, m->dim, m->epsilon, boost_of(&m->head),
                  row_of(s->normed, padded(m->dim), r));
     barrier(s->work, threads);
-    multiply(&m->head, s->normed, b->wanted, b->logits, m->head.rows, 0, s->panel + thread * s->panel_size,
+    quantize(&m->head, s, s->normed, b->wanted, thread, threads);
+    multiply(&m->head, s, s->normed, b->wanted, b->logits, m->head.rows, 0, s->panel + thread * s->panel_size,
              s->work + COUNTERS + m->layers * 5, threads);
 }
 
