@@ -96,11 +96,20 @@ def generate(
     its line number, `tokens` and `logprob` (a sum, before temperature) count the stop token. Raises InputError for an `out` that
     is the work of another job.
     """
-    from puna.core.hardware import usable_cores
-    from puna.data.engine import EngineSettings, map_shards
+    from puna.core.lease import Lease
 
     job.check()
     plan = plan_windows(_reader(job), job.rows_per_window, _beside(out, "bad.jsonl") if skip_bad else None)
+    with Lease(_beside(out, "lock")).held("the output", fix="wait for it, or write to another file"):
+        return _run(job, out, plan, replicas, ray, threads, progress)
+
+
+def _run(
+    job: Job, out: Path, plan: Plan, replicas: int, ray: bool, threads: int | None, progress: Callable[[int, int], None]
+) -> dict[str, int]:
+    from puna.core.hardware import usable_cores
+    from puna.data.engine import EngineSettings, map_shards
+
     _claim(out, _identity(job, plan))
     writer = _Writer(out, plan, progress)
     left = plan.windows[writer.windows :]
@@ -134,8 +143,12 @@ class _Writer:
     def append(self) -> None:
         """Append the parts that are due; a later one waits."""
         while self.windows < len(self.plan.windows) and (part := _part(self.parts, self.windows)).exists():
+            lines = part.read_bytes()
+            if lines.count(b"\n") != self.plan.windows[self.windows].rows:
+                part.unlink()  # the machine stopped before the disk had it
+                return
             with self.out.open("ab") as file:
-                file.write(part.read_bytes())
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
             self.windows += 1
@@ -154,7 +167,10 @@ def _answer_window(window: Window, *, job: Job, parts: Path, threads: int | None
         torch.set_num_threads(threads)
     rows = list(islice(_reader(job).rows(window.start, window.line, lambda line, reason: None), window.rows))
     partial_path = part.with_suffix(".partial")
-    partial_path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(job, rows)), "utf-8")
+    with partial_path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(job, rows))
+        file.flush()
+        os.fsync(file.fileno())
     partial_path.replace(part)
 
 

@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from puna.core.errors import InputError
 from puna.infer.grammar import Grammar, json_grammar, regex_grammar
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import render
+from puna.tokenizer.chat import Message, render
 from puna.tokenizer.dialog import MessageRow, Provenance, Task
-from puna.verify.check import VERIFIERS
+from puna.verify.check import VERIFIERS, verify
 
 FORM = 'one JSON object a line: {"prompt": "text to continue"} or {"messages": [{"role": "user", "content": ...}]}'
 BadRow = Callable[[int, str], None]
@@ -122,6 +122,8 @@ class Reader:
             raise InputError("only answers to messages can be scored, and this row is a text to continue")
         if self.score == "verify" and row.verifier not in VERIFIERS:
             raise InputError(f"the row's verifier is '{row.verifier}' and not one of {', '.join(VERIFIERS)}")
+        if self.score == "verify":
+            verify(row.task(0), Message("assistant", ""))  # refuses a reference that cannot be compared with
 
 
 @dataclass(frozen=True)

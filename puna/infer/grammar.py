@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["regex", "json_schema"]
 NOTHING = np.zeros(0, bool)
+MOST_SOURCE = 65_536  # characters of a schema or a pattern; compiling takes time by them
 REASON_CHARS = 200  # of llguidance's error in ours
 KEPT_TOKENIZERS, KEPT_GRAMMARS = 4, 64  # compiled ones that are kept for requests to come
 SPECIAL_PREFIX = b"\xff"  # how llguidance tells special tokens; no text in UTF-8 has this byte
@@ -37,6 +38,10 @@ class Grammar:
     """
 
     def __init__(self, tokenizer: Tokenizer, kind: Kind, source: str, opening: tuple[int, ...] = ()):
+        if len(source) > MOST_SOURCE:
+            raise InputError(
+                f"a {kind} of {len(source):,} characters is too long", where=kind, fix=f"use at most {MOST_SOURCE:,}"
+            )
         self.opening, self.text_tokens = opening, tokenizer.base_size
         self._start = _compiled(tokenizer, kind, source)
         first = self.follow()
@@ -110,17 +115,24 @@ def json_grammar(tokenizer: Tokenizer, schema: dict[str, Any] | bool | str, *, o
 
     InputError for a schema that is wrong, asks for what is not supported, or allows nothing.
     """
-    return Grammar(tokenizer, "json_schema", json.dumps(read_schema(schema)), opening)
+    try:
+        text = json.dumps(read_schema(schema), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the schema cannot be written as JSON ({error})", where="json_schema") from None
+    return Grammar(tokenizer, "json_schema", text, opening)
 
 
 @lru_cache(KEPT_GRAMMARS)
 def _compiled(tokenizer: Tokenizer, kind: Kind, source: str) -> Any:
     """The matcher of a grammar at its beginning, made once for all requests with it."""
     llguidance = _llguidance()
-    if kind == "regex":
-        text = llguidance.LLMatcher.grammar_from_regex(source)
-    else:
-        text = llguidance.LLMatcher.grammar_from_json_schema(source, overrides=STRICT | SPACING)
+    try:
+        if kind == "regex":
+            text = llguidance.LLMatcher.grammar_from_regex(source)
+        else:
+            text = llguidance.LLMatcher.grammar_from_json_schema(source, overrides=STRICT | SPACING)
+    except ValueError as error:
+        raise _refusal(kind, str(error)) from None
     limits = llguidance.LLParserLimits(verbose_errors=False)
     matcher = llguidance.LLMatcher(_vocabulary(tokenizer), text, log_level=0, limits=limits)
     if matcher.is_error():

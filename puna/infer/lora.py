@@ -24,9 +24,20 @@ from puna.model.weight_source import Weights
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+HARMLESS_STARTS = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # others (pissa, olora, loftq, ...) change the base as well
 REFUSED: dict[str, tuple[Any, ...]] = {  # entries that change what the tensors mean, with the values that do not
     "use_dora": (False, None), "fan_in_fan_out": (False, None), "bias": ("none", None), "lora_bias": (False, None),
     "modules_to_save": (None, []), "use_qalora": (False, None), "trainable_token_indices": (None, []),
+    "init_lora_weights": HARMLESS_STARTS,
+    "alora_invocation_tokens": (None, []), "layer_replication": (None, []), "target_parameters": (None, []),
+    "arrow_config": (None,), "use_bdlora": (None, False), "lora_ga_config": (None,), "monteclora_config": (None,),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ scattered gain more, and PyTorch's own memory has the small ones.
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def huge_zeros(size: int) -> Tensor:
         place = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     else:
         place = mmap.mmap(-1, size + HUGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    with suppress(AttributeError, OSError):  # not on every system, and not in every kernel
         place.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.from_numpy(np.frombuffer(place, dtype=np.uint8))
     first = -whole.data_ptr() % HUGE

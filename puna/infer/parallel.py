@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
-from puna.infer.load import load_engine, stop_ids
+from puna.infer.load import load_engine, stop_ids, stored_dtype
 from puna.infer.rank_steps import RankSteps, say_failed, work
 from puna.infer.shards import Layout, Place, load_stage
 from puna.model.checkpoint import CONFIG, read_config
@@ -61,7 +61,7 @@ def shared_engine(
     On rank 0 the engine works inside the `with` block. On the others the block is entered, with None, when rank 0 has left it.
 
     Args:
-        dtype: of the weights that are not FP8; None is float32 on a CPU, bfloat16 elsewhere.
+        dtype: of the weights that are not FP8; None as in `load_engine`.
         device: `cpu`, or `cuda` for the one of this process's local rank.
         lora: as in `load_engine`.
         sizes: `page_size`, `pages`, `max_running`, `prefill_tokens` of `Engine`.
@@ -74,7 +74,7 @@ def shared_engine(
     layout.check(ModelConfig.from_hf(read_config(directory), where=str(directory / CONFIG)))
     with joined(layout, device) as place:
         try:
-            dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+            dtype = dtype or (stored_dtype(directory) if device == "cpu" else torch.bfloat16)
             stage = load_stage(directory, place, dtype=dtype, lora=lora)
         except Exception as error:
             say_failed(place.rank, error)

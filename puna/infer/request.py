@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from puna.core.errors import InputError
 from puna.infer.shaping import NO_SHAPING, Shaping
 
 Alternatives = tuple[tuple[int, float], ...]  # (token, log-probability), the likeliest first
+LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is all there is, and float32 overflows
 MOST_ALTERNATIVES = 20  # as the OpenAI API has it
 
 
@@ -36,19 +36,23 @@ class Request:
 
     def check(self, vocab_size: int, max_seq_len: int) -> int:
         """Most tokens each sample may write; InputError for a request no engine with such a model could answer."""
-        prompt = np.asarray(self.prompt_ids, dtype=np.int64)
+        prompt = self.prompt_ids
         if not len(prompt):
             raise InputError("a request needs at least one prompt token", fix="start it with the tokenizer's bos_id")
-        if prompt.min() < 0 or prompt.max() >= vocab_size:
+        if min(prompt) < 0 or max(prompt) >= vocab_size:  # before numpy, which has no room for every integer
             raise InputError(
                 f"a prompt token is outside the vocabulary of {vocab_size}",
-                where=f"ids up to {prompt.max()}",
+                where=f"ids from {min(prompt)} to {max(prompt)}",
                 fix="encode it with the model's own tokenizer",
             )
         if self.n < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise InputError(
                 "a request needs n >= 1, max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1",
                 where=f"n={self.n} max_tokens={self.max_tokens} temperature={self.temperature} top_p={self.top_p}",
+            )
+        if self.temperature and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise InputError(
+                f"a temperature is 0 or at least {LEAST_TEMPERATURE}", where=f"temperature={self.temperature}", fix="0 is greedy"
             )
         if not 0 <= self.logprobs <= MOST_ALTERNATIVES:
             raise InputError(f"logprobs counts tokens, 0 to {MOST_ALTERNATIVES}", where=f"logprobs={self.logprobs}")

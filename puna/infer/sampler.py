@@ -68,7 +68,8 @@ def choose(logits_BV: Tensor, temperature: np.ndarray, top_p: np.ndarray, unifor
 def _inverse_cdf(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """First token whose cumulative probability exceeds u times the total; a token of probability 0 is never that token."""
     cumulative = probs_BV.cumsum(-1)
-    return torch.searchsorted(cumulative, uniform_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    found = torch.searchsorted(cumulative, uniform_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return found.clamp_(max=probs_BV.shape[-1] - 1)  # logits that are no numbers: a token, and not an error for the whole batch
 
 
 def _nucleus(probs_BV: Tensor, top_p: np.ndarray) -> Tensor:

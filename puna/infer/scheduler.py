@@ -125,13 +125,19 @@ class Scheduler:
     def chunks(self) -> list[Chunk]:
         """Prompt chunks of the next step; rows times the widest chunk stay within `prefill_tokens`."""
         picked: list[Chunk] = []
-        widest = 0
+        widest = judged = 0
         for group in self.prefilling:
             left = len(group.prompt) - group.done
             budget = min(self.prefill_tokens, LOGPROB_CHUNK) if group.prompt_logprobs else self.prefill_tokens
+            judged += left if group.prompt_logprobs else 0
             if not picked:
                 left = min(left, budget)
-            elif not picked[0].complete or left > budget or (len(picked) + 1) * max(widest, left) > self.prefill_tokens:
+            elif (
+                not picked[0].complete
+                or left > budget
+                or judged > LOGPROB_CHUNK
+                or (len(picked) + 1) * max(widest, left) > self.prefill_tokens
+            ):
                 break
             widest = max(widest, left)
             picked.append(Chunk(group, group.done, group.done + left))

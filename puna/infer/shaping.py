@@ -46,9 +46,9 @@ class Shaping:
 
     def check(self, vocab_size: int) -> None:
         """InputError for a wish that has no meaning."""
-        if self.top_k < 0 or not 0 <= self.min_p <= 1 or not self.repetition_penalty > 0:
+        if self.top_k < 0 or not 0 <= self.min_p <= 1 or not 0.01 <= self.repetition_penalty <= 100:
             raise InputError(
-                "a request needs top_k >= 0, 0 <= min_p <= 1 and repetition_penalty > 0",
+                "a request needs top_k >= 0, 0 <= min_p <= 1 and 0.01 <= repetition_penalty <= 100",
                 where=f"top_k={self.top_k} min_p={self.min_p} repetition_penalty={self.repetition_penalty}",
             )
         numbers = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty, *self.logit_bias.values())
@@ -90,13 +90,12 @@ class Shaper:
     def __call__(self, logits_V: Tensor, answer: np.ndarray, temperature: float) -> Tensor:
         """Logits [V], float32, as the request wants them after `answer`; what must not come is -inf."""
         logits_V = logits_V.clone()
-        if self.follower is None:
-            return self._wished(logits_V, answer, temperature)
-        self._forbid(self.follower, logits_V, answer)
+        if self.follower is not None:
+            self._forbid(self.follower, logits_V, answer)
         possible_V = logits_V.clone() if self.shaping.logit_bias else logits_V
         wished_V = self._wished(logits_V, answer, temperature)
         if self.shaping.logit_bias and bool(torch.isneginf(wished_V).all()):
-            return possible_V  # a bias against all that the grammar allows: the grammar holds
+            return possible_V  # a bias against all there is (all that the grammar allows) is passed over
         return wished_V
 
     def _forbid(self, follower: Follower, logits_V: Tensor, answer: np.ndarray) -> None:

@@ -174,12 +174,16 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> N
         asked = read_request(await _body(request, limits.body_bytes), cls)
         _check_model(asked.model, name)
         prompts = _prepared(prepare, asked)
-        grammar = await asyncio.to_thread(_prepared, lambda asked: grammar_of(asked, generator.tokenizer), asked)
         if asked.n * len(prompts) > limits.answers:
             raise ApiError(400, f"at most {limits.answers} answers per request", param="n")
         head = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
-        job = generator.start(asked, prompts, calls=chat and asked.offers_tools, grammar=grammar)
         running.enter()
+        try:
+            grammar = await asyncio.to_thread(_prepared, lambda asked: grammar_of(asked, generator.tokenizer), asked)
+            job = generator.start(asked, prompts, calls=chat and asked.offers_tools, grammar=grammar)
+        except BaseException:
+            running.leave()
+            raise
 
         def end() -> None:
             job.cancel()

@@ -1,6 +1,6 @@
 """Chat with a model directory in the terminal: one answer for scripts, or a conversation that streams.
 
-Greedy by default, and then the text is the one transformers' `generate` gives on the same directory.
+Greedy by default, and then the text of a float32 model is the one transformers' `generate` gives on the same directory.
 """
 
 from __future__ import annotations

@@ -104,6 +104,10 @@ class EngineThread:
         except PunaError as error:
             ticket.sink(error)
             return
+        except Exception:  # what is wrong with one request must not end the others
+            traceback.print_exc(file=sys.stderr)
+            ticket.sink(RunError("the engine could not take this request", fix="see the server's log"))
+            return
         self._tickets[ticket.request_id] = ticket
 
     def _deliver(self, tokens: list[Token]) -> None:

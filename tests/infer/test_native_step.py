@@ -178,6 +178,15 @@ def test_products_of_8_bit_numbers_are_near_and_the_same_everywhere(shape, weigh
             assert torch.equal(logits_of(runner, ids, pieces), found)
 
 
+@pytest.mark.parametrize("compute", ["exact", "int8"])
+def test_a_piece_of_a_prompt_without_logits(compute):
+    model = random_model()
+    ids, runner = np.random.default_rng(4).integers(0, VOCAB, 20), NativeModel(model, cache_of(model), compute=compute)
+    whole, table, nobody = logits_of(runner, ids, [20]), np.arange(63, 0, -1)[None], np.zeros(0, np.int64)
+    assert runner.logits(ids[:13], np.arange(13), np.zeros(13, np.int64), table, nobody).shape == (0, VOCAB)
+    assert torch.equal(runner.logits(ids[13:], np.arange(13, 20), np.zeros(7, np.int64), table, np.arange(7)), whole[13:])
+
+
 def test_a_product_of_8_bit_numbers_is_that_of_the_rounded_matrix():
     weight = torch.randn(24, 100, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     numbers, scale = quantized(weight)

@@ -145,6 +145,7 @@ static void multiply(const struct matrix *m, const struct scratch *s, rounded *x
                      float *panel, int64_t *counter, int threads) {
     float out[MAX_ROWS * BLOCK];
     int64_t first, size;
+    if (!rows) return; /* a piece of a prompt after which no logits are asked for */
     while ((size = take(counter, m->rows / BLOCK, least_of(m), threads, &first)))
         for (int64_t b = first; b < first + size; b++) {
             block_of(m, s, b, x, rows, panel, out);

@@ -215,7 +215,8 @@ def _packed_size(model: Llama, compute: Compute) -> int:
     for module in model.modules():
         if isinstance(module, Fp8Linear | nn.Linear):
             kind = Kind.INT8 if compute == "int8" else kind_of(module.weight)
-            total += packed_bytes(*module.weight.shape, kind)
+            rows, columns = module.weight.shape
+            total += packed_bytes(rows, columns, kind)
     return total
 
 
