@@ -105,3 +105,25 @@ def test_wishes_without_a_meaning_are_refused(engine, wish):
     with pytest.raises(InputError):
         engine.add(Request([1], shaping=Shaping(**wish)))
     assert not engine.busy
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"temperature": 1e-40}, "a temperature is 0 or at least"),
+        ({"temperature": float("inf")}, "a temperature is 0 or at least"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"prompt_ids": [1 << 70]}, "outside the vocabulary"),
+        ({"prompt_ids": [-1]}, "outside the vocabulary"),
+        ({"shaping": Shaping(repetition_penalty=1e-320)}, "repetition_penalty"),
+    ],
+)
+def test_numbers_that_would_end_the_whole_batch_are_refused(wishes, message):
+    with pytest.raises(InputError, match=message):
+        Request(**{"prompt_ids": [1, 2], **wishes}).check(40, 64)
+
+
+def test_a_bias_against_every_token_is_passed_over():
+    logits = torch.arange(5.0)
+    shaper = Shaper(Shaping(logit_bias=dict.fromkeys(range(5), -100.0)), np.array([1]))
+    assert shaper(logits, np.zeros(0, np.int64), 1.0).tolist() == logits.tolist()
