@@ -12,7 +12,7 @@ import kill_and_resume
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "pages.sources=[{pydoc: {modules: [json, textwrap, string]}}, {world: {pages: 240}}]", "tasks.prompts=240", "tasks.dev=30",
-    "tasks.test=40", "flagship.steps=30", "student.steps=30", "flagship-long.steps=[4, 4, 4]", "student-long.steps=[4, 4, 4]",
+    "tasks.test=40", "flagship.steps=30", "student.steps=30", "flagship-long.steps=4", "student-long.steps=4",
     "flagship-base.steps=10", "student-base.steps=10", "flagship-chat.gold_steps=6", "flagship-chat.rs_steps=8",
     "flagship-chat.reward_steps=4", "flagship-chat.prompts=40", "flagship-chat.dpo_prompts=40", "flagship-chat.prompts_of=240",
     "flagship-chat.dev=20", "student-chat.steps=8", "student-chat.prompts=40", "student-chat.prompts_start=180",
