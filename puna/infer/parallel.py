@@ -40,6 +40,8 @@ def opened(directory: str | Path, layout: Layout = ONE, **options: Any) -> Itera
     if layout.ranks > 1:
         if options.pop("draft", None) is not None:
             raise InputError("a model on several ranks has no draft", where="--draft", fix="leave it out")
+        if options.pop("kernels", "auto") not in ("auto", "torch"):
+            raise InputError("ranks compute with PyTorch", where="--kernels", fix="auto or torch, or one process")
         with shared_engine(directory, layout, **options) as found:
             yield found
     else:

@@ -12,7 +12,7 @@ import errno
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ from puna.core.errors import InputError, PunaError
 from puna.infer.engine import Engine
 from puna.infer.parallel import ONE, first_rank, opened
 from puna.infer.shards import Layout
-from puna.infer.speculate import PromptLookup
 from puna.serve.forms import grammar_of
 from puna.serve.generate import Generator
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
@@ -76,18 +75,15 @@ def serve(
     port: int = 8000,
     limits: Limits | None = None,
     layout: Layout = ONE,
-    device: str = "cpu",
-    lora: Sequence[tuple[str | Path, float]] = (),
-    draft: Path | PromptLookup | None = None,
-    kernels: str = "auto",
+    **options: Any,
 ) -> None:
     """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
-    With a `layout` of several ranks every process of it comes here, and the first one listens.
+    With a `layout` of several ranks every process of it comes here, and the first one listens. `options`: as in `opened`.
     """
     listening = _bind(host, port) if first_rank(layout) else None
     try:
-        with opened(directory, layout, device=device, lora=lora, draft=draft, kernels=kernels) as found:
+        with opened(directory, layout, **options) as found:
             if found is not None and listening is not None:
                 _listen(build_app(*found, Path(directory).absolute().name, host=host, limits=limits), host, listening)
     except KeyboardInterrupt:

@@ -81,7 +81,7 @@ class Sampling(Wire):
 
     def alternatives(self) -> int | None:
         """How many likeliest tokens to tell beside each written one; None: nothing is to be told."""
-        raise NotImplementedError
+        return None
 
     def shaping(self) -> Shaping:
         """What is asked of the distribution beyond temperature and top-p; top_k -1 is none, as elsewhere."""

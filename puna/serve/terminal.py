@@ -6,15 +6,14 @@ Greedy by default, and then the text of a float32 model is the one transformers'
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
 from puna.infer.parallel import ONE, opened
 from puna.infer.shards import Layout
-from puna.infer.speculate import PromptLookup
 from puna.serve.answer import AnswerStream
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, parse, render
@@ -50,19 +49,17 @@ def chat(
     seed: int = 0,
     as_json: bool = False,
     layout: Layout = ONE,
-    device: str = "cpu",
-    lora: Sequence[tuple[str | Path, float]] = (),
-    draft: Path | PromptLookup | None = None,
-    kernels: str = "auto",
+    **options: Any,
 ) -> None:
     """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
     With `as_json`, the one answer is printed as a JSON object: text, tool_calls, finished (an end token came), tokens.
+    `options`: as in `opened`.
     Raises InputError for a directory that holds no model, or a prompt that does not fit.
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    with opened(directory, layout, device=device, lora=lora, draft=draft, kernels=kernels, max_running=1) as found:
+    with opened(directory, layout, max_running=1, **options) as found:
         if found is None:
             return
         talk = Conversation(*found, system, temperature, max_tokens, seed)

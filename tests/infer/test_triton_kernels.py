@@ -61,7 +61,7 @@ def test_attention_of_a_row_does_not_depend_on_the_batch():
         assert torch.equal(alone[0], together[row])
 
 
-def close_codes(found, expected):
+def assert_close_codes(found, expected):
     """Equal but for a neighbour's code here and there; triton 3.9's interpreter halves what rounds up to a power of two."""
     assert torch.allclose(found[1], expected[1], rtol=1e-6, atol=0)
     mine, theirs = found[0].float(), expected[0].float()
@@ -72,13 +72,13 @@ def close_codes(found, expected):
 def test_quantised_rows():
     x = torch.randn(5, 96) * 3
     x[1, 3], x[2] = 5000.0, 0.0
-    close_codes(quantized(x), quantize_rows(x, 1200.0))
+    assert_close_codes(quantized(x), quantize_rows(x, 1200.0))
     norm = RMSNorm(96, 1e-5)
     torch.nn.init.normal_(norm.weight)
     with torch.no_grad():
-        close_codes(normed_quantized(x, norm.weight, 1e-5), quantize_rows(norm(x), 1200.0))
+        assert_close_codes(normed_quantized(x, norm.weight, 1e-5), quantize_rows(norm(x), 1200.0))
     up = torch.randn(5, 96)
-    close_codes(swiglu_quantized(x, up), quantize_rows(F.silu(x) * up, 1200.0))
+    assert_close_codes(swiglu_quantized(x, up), quantize_rows(F.silu(x) * up, 1200.0))
 
 
 @pytest.mark.parametrize("rows", [1, 5, FEW])

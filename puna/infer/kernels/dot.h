@@ -1,8 +1,8 @@
 /* Products of 8 weight rows with up to 3 token rows, the one loop that decides how fast a token comes.
  *
  * Weights lie as [N/8][K/64][8][64]: what 8 rows need of 64 columns is one run of memory, so a thread reads one long stream,
- * which the hardware fetches ahead of it on huge pages. BF16 weights, where there is little to compute between two reads, gain
- * from prefetches into the second cache; FP8 weights lose by them. BF16 weights are stored as they are.
+ * which the hardware fetches ahead of it on huge pages. Where bfloat16 numbers are
+ * multiplied as such, BF16 weights gain from prefetches into the second cache and FP8 weights lose by them. BF16 weights are stored as they are.
  *
  * Of FP8 (e4m3) weights, byte 2j of a run of 64 is column j and byte 2j+1 is column 32+j: shifted into place, the even and the
  * odd bytes of a register are 32 neighbouring columns each. Their 7 lower bits become bits 10..4 of a bfloat16, the sign its
