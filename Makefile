@@ -5,6 +5,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+QUICK  := not slow and not gpu
 BENCH  ?= .bench-env
 
 .PHONY: demo test lint bench bench-env setup setup-test clean
@@ -13,7 +14,8 @@ demo: setup
 	$(BIN)/puna up recipes/cria.yaml
 
 test: setup-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n logical --maxprocesses 8 --dist loadfile -m '$(QUICK) and not cores'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m '$(QUICK) and cores'
 
 lint: setup-test
 	$(BIN)/ruff check puna tests bench

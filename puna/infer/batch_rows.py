@@ -35,7 +35,7 @@ class PromptRow(BaseModel):
     prompt: str | list[MessageRow] | None = None
     messages: list[MessageRow] | None = None
     n: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None

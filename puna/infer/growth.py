@@ -63,6 +63,7 @@ class Growth:
         group = max(self.scheduler.prefilling, key=lambda group: group.arrival, default=None)
         if group is not None and group.arrival > (int(rows.request[last]), int(rows.index[last])):
             self.scheduler.leave(group)
+            group.made_room = True
             self.scheduler.waiting.appendleft(group)
             return rows
         self.scheduler.waiting.appendleft(_interrupted(rows, last))
@@ -81,6 +82,7 @@ def _interrupted(rows: Rows, row: int) -> Group:
     """A row as a group of its own whose prompt ends with its answer so far."""
     return replace(
         rows.group[row], first=int(rows.index[row]), samples=1, prompt=rows.tokens(row), keys=rows.key[row : row + 1].copy(),
-        written=rows.output[row, : rows.count[row]].copy(), logprob=float(rows.logprob[row]), prompt_logprobs=False,
-        prompt_values=[], tables=np.zeros((0, 0), np.int64), done=0, keys_of_pages=list(rows.group[row].keys_of_pages),
+        written=rows.output[row, : rows.count[row]].copy(), logprob=float(rows.logprob[row]), made_room=True,
+        prompt_logprobs=False, prompt_values=[], tables=np.zeros((0, 0), np.int64), done=0,
+        keys_of_pages=list(rows.group[row].keys_of_pages),
     )  # fmt: skip

@@ -106,8 +106,8 @@ class MergedWeights:
         return self.weights.place(name)
 
     def identity(self) -> Any:
-        """The identity of the weights and where the adapters are."""
-        return [self.weights.identity(), [str(adapter.directory) for adapter in self.adapters.adapters]]
+        """The identity of the weights, and of the adapters their files and factors."""
+        return [self.weights.identity(), [_stated(adapter) for adapter in self.adapters.adapters]]
 
 
 @torch.no_grad()
@@ -174,6 +174,14 @@ def _config(directory: Path) -> dict[str, Any]:
     if not all(isinstance(config.get(key), int | float) and config[key] > 0 for key in ("r", "lora_alpha")):
         raise InputError("r and lora_alpha must be positive numbers", where=str(path))
     return config
+
+
+def _stated(adapter: Adapter) -> list[Any]:
+    """Names, sizes and times of an adapter's files, and by how much each of its pairs counts."""
+    files = [
+        (name, (found := (adapter.directory / name).stat()).st_size, found.st_mtime_ns) for name in (ADAPTER_CONFIG, ADAPTER)
+    ]
+    return [files, {name: scale for name, (_, _, scale) in adapter.pairs.items()}]
 
 
 def _of_pattern(pattern: dict[str, Any] | None, module: str, default: Any) -> Any:

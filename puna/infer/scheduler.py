@@ -30,6 +30,7 @@ class Group:
         samples: how many; prompt: int64 [P].
         limit: most tokens a sample may write.
         written: the end of `prompt` that is an answer already, of a sample that had to make room; logprob: the sum of its tokens.
+        made_room: whether it has, running or not.
         alternatives: how many to name for each written token. prompt_logprobs: whether every token of the prompt is to be judged;
             prompt_values: what was found so far.
         tables: int64 [samples, W] page numbers, once admitted. The full prompt pages are the same numbers in every row.
@@ -52,6 +53,7 @@ class Group:
     prompt_values: list[float | None] = field(default_factory=list)
     written: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     logprob: float = 0.0
+    made_room: bool = False
     tables: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     done: int = 0
     keys_of_pages: list[bytes] = field(default_factory=list)
@@ -116,7 +118,7 @@ class Scheduler:
             found = self._found(group)
             resting = int((self.pool.references[found] == 0).sum())
             need = shared - len(found) + group.samples * own + resting
-            if need + (rows if len(group.written) else 0) > self.pool.free:
+            if need + (rows if group.made_room else 0) > self.pool.free:
                 return
             self.waiting.popleft()
             self._enter(group, found, shared, own)

@@ -122,10 +122,10 @@ class Details:
         columns = (rows.request[at], rows.index[at], written.tokens, written.finished, written.stopped, written.logprobs)
         tokens = [Token(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
         for place, (alternatives, prompt) in written.details.items():
-            token = tokens[place]
-            token.alternatives, token.prompt_logprobs = alternatives, prompt
+            tokens[place].alternatives, tokens[place].prompt_logprobs = alternatives, prompt
+        for token in tokens if self._samples else ():
             if token.finished:
-                del self._samples[token.request_id, token.index]
+                self._samples.pop((token.request_id, token.index), None)
         return tokens
 
     def drop(self, request: int) -> None:

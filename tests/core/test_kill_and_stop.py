@@ -15,6 +15,8 @@ from puna.core import store
 from puna.core.forkserver import ForkServer
 from puna.core.journal import read_status
 
+pytestmark = pytest.mark.cores
+
 STAGES = {
     "a": {"uses": "fake_write", "lines": ["x", "y", "z"], "seconds": 0.15},
     "t": {"uses": "fake_train", "from": "a", "steps": 20, "pause": 0.02},

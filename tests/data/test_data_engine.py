@@ -21,7 +21,7 @@ from puna.data.minhash import MinHashSettings
 ROW = np.dtype([("key", np.uint64), ("value", np.int64)])
 ENGINES = ("serial", "processes", "ray", "slurm")
 
-pytestmark = pytest.mark.usefixtures("sbatch")
+pytestmark = [pytest.mark.usefixtures("sbatch"), pytest.mark.cores]
 
 
 def square(shard: int) -> int:

@@ -22,6 +22,8 @@ from puna.infer.reward_scores import Reward
 from puna.model.checkpoint import load_model, save_model
 from puna.tokenizer.chat import Message, parse, render
 
+pytestmark = pytest.mark.cores
+
 ROWS = [
     {"prompt": f"text {i}"} if i % 3 else {"messages": [{"role": "user", "content": "?" * i}], "id": f"m{i}"} for i in range(11)
 ]

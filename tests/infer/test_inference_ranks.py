@@ -18,7 +18,9 @@ from puna.infer.shards import Layout
 from puna.infer.spans import Spans
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rank_cases import CASES, CONFIG, SIZES, answers, directories, dying, session, write_models  # noqa: I001
+from rank_cases import CASES, CONFIG, SIZES, answers, directories, dying, session, write_models
+
+pytestmark = pytest.mark.cores
 
 
 multiprocessing.set_forkserver_preload(["puna.infer.parallel", "puna.infer.fp8"])  # importing torch is most of a start

@@ -86,6 +86,28 @@ def test_cancelling_one_that_made_room(model):
     assert engine.pool.free == 12
 
 
+def test_a_stream_with_judged_prompts_leaves_nothing_behind(model):
+    engine = Engine(model, stop_ids=(), page_size=4, pages=13, admission="optimistic")
+    for prompt in ([1, 2, 3], [4, 5, 6]):
+        engine.add(Request(prompt, max_tokens=30, prompt_logprobs=True))
+    told = [token.prompt_logprobs is not None for _ in iter(lambda: engine.busy, False) for token in engine.step()]
+    assert engine.preemptions and sum(told) == 2 and not engine.details._samples
+
+
+def test_a_prompt_that_made_room_waits_until_the_rows_beside_it_can_grow(model):
+    engine = Engine(model, stop_ids=(), page_size=4, pages=17, prefill_tokens=4, admission="optimistic")
+    old, late = engine.add(Request([1, 2, 3], max_tokens=50)), None
+    entered = []
+    while engine.busy:
+        if late is None and len(engine.running) and engine.running.count[0] == 20:
+            late = engine.add(Request(list(range(32)), max_tokens=2))
+        prefilling = [group.request for group in engine.scheduler.prefilling]
+        engine.step()
+        if late in [group.request for group in engine.scheduler.prefilling] and late not in prefilling:
+            entered.append(engine.pool.free)
+    assert old == 0 and engine.preemptions <= 2 and len(entered) <= 3
+
+
 def test_what_never_fits_and_what_is_no_rule(model):
     with pytest.raises(InputError, match="KV pages"):
         Engine(model, stop_ids=(), page_size=4, pages=8, admission="optimistic").add(Request([1], max_tokens=40))

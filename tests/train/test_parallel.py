@@ -11,7 +11,9 @@ import torch
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parallel_cases import CASES, compared, session  # noqa: I001
+from parallel_cases import CASES, compared, session
+
+pytestmark = pytest.mark.cores
 
 
 NAMES = [(processes, name) for processes, cases in CASES.items() for name in cases]

@@ -21,6 +21,8 @@ from puna.model.checkpoint import load_model
 from puna.train import pretrain
 from puna.train.ranks import FOLDER
 
+pytestmark = pytest.mark.cores
+
 SETTINGS = {
     "model": {"layers": 2, "dim": 32, "heads": 4, "kv_heads": 2}, "steps": 12, "batch_tokens": 512, "seq_len": 64,
     "optim": {"name": "adamw", "lr": 5e-3}, "watch": {"log_every": 1, "evaluate_every": 4, "checkpoint_seconds": 0.0},
