@@ -22,10 +22,11 @@ from torch import Tensor
 from puna.core.errors import InputError, RunError
 from puna.infer.fp8 import quantize_model
 from puna.model.checkpoint import MAX_SHARD_BYTES, SCALE, build_model, shard_files, stored_state, write_index
+from puna.model.cpu import keep_freed_memory
 from puna.model.fp8_formats import FBGEMM
 from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear, dequantize_rows, quantize_rows
 from puna.model.llama import Llama
-from puna.model.weight_file import WeightWriter, row_blocks, sha256_of
+from puna.model.weight_file import WeightWriter, brought_to_disk, row_blocks, sha256_of
 from puna.model.weight_source import DirectoryWeights, Weights, write_sums
 
 JOURNAL = "convert.json"
@@ -97,8 +98,9 @@ def write_weights(
         source.verify()
         journal.verified = True
     _check_room(plan, done, directory)
+    keep_freed_memory()
     say(_plan_line(source, plan, done))
-    with ThreadPoolExecutor(1) as hashing:  # the hash of a file is made while the next one is written
+    with ThreadPoolExecutor(1) as finishing:  # a file reaches the disk and is hashed while the next one is written
         pending: tuple[str, Future[str]] | None = None
         for number, (name, tensors) in enumerate(plan.files.items(), start=1):
             if name in done:
@@ -113,7 +115,7 @@ def write_weights(
             say(f"{number} of {len(plan.files)}: {name}, {size:,.1f} MB at {rate:,.0f} MB/s")
             if pending is not None:
                 journal.enter(pending[0], pending[1].result())
-            pending = name, hashing.submit(sha256_of, directory / name)
+            pending = name, finishing.submit(brought_to_disk, directory / name)
         if pending is not None:
             journal.enter(pending[0], pending[1].result())
     write_index(plan.files, directory)

@@ -85,6 +85,12 @@ class Fp8Linear(nn.Module):
     @classmethod
     def from_weight(cls, weight: Tensor, *, activation_bound: float = ACTIVATION_BOUND) -> Fp8Linear:
         """Quantise a float weight [N, K] by rows, without a bound."""
+        if weight.is_meta:  # torch would import seconds of code to compute the shapes
+            made = (
+                torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device="meta"),
+                torch.empty(len(weight), 1, device="meta"),
+            )
+            return cls(*made, activation_bound=activation_bound)
         return cls(*quantize_rows(weight.detach()), activation_bound=activation_bound)
 
     @torch.no_grad()

@@ -142,17 +142,18 @@ class WeightWriter:
         self._file.seek(self._starts[name] + first * (data.nbytes // max(1, data.shape[0])))
         self._file.write(data.view(torch.uint8).numpy().data)
 
-    def close(self) -> None:
-        """Bring everything to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
     def __enter__(self) -> WeightWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close() if error[0] else self.close()
+        self._file.close()
+
+
+def brought_to_disk(path: Path) -> str:
+    """Wait until a file is on the disk; its SHA-256."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,8 +1,9 @@
 /* Products of 8 weight rows with up to 3 token rows, the one loop that decides how fast a token comes.
  *
  * Weights lie as [N/8][K/64][8][64]: what 8 rows need of 64 columns is one run of memory, so a thread reads one long stream,
- * which the hardware fetches ahead of it on huge pages. Where bfloat16 numbers are
- * multiplied as such, BF16 weights gain from prefetches into the second cache and FP8 weights lose by them. BF16 weights are stored as they are.
+ * which the hardware fetches ahead of it on huge pages. Where bfloat16 numbers are multiplied as such, BF16 weights gain from
+ * prefetches into the second cache and FP8 weights lose by them; in float32 lanes both gain, each at a distance of its own. BF16
+ * weights are stored as they are.
  *
  * Of FP8 (e4m3) weights, byte 2j of a run of 64 is column j and byte 2j+1 is column 32+j: shifted into place, the even and the
  * odd bytes of a register are 32 neighbouring columns each. Their 7 lower bits become bits 10..4 of a bfloat16, the sign its
@@ -30,7 +31,8 @@
 #endif
 #define BLOCK 8             /* weight rows side by side */
 #define RUN 64              /* columns of one row that lie together */
-#define AHEAD 3072          /* bytes between a read of BF16 weights and its prefetch into the second cache */
+#define AHEAD 3072          /* bytes between a read of weights and its prefetch into the second cache */
+#define NEAR 640            /* the same for BF16 weights in float32 lanes */
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #define FP8_BOOST 0x1p100f  /* factor of token rows that meet FP8 weights */
 enum kind { BF16, FP8, INT8 }; /* of weights, as `pack.Kind` */
@@ -224,15 +226,15 @@ INLINE void sums_of_block(const vf *sum, float *out) {
 
 INLINE void one_row(const uint8_t *w, int fp8, const float *x, int64_t columns, float *out) {
     vf sum[BLOCK], part[4];
-    const int64_t run_bytes = fp8 ? RUN : 2 * RUN;
+    const int64_t run_bytes = fp8 ? RUN : 2 * RUN, ahead = fp8 ? AHEAD : NEAR;
     for (int r = 0; r < BLOCK; r++) sum[r] = (vf){0};
     for (int64_t k = 0; k < columns; k += RUN, w += BLOCK * run_bytes) {
         const float *row = x + at(k);
 #pragma GCC unroll 8
         for (int r = 0; r < BLOCK; r++) {
             const uint8_t *p = w + r * run_bytes;
-            PREFETCH(p + AHEAD);
-            if (!fp8) PREFETCH(p + RUN + AHEAD);
+            PREFETCH(p + ahead);
+            if (!fp8) PREFETCH(p + RUN + ahead);
 #pragma GCC unroll 8
             for (int n = 0; n < RUN / (4 * LANES); n++) {
                 take_apart(p, fp8, n, part);
