@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.infer.batch_rows import Plan, PromptRow, Reader, Window, plan_windows
+from puna.infer.batch_rows import MOST_SAMPLES, Plan, PromptRow, Reader, Window, plan_windows
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, parse, render
 
@@ -76,6 +76,8 @@ class Job:
         if self.reward is None and self.score not in ("", "verify"):
             fix = "--score verify, or --score reward:DIR with a reward model's directory"
             raise InputError(f"there is no score called '{self.score}'", where="--score", fix=fix)
+        if not 1 <= self.n <= MOST_SAMPLES:
+            raise InputError(f"{self.n} samples of each row are not offered", where="--n", fix=f"1 to {MOST_SAMPLES}")
         if self.best and not self.score:
             raise InputError("the best of the samples needs a score", where="--best", fix="add --score verify or reward:DIR")
 
@@ -97,8 +99,11 @@ def generate(
     is the work of another job.
     """
     from puna.core.lease import Lease
+    from puna.infer.load import check_device, check_kernels
 
     job.check()
+    check_device(job.device)
+    check_kernels(job.kernels)
     plan = plan_windows(_reader(job), job.rows_per_window, _beside(out, "bad.jsonl") if skip_bad else None)
     with Lease(_beside(out, "lock")).held("the output", fix="wait for it, or write to another file"):
         return _run(job, out, plan, replicas, ray, threads, progress)

@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from puna.core.errors import InputError
 from puna.infer.grammar import Grammar, json_grammar, regex_grammar
@@ -23,6 +24,8 @@ from puna.tokenizer.dialog import MessageRow, Provenance, Task
 from puna.verify.check import VERIFIERS, verify
 
 FORM = 'one JSON object a line: {"prompt": "text to continue"} or {"messages": [{"role": "user", "content": ...}]}'
+MOST_SAMPLES = 4096  # of one row: they are answered and held together
+LIKE = 0.85  # from 0 to 1, how alike a field's name must be to one that exists to be taken for a mistake
 BadRow = Callable[[int, str], None]
 
 
@@ -31,10 +34,12 @@ class PromptRow(BaseModel):
     passed over, so rows of tasks (`prompt` as messages, `verifier`, `reference`, `constraint`) are rows too.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     id: str | int | None = None
     prompt: str | list[MessageRow] | None = None
     messages: list[MessageRow] | None = None
-    n: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=None, ge=1, le=MOST_SAMPLES)
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -54,6 +59,9 @@ class PromptRow(BaseModel):
             raise ValueError("the prompt is empty")
         if self.guided_json is not None and self.guided_regex is not None:
             raise ValueError("an answer has one form: guided_json or guided_regex")
+        for name in self.model_extra or {}:
+            if meant := get_close_matches(name, type(self).model_fields, 1, LIKE):
+                raise ValueError(f"there is no field '{name}'; '{meant[0]}' may be meant")
         return self
 
     @property
@@ -186,4 +194,5 @@ def _starts(path: Path, lines: list[int]) -> tuple[list[int], str]:
 def _reason(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -11,7 +11,7 @@ import torch
 from puna.core.errors import InputError
 from puna.infer.engine import Engine
 from puna.infer.lora import Adapters, merge
-from puna.infer.native import Kernels
+from puna.infer.native import Kernels, check_kernels
 from puna.infer.scheduler import Admission
 from puna.infer.speculate import PromptLookup
 from puna.model.checkpoint import load_model, read_config
@@ -31,7 +31,7 @@ def load_engine(
     kernels: Kernels = "auto",
     prefix_cache: bool = True,
     admission: Admission = "reserve",
-    draft: str | Path | PromptLookup | None = None,
+    draft: str | Path | Llama | PromptLookup | None = None,
     guesses: int = 4,
     lora: Sequence[tuple[str | Path, float]] = (),
 ) -> tuple[Engine, Tokenizer]:
@@ -46,11 +46,18 @@ def load_engine(
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError("there is no model directory here", where=str(directory), fix="give a directory with a config.json")
+    check_device(device)
+    check_kernels(kernels)
+    tokenizer = Tokenizer.load(directory)
+    if isinstance(draft, str | Path) and Tokenizer.load(draft).digest != tokenizer.digest:
+        fix = "give a model of the same herd"
+        raise InputError("the draft model has another tokenizer than the model", where=str(draft), fix=fix)
     dtype = dtype or (torch.bfloat16 if kernels in ("native", "int8") or device != "cpu" else stored_dtype(directory))
     model = load_model(directory, dtype=None if lora else dtype, device=device).eval()
     if lora:
         merge(model, Adapters(lora), dtype)
-    tokenizer = Tokenizer.load(directory)
+    if isinstance(draft, str | Path):
+        draft = load_model(Path(draft), dtype=dtype, device=device).eval()
     engine = Engine(
         model,
         stop_ids=stop_ids(directory) or tokenizer.stop_ids,
@@ -61,7 +68,7 @@ def load_engine(
         kernels=kernels,
         prefix_cache=prefix_cache,
         admission=admission,
-        draft=_draft(draft, tokenizer, dtype, device) if isinstance(draft, str | Path) else draft,
+        draft=draft,
         guesses=guesses,
     )
     return engine, tokenizer
@@ -73,13 +80,14 @@ def stored_dtype(directory: Path) -> torch.dtype:
     return torch.bfloat16 if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else torch.float32
 
 
-def _draft(directory: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, device: str) -> Llama:
-    """A draft model, whose tokens must be the model's."""
-    if Tokenizer.load(directory).digest != tokenizer.digest:
-        raise InputError(
-            "the draft model has another tokenizer than the model", where=str(directory), fix="give a model of the same herd"
-        )
-    return load_model(Path(directory), dtype=dtype, device=device).eval()
+def check_device(name: str) -> None:
+    """InputError for a device that is none, or that this machine does not have."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise InputError(f"there is no device '{name}'", where="--device", fix="cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError("PyTorch finds no GPU on this machine", where=f"--device {name}", fix="leave it out: the CPU is used")
 
 
 def stop_ids(directory: Path) -> tuple[int, ...]:

@@ -23,6 +23,12 @@ from puna.model.llama import Llama
 Kernels = Literal["auto", "torch", "native", "int8"]
 
 
+def check_kernels(kernels: str) -> None:
+    """InputError for kernels that do not exist."""
+    if kernels not in get_args(Kernels):
+        raise InputError(f"there are no kernels '{kernels}'", where="--kernels", fix=f"one of: {', '.join(get_args(Kernels))}")
+
+
 def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSteps | None:
     """The native steps of a model over `cache`, None for PyTorch's.
 
@@ -30,8 +36,7 @@ def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSte
     compiled; a float32 model computes in float32, with PyTorch. `native` raises InputError for a model they cannot run and
     `Unavailable` without a compiler; `int8` is `native` with every matrix and what it multiplies rounded to 8 bits.
     """
-    if kernels not in get_args(Kernels):
-        raise InputError(f"there are no kernels '{kernels}'", where="kernels", fix=f"one of: {', '.join(get_args(Kernels))}")
+    check_kernels(kernels)
     if kernels == "torch" or (kernels == "auto" and why_not(model) is not None):
         return None
     try:

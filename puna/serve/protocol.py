@@ -176,12 +176,28 @@ def read_request(body: bytes, cls: type[Sampling]) -> Any:
         request = cls.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        raise ApiError(400, f"{param}: {first['msg']}" if param else first["msg"], param=param) from None
+        param, message = _field(first["loc"], body), first["msg"].removeprefix("Value error, ")
+        raise ApiError(400, f"{param}: {message}" if param else message, param=param) from None
     for name, value in (request.model_extra or {}).items():
         if name not in HARMLESS and value not in (None, False, 0, "", [], {}, {"type": "text"}):
             raise ApiError(400, f"'{name}' is not supported by this server", param=name, code="unsupported_parameter")
     return request
+
+
+def _field(loc: tuple[int | str, ...], body: bytes) -> str | None:
+    """Where in the body a problem lies: the part of pydantic's path that the body has, or lacks as a field."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    parts: list[str] = []
+    for part in loc:
+        inside = isinstance(value, dict) or (isinstance(value, list) and isinstance(part, int) and part < len(value))
+        if not inside or (isinstance(value, dict) and part not in value and not str(part).isidentifier()):
+            break
+        parts.append(str(part))
+        value = value.get(part) if isinstance(value, dict) else value[part]  # type: ignore[index]
+    return ".".join(parts) or None
 
 
 def as_api_error(error: PunaError) -> ApiError:

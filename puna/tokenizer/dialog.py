@@ -192,4 +192,5 @@ def _plain(value: Any) -> Any:
 def _reason(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

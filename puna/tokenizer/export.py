@@ -96,7 +96,7 @@ def read_gguf_ranks(fields: dict[str, Any], where: str) -> dict[bytes, int]:
             ranks = {bytes(of_letter[letter] for letter in token): rank for rank, token in enumerate(tokens[:size])}  # type: ignore[index]
             due_fields = gguf_fields(Tokenizer.from_ranks(ranks))
             compared = [key for key in due_fields if key.rpartition(".")[2] in COMPARED]
-            differ = [key for key in compared if fields.get(key) != due_fields[key]]
+            differ = [key for key in compared if fields.get(key, []) != due_fields[key]]  # GGUF has no empty arrays
             problem = f"{differ[0]} does not follow from its tokens" if differ else None
         except (KeyError, TypeError):
             problem = "its tokens are not spelled in byte letters"

@@ -184,6 +184,7 @@ def test_another_job_is_not_mixed_in(whole, tmp_path):
 BAD = [
     ("{", "JSON"), ({"text": "x"}, "either a prompt or messages"), ({"prompt": ""}, "empty"), ({"prompt": "x", "n": 0}, "n:"),
     ({"prompt": "x" * 300}, "301 tokens"), ({"messages": [{"role": "robot", "content": ""}]}, "role"),
+    ({"prompt": "x", "tempreature": 3}, "'temperature' may be meant"), ({"prompt": "x", "n": 10**8}, "n:"),
 ]  # fmt: skip
 
 
@@ -230,7 +231,12 @@ def test_reward_scores_are_the_reward_models(model, reward, tmp_path):
     assert (long["score"] is None) == (len(ids) + long["tokens"] > 128)
 
 
-@pytest.mark.parametrize(("wrong", "named"), [({"score": "nicest"}, "nicest"), ({"best": True}, "needs a score")])
-def test_senseless_jobs_are_refused(model, tmp_path, wrong, named):
+@pytest.mark.parametrize(("wrong", "named"), [
+    ({"score": "nicest"}, "nicest"), ({"best": True}, "needs a score"), ({"n": 10**8}, "samples of each row"),
+    ({"device": "tpu"}, "no device 'tpu'"), ({"device": "cuda"}, "no GPU"), ({"kernels": "fast"}, "no kernels 'fast'"),
+])  # fmt: skip
+def test_senseless_jobs_are_refused(model, tmp_path, wrong, named, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=named):
         generate(Job(model, written(tmp_path / "in", ROWS), **wrong), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}

@@ -57,6 +57,15 @@ def test_our_export_comes_back_as_the_same_directory_to_the_byte(tmp_path, dtype
     assert report["bytes_before"] == file.stat().st_size and report["parameters"] == lively(**changed).config.parameters()
 
 
+def test_a_tokenizer_without_merges_comes_back(tmp_path):
+    tokenizer = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)})
+    model = Llama(ModelConfig(vocab_size=tokenizer.vocab_size, **SHAPE), seed=5)
+    save_model(model, tmp_path / "hf", tokenizer=tokenizer)
+    convert(tmp_path / "hf", tmp_path / "out", "gguf")
+    convert(tmp_path / "out/model.gguf", tmp_path / "back")
+    assert hashes(tmp_path / "back") == hashes(tmp_path / "hf")
+
+
 def test_q8_0_becomes_its_numbers_and_any_form(tmp_path):
     file = exported(tmp_path, "q8_0")
     convert(file, tmp_path / "hf8")

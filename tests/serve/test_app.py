@@ -188,6 +188,8 @@ def test_completions():
         ({"top_p": 0}, 400, "top_p"),
         ({"max_tokens": 0}, 400, "max_tokens"),
         ({"n": 1000}, 400, "n"),
+        ({"stop": 3}, 400, "stop"),
+        ({"guided_json": 3}, 400, "guided_json"),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
         ({"top_logprobs": 2}, 400, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs"),
