@@ -19,9 +19,10 @@ from torch import Tensor
 
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
-from puna.post import checkpoints, gated
+from puna.post import checkpoints, gated, lora
 from puna.post.examples import RankedRows, encode_preferences, read_preferences, row_length
 from puna.post.gate import Verdict, open_judge, write_verdict
+from puna.post.lora import Lora
 from puna.post.losses import PairLossKind, dpo
 from puna.post.pairs import RankedBatches, answer_logps, content_tokens, learnt_tokens, reference_logps
 from puna.post.sft import pass_on
@@ -48,6 +49,8 @@ class Settings(gated.Settings):
         pairs_per_step: pairs of an optimiser step; `micro_pairs` of a forward pass (None: all).
         least_pairs: with fewer, the policy is handed on unchanged.
         length: longest answer with its prompt, in tokens; None is the model's own limit.
+        lora: train adapters alone (`puna.post.lora`). Looks on the way are at the frozen weights as they are kept, the last one
+            at the merged model.
     """
 
     loss: PairLossKind = "sigmoid"
@@ -59,6 +62,7 @@ class Settings(gated.Settings):
     micro_pairs: PositiveInt | None = None
     least_pairs: NonNegativeInt = 200
     length: PositiveInt | None = None
+    lora: Lora | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -104,7 +108,7 @@ class PairLoss:
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the policy on the pairs of every samples input (and human ones of the tasks), against itself as the reference."""
     policy, tasks = ctx.inputs.one("model"), ctx.inputs.one("tasks")
-    model, tokenizer = checkpoints.load(policy)
+    model, tokenizer = lora.load(policy, settings.lora, ctx)
     limit = min(settings.length or model.config.max_seq_len, model.config.max_seq_len)
     sources = [*ctx.inputs.all("samples"), tasks]
     pairs = encode_preferences(
@@ -123,6 +127,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     judge = open_judge(tasks, tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)
     objective = PairLoss(settings.beta, settings.nll, settings.loss, settings.gamma)
     result = gated.optimise(model, objective, batches, batches.steps(settings.passes), judge, settings, ctx)
+    model = lora.finished(model, policy, settings.lora, ctx)
     verdict = judge(model.eval())
     write_verdict(verdict, ctx.out)
     checkpoints.save(model, tokenizer, ctx, [policy])
@@ -152,7 +157,8 @@ def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx
     path = ctx.scratch / f"reference-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
     if path.exists():
         return load_file(path)["logps"]
-    logps = reference_logps(model, batches)
+    with lora.adapters_off(model):
+        logps = reference_logps(model, batches)
     partial = path.with_suffix(".partial")
     save_file({"logps": logps.contiguous()}, partial)
     partial.rename(path)

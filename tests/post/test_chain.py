@@ -311,6 +311,7 @@ def test_distillation_chooses_on_dev_and_shows_every_control(loop, tmp_path):
     [
         ("chat.r1.sft-a", {}),
         ("chat.r1.dpo", {"evaluate_every": 1, "pairs_per_step": 2, "passes": 2.0}),
+        ("chat.r1.dpo", {"evaluate_every": 1, "pairs_per_step": 2, "passes": 2.0, "lora": {"rank": 4}}),
         ("chat.r1.reward", {"least_pairs": 1}),
         ("chat.r1.samples", {}),
     ],
