@@ -1,7 +1,7 @@
 """Training that may not leave a worse model: the weights kept are those of the best look at the dev tasks, step 0 included.
 
-Preferences and rewards are means to answers, and their own figures rise while answers get worse (`puna.post.gate`). So DPO
-looks at the dev tasks on the way, and hands the policy on unchanged where no step was better.
+Preferences and rewards are means to answers, and their own figures rise while answers get worse (`puna.post.gate`). So DPO and
+GRPO look at the dev tasks on the way, and hand the policy on unchanged where no step was better.
 """
 
 from __future__ import annotations

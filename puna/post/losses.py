@@ -162,3 +162,37 @@ def dense_kl(
 def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
     """KL(p || q) of log-probabilities, summed."""
     return (p_NV.exp() * (p_NV - q_NV)).sum()
+
+
+def group_advantages(rewards_GK: Tensor) -> Tensor:
+    """How much better each of K answers is than its group, in standard deviations of the group; 0 where all are alike.
+
+    (Shao et al. 2024, section 4.1.2, outcome supervision.)
+    """
+    centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
+    return centred_GK / centred_GK.square().mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(rewards_GK.dtype).tiny)
+
+
+def clipped_policy(logps_N: Tensor, sampled_N: Tensor, advantages_N: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate of PPO, -min(r A, clip(r, 1 - clip, 1 + clip) A) with r the ratio to the policy that sampled, summed.
+
+    Where the policy is still that one (r = 1) the gradient is that of -A log p (Schulman et al. 2017, eq. 7).
+
+    Args:
+        logps_N: log-probability of each sampled token under the policy; sampled_N: under the one that sampled it.
+
+    Returns:
+        (sum over tokens, detached count of the tokens whose gradient the clipping took away).
+    """
+    ratio_N = (logps_N - sampled_N).exp()
+    plain_N, bounded_N = ratio_N * advantages_N, ratio_N.clamp(1 - clip, 1 + clip) * advantages_N
+    return -torch.minimum(plain_N, bounded_N).sum(), (bounded_N < plain_N).float().sum().detach()
+
+
+def k3(logps_N: Tensor, reference_N: Tensor) -> Tensor:
+    """An estimate of KL(policy || reference) from the policy's own samples that is never negative, summed over tokens.
+
+    r - log r - 1 with r = reference / policy (Schulman 2020, "Approximating KL divergence"); zero with zero gradient when equal.
+    """
+    difference_N = reference_N - logps_N
+    return (difference_N.exp() - difference_N - 1).sum()

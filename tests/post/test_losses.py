@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puna.post.losses import bradley_terry, dense_kl, dpo, top_k_kl, top_k_log_probs
+from puna.post.losses import bradley_terry, clipped_policy, dense_kl, dpo, group_advantages, k3, top_k_kl, top_k_log_probs
 
 
 def _values(*numbers: float) -> torch.Tensor:
@@ -157,3 +157,30 @@ def test_forward_kl_is_that_of_all_top_k():
     assert dense_kl(student, teacher)[0].item() == pytest.approx(
         top_k_kl(student, *top_k_log_probs(teacher, 9))[0].item(), rel=1e-5
     )
+
+
+def test_advantages_are_in_deviations_of_their_own_group():
+    found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]))
+    torch.testing.assert_close(found[0], torch.tensor([3.0, -1.0, -1.0, -1.0]) / math.sqrt(3))
+    assert found[1].tolist() == [1.0, 1.0, -1.0, -1.0] and found[2].tolist() == [0.0] * 4
+
+
+def test_clipping_takes_the_gradient_where_the_ratio_has_gone_far_enough():
+    """Ratios 1.5 and 0.5, both signs: what moved the right way too far has no gradient, what moved the wrong way keeps it."""
+    ratios, advantages = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0]), torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0])
+    logps = ratios.log().requires_grad_()
+    loss, clipped = clipped_policy(logps, torch.zeros(5), advantages, clip=0.2)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(1.2 * 2 - 1.5 * 2 + 0.5 * 2 - 0.8 * 2 + 2)) and clipped.item() == 2
+    torch.testing.assert_close(logps.grad, torch.tensor([0.0, 3.0, -1.0, 0.0, -2.0]))
+
+
+def test_k3_is_an_unbiased_kl_that_is_never_negative():
+    policy, reference = 0.7 * torch.randn(2, 400, dtype=torch.float64)
+    log_p, log_q = F.log_softmax(policy, 0), F.log_softmax(reference, 0)
+    expected = sum(float(p.exp() * k3(p[None], q[None])) for p, q in zip(log_p, log_q, strict=True))
+    assert expected == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum()))
+    assert all(k3(p[None], q[None]) >= 0 for p, q in zip(log_p, log_q, strict=True))
+    same = policy.clone().requires_grad_()
+    k3(same, policy).backward()
+    assert same.grad.abs().max() == 0
