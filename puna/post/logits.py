@@ -16,7 +16,7 @@ from torch import Tensor
 from puna.core.errors import InputError
 from puna.core.stage import StageContext
 from puna.model.llama import Llama
-from puna.post import checkpoints, sft
+from puna.post import checkpoints, lora, sft
 from puna.post.losses import top_k_kl, top_k_log_probs
 from puna.train.objectives import hidden_at_targets
 from puna.train.packing import Batch
@@ -64,7 +64,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             where=ctx.name,
             fix="from: [student, teacher, tasks]",
         )
-    (model, tokenizer), (teacher, theirs) = (checkpoints.load(artifact) for artifact in models)
+    (model, tokenizer), (teacher, theirs) = lora.load(models[0], settings.lora, ctx), checkpoints.load(models[1])
     if theirs.digest != tokenizer.digest:
         raise InputError(
             "student and teacher have different tokenizers, so their logits cannot be compared",
@@ -75,7 +75,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         settings, ctx, tokenizer, min(model.config.max_seq_len, teacher.config.max_seq_len), models[0], ctx.inputs.one("tasks")
     )
     if not pool.examples:
-        return sft.untrained(models[0], model, tokenizer, settings, ctx)
+        return sft.untrained(models[0], settings, ctx)
     objective = LogitLoss(teacher, settings.k, settings.weight)
     result = sft.fit(model, objective, pool.batches(settings, ctx), settings, ctx)
+    model = lora.finished(model, models[0], settings.lora, ctx)
     return {**sft.finish(model, tokenizer, result, pool, settings, ctx), "k": settings.k, "weight": settings.weight}

@@ -8,16 +8,25 @@ prompt (best first), K teacher entries per token, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PairLossKind = Literal["sigmoid", "ipo", "simpo"]
+Divergence = Literal["forward", "reverse", "jensen-shannon"]
+
 
 @dataclass(frozen=True)
 class DpoSums:
-    """Sums over P pairs; divide by `pairs` for the usual figures. `margin` is beta times the difference of the log-ratios."""
+    """Sums over P pairs; divide by `pairs` for the usual figures. `margin` is beta times the difference of the shifts.
+
+    An answer's shift is its log-ratio to the reference: of the whole answer for `sigmoid`, per token for `ipo`; for `simpo`,
+    which has no reference, it is the log-probability per token itself.
+    """
 
     loss: Tensor
     pairs: int
@@ -28,24 +37,49 @@ class DpoSums:
 
 
 def dpo(
-    policy_chosen_P: Tensor, policy_rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor, beta: float
+    policy_chosen_P: Tensor,
+    policy_rejected_P: Tensor,
+    reference_chosen_P: Tensor | None,
+    reference_rejected_P: Tensor | None,
+    beta: float,
+    *,
+    kind: PairLossKind = "sigmoid",
+    tokens: tuple[Tensor, Tensor] | None = None,
+    gamma: float = 0.0,
 ) -> DpoSums:
-    """Direct preference optimisation, -log sigmoid(beta * (chosen log-ratio - rejected log-ratio)) (Rafailov et al. 2023, eq. 7).
+    """Direct preference optimisation and its two next of kin, of chosen and rejected answers in pairs.
+
+    With the difference d of the shifts (`DpoSums`): `sigmoid` is -log sigmoid(beta d) (Rafailov et al. 2023, eq. 7); `ipo`
+    (d - 1 / (2 beta))^2, which stops at a finite margin (Azar et al. 2023, eq. 17; per token, as its authors ran it and TRL has
+    it); `simpo` -log sigmoid(beta d - gamma) (Meng et al. 2024, eq. 6).
 
     Args:
         policy_chosen_P: log-probability of each chosen answer, summed over its unmasked tokens; the others alike.
-        beta: how strongly the policy is held to the reference (paper: 0.1).
+        reference_chosen_P, reference_rejected_P: not read by `simpo`, None there.
+        beta: how strongly the policy is held to the reference (paper: 0.1); for `ipo` its tau, over 0.
+        tokens: unmasked tokens of each chosen and of each rejected answer; not read by `sigmoid`.
+        gamma: margin that `simpo` aims at; not read by the others.
 
     Returns:
-        the sum of the losses, and detached sums for the log: right orderings, margins, shifts of the two log-probabilities.
+        the sum of the losses, and detached sums for the log: right orderings, margins, shifts of both sides.
     """
-    chosen_P = policy_chosen_P - reference_chosen_P
-    rejected_P = policy_rejected_P - reference_rejected_P
-    margin_P = beta * (chosen_P - rejected_P)
+    chosen_P, rejected_P = policy_chosen_P, policy_rejected_P
+    if kind != "simpo":
+        assert reference_chosen_P is not None and reference_rejected_P is not None
+        chosen_P, rejected_P = chosen_P - reference_chosen_P, rejected_P - reference_rejected_P
+    if kind != "sigmoid":
+        assert tokens is not None
+        chosen_P, rejected_P = chosen_P / tokens[0], rejected_P / tokens[1]
+    difference_P = chosen_P - rejected_P
+    margin_P = beta * difference_P
+    if kind == "ipo":
+        losses_P = (difference_P - 1 / (2 * beta)).square()
+    else:
+        losses_P = -F.logsigmoid(margin_P - gamma if kind == "simpo" else margin_P)
     with torch.no_grad():
         correct, margin = (margin_P > 0).float().sum(), margin_P.sum()
         chosen_shift, rejected_shift = chosen_P.sum(), rejected_P.sum()
-    return DpoSums(-F.logsigmoid(margin_P).sum(), margin_P.shape[0], correct, margin, chosen_shift, rejected_shift)
+    return DpoSums(losses_P.sum(), margin_P.shape[0], correct, margin, chosen_shift, rejected_shift)
 
 
 def bradley_terry(scores_PR: Tensor, present_PR: Tensor) -> tuple[Tensor, int, Tensor]:
@@ -101,3 +135,64 @@ def top_k_kl(student_logits_NV: Tensor, indices_NK: Tensor, teacher_log_probs_NK
 def _tail_log_mass(log_probs_NK: Tensor) -> Tensor:
     """log(1 - sum of the given probabilities), kept finite when rounding leaves nothing."""
     return torch.log((1 - log_probs_NK.exp().sum(-1)).clamp(min=1e-7))
+
+
+def dense_kl(
+    student_logits_NV: Tensor, teacher_logits_NV: Tensor, kind: Divergence = "forward", weight: float = 0.5
+) -> tuple[Tensor, int]:
+    """How far a student is from a teacher over the whole vocabulary: the sum over tokens in nats, and the tokens.
+
+    `forward` is KL(teacher || student): the student must cover what the teacher says; `reverse` is KL(student || teacher): it may
+    not say what the teacher would not; `jensen-shannon` with m = weight * teacher + (1 - weight) * student is
+    weight * KL(teacher || m) + (1 - weight) * KL(student || m) (Agarwal et al. 2024, eq. 1), between the two and bounded.
+
+    Never negative, and zero with zero gradient when equal. `weight` lies between 0 and 1, both excluded; the teacher's logits
+    come without a gradient.
+    """
+    student_NV, teacher_NV = F.log_softmax(student_logits_NV.float(), -1), F.log_softmax(teacher_logits_NV.float(), -1)
+    tokens = len(student_NV)
+    if kind == "forward":
+        return _kl(teacher_NV, student_NV), tokens
+    if kind == "reverse":
+        return _kl(student_NV, teacher_NV), tokens
+    mixed_NV = torch.logaddexp(teacher_NV + math.log(weight), student_NV + math.log1p(-weight))
+    return weight * _kl(teacher_NV, mixed_NV) + (1 - weight) * _kl(student_NV, mixed_NV), tokens
+
+
+def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
+    """KL(p || q) of log-probabilities, summed."""
+    return (p_NV.exp() * (p_NV - q_NV)).sum()
+
+
+def group_advantages(rewards_GK: Tensor) -> Tensor:
+    """How much better each of K answers is than its group, in standard deviations of the group; 0 where all are alike.
+
+    (Shao et al. 2024, section 4.1.2, outcome supervision.)
+    """
+    centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
+    return centred_GK / centred_GK.square().mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(rewards_GK.dtype).tiny)
+
+
+def clipped_policy(logps_N: Tensor, sampled_N: Tensor, advantages_N: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate of PPO, -min(r A, clip(r, 1 - clip, 1 + clip) A) with r the ratio to the policy that sampled, summed.
+
+    Where the policy is still that one (r = 1) the gradient is that of -A log p (Schulman et al. 2017, eq. 7).
+
+    Args:
+        logps_N: log-probability of each sampled token under the policy; sampled_N: under the one that sampled it.
+
+    Returns:
+        (sum over tokens, detached count of the tokens whose gradient the clipping took away).
+    """
+    ratio_N = (logps_N - sampled_N).exp()
+    plain_N, bounded_N = ratio_N * advantages_N, ratio_N.clamp(1 - clip, 1 + clip) * advantages_N
+    return -torch.minimum(plain_N, bounded_N).sum(), (bounded_N < plain_N).float().sum().detach()
+
+
+def k3(logps_N: Tensor, reference_N: Tensor) -> Tensor:
+    """An estimate of KL(policy || reference) from the policy's own samples that is never negative, summed over tokens.
+
+    r - log r - 1 with r = reference / policy (Schulman 2020, "Approximating KL divergence"); zero with zero gradient when equal.
+    """
+    difference_N = reference_N - logps_N
+    return (difference_N.exp() - difference_N - 1).sum()

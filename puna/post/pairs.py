@@ -109,6 +109,12 @@ def answer_logps(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return content, document_sums(logps_BT, batch.documents_BT, documents)
 
 
+def content_tokens(batch: Batch) -> Tensor:
+    """Per document, how many tokens its log-probability without format is a sum of ([N], float32)."""
+    content_BT = (batch.targets_BT != IGNORED) & ~batch.extra["form_BT"]
+    return document_sums(content_BT.float(), batch.documents_BT, int(batch.extra["answers_PR"].max()) + 1)
+
+
 def learnt_tokens(batch: Batch, answers_P: Tensor) -> int:
     """Learnt tokens (terminators included) of the documents named in `answers_P`."""
     documents = batch.documents_BT.reshape(-1)[batch.supervised()]

@@ -23,6 +23,7 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
+from puna.post.losses import PairLossKind
 from puna.post.origin import origin
 from puna.train.parallel.layout import Products
 
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
         prompts_start, prompts_of: where this loop's prompts begin, and how many prompts the numbers are meant for: a smaller file
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
         reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
+        dpo_loss: of a pair, with `beta` and, for simpo, `gamma`.
         dev: dev tasks of every gate; max_tokens: longest answer.
         precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
     """
@@ -74,7 +76,9 @@ class Settings(BaseSettings):
     reward_start: Literal["base", "sft"] = "base"
     reward_steps: PositiveInt = 100
     reward_lr: NonNegativeFloat = 1e-3
+    dpo_loss: PairLossKind = "sigmoid"
     beta: NonNegativeFloat = 0.1
+    gamma: NonNegativeFloat = 0.5
     nll: NonNegativeFloat = 0.2
     dpo_lr: NonNegativeFloat = 2e-4
     dpo_passes: PositiveFloat = 1.0
@@ -147,7 +151,9 @@ def _add_round(
     stages[f"{here}.dpo"] = {
         "uses": "post.dpo",
         "from": [f"{here}.average", f"{here}.pairs", tasks],
+        "loss": settings.dpo_loss,
         "beta": settings.beta,
+        "gamma": settings.gamma,
         "nll": settings.nll,
         "lr": settings.dpo_lr,
         "passes": settings.dpo_passes,

@@ -16,9 +16,10 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.llama import Llama
-from puna.post import checkpoints
+from puna.post import checkpoints, lora
 from puna.post.examples import Encoded, encode_dialogs, row_length
 from puna.post.gate import Verdict, open_judge, write_verdict
+from puna.post.lora import Lora
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, read_rows
 from puna.train.loop import TrainResult, train
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
         seed_offset: another order of the same data, for variants to average.
         variant: a label for the report.
         dev: dev tasks that judge the result; max_tokens: longest answer.
+        lora: train adapters alone (`puna.post.lora`); the result is measured merged.
         precision: of the products of training.
     """
 
@@ -59,6 +61,7 @@ class Settings(BaseSettings):
     variant: str = ""
     dev: PositiveInt = 500
     max_tokens: int = Field(64, ge=1)
+    lora: Lora | None = None
     precision: Products = "fp32"
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
@@ -67,11 +70,12 @@ class Settings(BaseSettings):
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Fine-tune the first model input on gold dialogs and pooled samples; report dev accuracy."""
     base, tasks = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")], ctx.inputs.one("tasks")
-    model, tokenizer = checkpoints.load(base[0])
+    model, tokenizer = lora.load(base[0], settings.lora, ctx)
     pool = Pool(settings, ctx, tokenizer, model.config.max_seq_len, base[0], tasks)
     if not pool.examples:
-        return untrained(base[0], model, tokenizer, settings, ctx)
+        return untrained(base[0], settings, ctx)
     result = fit(model, CrossEntropy(), pool.batches(settings, ctx), settings, ctx)
+    model = lora.finished(model, base[0], settings.lora, ctx)
     return finish(model, tokenizer, result, pool, settings, ctx)
 
 
@@ -166,9 +170,10 @@ def _note(verdict: Verdict, ctx: StageContext) -> None:
         ctx.note(f"no dev task can be verified: {verdict.text()} is what this model is judged by")
 
 
-def untrained(base: Artifact, model: Llama, tokenizer: Tokenizer, settings: Settings, ctx: StageContext) -> dict[str, Any]:
+def untrained(base: Artifact, settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Nothing fits: the base goes on, judged all the same so that later gates have a verdict."""
     found = pass_on(base, "no dialog to learn from fits the model", ctx)
+    model, tokenizer = checkpoints.load(base)
     verdict = open_judge(ctx.inputs.one("tasks"), tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)(model)
     write_verdict(verdict, ctx.out)
     return {**found, "dev": verdict.summary()}

@@ -41,25 +41,23 @@ class _OutputLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         losses_N = torch.empty(len(states_ND), dtype=torch.float32, device=states_ND.device)
         low_VD = weight_VD.to(states_ND.dtype)
-        learns = any(ctx.needs_input_grad[:2])
-        states_grad = torch.empty_like(states_ND) if learns else None
-        weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if learns else None
+        states_grad = torch.empty_like(states_ND) if any(ctx.needs_input_grad[:2]) else None
+        weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for start in range(0, len(states_ND), chunk):
             part = slice(start, start + chunk)
             share = None if weights_N is None else weights_N[part]
             own = None if states_grad is None else states_grad[part]
             losses_N[part] = _chunk(states_ND[part], low_VD, targets_N[part], share, own, weight_grad)
-        if learns:
-            ctx.save_for_backward(states_grad, weight_grad.to(weight_VD.dtype))  # type: ignore[union-attr]
+        ctx.save_for_backward(states_grad, None if weight_grad is None else weight_grad.to(weight_VD.dtype))
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         states_grad, weight_grad = ctx.saved_tensors
         return (
             states_grad * gradients[0].to(states_grad.dtype),
-            weight_grad * gradients[0].to(weight_grad.dtype),
+            None if weight_grad is None else weight_grad * gradients[0].to(weight_grad.dtype),
             None,
             None,
             None,
@@ -83,12 +81,13 @@ def _chunk(
     top_C = logits_CV.amax(1)
     shares_CV = logits_CV.softmax(1)
     loss = (top_C - shares_CV.amax(1).log() - target_C) * scale_C  # the largest share is 1 / sum(exp(logit - top))
-    if states_grad is not None and weight_grad is not None:
+    if states_grad is not None:
         low_CV = shares_CV.scatter_add_(1, column_C1, torch.full_like(top_C, -1.0)[:, None]).to(states_CD.dtype)
         torch.mm(low_CV, low_VD, out=states_grad).mul_(scale_C[:, None])  # scaled where it is small, not at every logit
-        scaled_CD = (states_CD * scale_C[:, None]).to(states_CD.dtype)
-        if weight_grad.dtype == low_CV.dtype:
-            weight_grad.addmm_(low_CV.T, scaled_CD)
-        else:
-            weight_grad += low_CV.T @ scaled_CD
+        if weight_grad is not None:
+            scaled_CD = (states_CD * scale_C[:, None]).to(states_CD.dtype)
+            if weight_grad.dtype == low_CV.dtype:
+                weight_grad.addmm_(low_CV.T, scaled_CD)
+            else:
+                weight_grad += low_CV.T @ scaled_CD
     return loss

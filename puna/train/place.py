@@ -31,7 +31,7 @@ class Place(Protocol):
     dtype: torch.dtype
 
     def named(self) -> dict[str, nn.Parameter]:
-        """Parameters, or this process's shares of them, by name."""
+        """Parameters that learn, or this process's shares of them, by name."""
         ...
 
     def shapes(self) -> dict[str, torch.Size]:
@@ -70,7 +70,7 @@ class Whole:
         self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def named(self) -> dict[str, nn.Parameter]:
-        return dict(self.model.named_parameters())
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def shapes(self) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in self.model.named_parameters()}

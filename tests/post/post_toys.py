@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
+import torch
 
 from puna.core.graph import Source
 from puna.core.modules import load_stage
@@ -97,3 +101,29 @@ def run_graph(root: Path, uses: str, name: str, inputs: list[Artifact], **settin
         own = {key: value for key, value in entry.items() if key not in ("uses", "from")}
         made[sub] = run_stage(root, entry["uses"], sub, [made[source] for source in entry["from"]], **own)
     return made
+
+
+def gradients(model: torch.nn.Module, objective: object, batches: list) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of one optimiser step, the way the loop forms them."""
+    counts: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        for term, count in objective.counts(batch).items():
+            counts[term] += count
+    model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        terms, _ = objective.sums(model, batch)
+        loss = sum(weight * terms[term] / counts[term] for term, weight in objective.weights.items())
+        loss.backward()
+        total += loss.item()
+    return total, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def assert_same_step(model: torch.nn.Module, objective: object, together: list, apart: list):
+    """One optimiser step has the same loss and gradients in few micro-batches as in many."""
+    loss, grads = gradients(model, objective, together)
+    other, others = gradients(model, objective, apart)
+    assert len(apart) > len(together)
+    assert loss == pytest.approx(other, rel=1e-5)
+    for a, b in zip(grads, others, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

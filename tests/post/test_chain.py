@@ -250,6 +250,15 @@ def test_dpo_with_too_few_pairs_hands_the_policy_on(loop, tmp_path):
     assert handed_on(made) == policy.name
 
 
+def test_simpo_keeps_no_reference(loop, tmp_path):
+    policy, pairs, tasks = loop["chat.control"], loop["chat.r1.pairs"], loop["tasks"]
+    common = {"least_pairs": 2, "pairs_per_step": 8, "dev": 30, "max_tokens": 8}
+    for loss, references, figure in (("simpo", 0, "chosen_token_logp"), ("ipo", 1, "chosen_token_shift")):
+        made = run_stage(tmp_path, "post.dpo", loss, [policy, pairs, tasks], loss=loss, beta=2.0, **common)
+        assert made.summary()["steps"] > 0 and figure in made.summary() and "chosen_shift" not in made.summary()
+        assert len(list((tmp_path / f"{loss}.scratch").glob("reference-*"))) == references
+
+
 def test_dpo_that_only_hurts_keeps_step_zero(loop, tmp_path):
     policy, pairs, tasks = loop["chat.control"], loop["chat.r1.pairs"], loop["tasks"]
     made = run_stage(tmp_path, "post.dpo", "dpo", [policy, pairs, tasks], least_pairs=2, lr=3.0, nll=0.0, passes=2.0,
@@ -268,7 +277,7 @@ def test_dpo_figures_are_of_the_step_that_was_kept(tmp_path):
     ctx = local_context(tmp_path / "dpo")
     for kept, shown in ((20, 20), (0, 30), (25, 30)):
         result = SimpleNamespace(rows=rows, best_step=kept, steps=30, loss=0.6)
-        found = dpo._summary(result, pairs, Verdict("accuracy", 0.6, 100), ctx)
+        found = dpo._summary(result, pairs, Verdict("accuracy", 0.6, 100), dpo.PairLoss(0.1, 0.2).figures, ctx)
         assert (found["kept_step"], found["figures_step"], found["preference_accuracy"]) == (kept, shown, shown / 100)
 
 
@@ -302,6 +311,7 @@ def test_distillation_chooses_on_dev_and_shows_every_control(loop, tmp_path):
     [
         ("chat.r1.sft-a", {}),
         ("chat.r1.dpo", {"evaluate_every": 1, "pairs_per_step": 2, "passes": 2.0}),
+        ("chat.r1.dpo", {"evaluate_every": 1, "pairs_per_step": 2, "passes": 2.0, "lora": {"rank": 4}}),
         ("chat.r1.reward", {"least_pairs": 1}),
         ("chat.r1.samples", {}),
     ],

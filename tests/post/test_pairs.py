@@ -1,22 +1,21 @@
-"""Pairs: masks, packing, micro-batches, the cached reference, and our DPO against TRL's on one model."""
+"""Pairs: masks, packing, micro-batches, the cached reference."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from post_toys import toy_model, toy_tokenizer
+from post_toys import assert_same_step, gradients, toy_model, toy_tokenizer
+from pydantic import ValidationError
 
 from puna.core.rng import python_stream
 from puna.core.stage import local_context
-from puna.post.dpo import PairLoss, cached_reference
+from puna.post.dpo import PairLoss, Settings, cached_reference
 from puna.post.examples import Ranked, encode_answer, encode_preferences
 from puna.post.logits import LogitLoss
-from puna.post.pairs import RankedBatches, answer_logps, ranked_batch, reference_logps
+from puna.post.pairs import RankedBatches, answer_logps, content_tokens, ranked_batch, reference_logps
 from puna.post.reward import RankingLoss, RewardModel
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import Candidate, MessageRow, Preference, Provenance
@@ -41,37 +40,25 @@ def ranked_rows(count: int = 8, ranks: int = 2) -> list[Ranked]:
     return rows
 
 
-def gradients(model: torch.nn.Module, objective: object, batches: list) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradients of one optimiser step, the way the loop forms them."""
-    counts: dict[str, float] = defaultdict(float)
-    for batch in batches:
-        for term, count in objective.counts(batch).items():
-            counts[term] += count
-    model.zero_grad()
-    total = 0.0
-    for batch in batches:
-        terms, _ = objective.sums(model, batch)
-        loss = sum(weight * terms[term] / counts[term] for term, weight in objective.weights.items())
-        loss.backward()
-        total += loss.item()
-    return total, [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-
-def assert_same_step(model: torch.nn.Module, objective: object, together: list, apart: list):
-    loss, grads = gradients(model, objective, together)
-    other, others = gradients(model, objective, apart)
-    assert len(apart) > len(together)
-    assert loss == pytest.approx(other, rel=1e-5)
-    for a, b in zip(grads, others, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_dpo_gradient_is_the_same_for_any_micro_batch():
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo", "simpo"])
+def test_dpo_gradient_is_the_same_for_any_micro_batch(kind: str):
     model, rows = toy_model(), ranked_rows()
-    reference = reference_logps(toy_model(seed=1), RankedBatches(rows, 8, 128, seed=0))
+    reference = None if kind == "simpo" else reference_logps(toy_model(seed=1), RankedBatches(rows, 8, 128, seed=0))
     whole = RankedBatches(rows, 8, 128, seed=0, reference=reference)(0)
     single = RankedBatches(rows, 8, 128, seed=0, reference=reference, micro=1)(0)
-    assert_same_step(model, PairLoss(0.1, 0.2), whole, single)
+    assert_same_step(model, PairLoss(0.1, 0.2, kind, gamma=0.5), whole, single)
+
+
+def test_lengths_count_the_content_alone():
+    rows = ranked_rows()
+    answers = [answer for row in rows for answer in row.answers]
+    expected = [sum(m and not f for m, f in zip(a.loss_mask, a.format_mask, strict=True)) for a in answers]
+    assert content_tokens(ranked_batch(rows, 128)).tolist() == expected and min(expected) > 0
+
+
+def test_ipo_without_beta_is_refused():
+    with pytest.raises(ValidationError, match="beta must be over 0"):
+        Settings(loss="ipo", beta=0)
 
 
 def test_reward_gradient_is_the_same_for_any_micro_batch():
@@ -190,67 +177,3 @@ def test_three_ranked_answers_keep_their_order():
     word = lambda answer: TOKENIZER.decode(answer.ids[-2:-1])  # noqa: E731
     assert [word(a) for a in three] == ["a", "b", "d"]
     assert [word(a) for a in two] == ["a", "d"]
-
-
-def test_dpo_equals_trl():
-    """TRL's own loss function (sigmoid + 0.2 sft) on the same model, its mask covering terminators as TRL's does."""
-    trainer = pytest.importorskip("trl", reason="trl is not installed").DPOTrainer
-    if not hasattr(trainer, "_compute_loss"):
-        pytest.skip("this trl release keeps its DPO loss elsewhere")
-    policy, reference, rows = toy_model(), toy_model(seed=1), ranked_rows()
-    batch = ranked_batch(rows, 128)
-    batch.extra["form_BT"] = torch.zeros_like(batch.extra["form_BT"])
-    batch.extra["reference_PR"] = answer_logps(reference, batch)[0].detach()[batch.extra["answers_PR"]]
-    objective = PairLoss(0.1, 0.2)
-    terms, counts = objective.sums(policy, batch)[0], objective.counts(batch)
-    ours = terms["dpo"] / counts["dpo"] + 0.2 * terms["nll"] / counts["nll"]
-    try:
-        theirs = trainer._compute_loss(_trl_self(reference), _trl_model(policy), _trl_inputs(rows), return_outputs=False)
-    except (AttributeError, TypeError) as error:
-        pytest.skip(f"this trl release calls its DPO loss differently: {error}")
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-
-
-def _trl_inputs(rows: list[Ranked]) -> dict[str, torch.Tensor]:
-    answers = [row.answers[0] for row in rows] + [row.answers[1] for row in rows]
-    width = max(len(a.ids) for a in answers)
-    pad = lambda values: values + [0] * (width - len(values))  # noqa: E731
-    return {
-        "input_ids": torch.tensor([pad(a.ids) for a in answers]),
-        "completion_mask": torch.tensor([pad(a.loss_mask) for a in answers]),
-        "attention_mask": torch.tensor([pad([1] * len(a.ids)) for a in answers]),
-    }
-
-
-def _trl_model(model: torch.nn.Module):
-    def forward(input_ids, labels=None, **_):
-        logps = F.log_softmax(model(input_ids), -1)[:, :-1]
-        shifted = labels[:, 1:]
-        picked = logps.gather(-1, shifted.clamp(min=0)[..., None])[..., 0]
-        zero = torch.zeros_like(picked)
-        return SimpleNamespace(log_probs=picked.masked_fill(shifted == -100, 0.0), entropy=zero, mean_logits=zero,
-                               is_top1=zero.bool(), log_sum_sq_probs=zero)  # fmt: skip
-
-    return forward
-
-
-def _trl_self(reference: torch.nn.Module) -> SimpleNamespace:
-    same = lambda value: value  # noqa: E731
-    accelerator = SimpleNamespace(device="cpu", gather=same, gather_for_metrics=same)
-    return SimpleNamespace(
-        model=SimpleNamespace(training=True, is_gradient_checkpointing=False),
-        ref_model=_trl_model(reference),
-        accelerator=accelerator,
-        beta=0.1,
-        ld_alpha=None,
-        loss_types=["sigmoid", "sft"],
-        loss_weights=[1.0, 0.2],
-        precompute_ref_logps=False,
-        aux_loss_enabled=False,
-        f_divergence_type="reverse_kl",
-        use_weighting=False,
-        _total_train_tokens=0,
-        _tp_size=1,
-        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
-        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
-    )
