@@ -130,13 +130,15 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     if settings.prompts.count is not None and end - start < settings.prompts.count:
         ctx.note(f"{end - start} prompts where {settings.prompts.count} were wanted: the tasks hold {len(prompts)}")
     model, tokenizer = checkpoints.load(policy)
-    chosen = [task for task in prompts[start:end] if _prompt_tokens(tokenizer, task) < model.config.max_seq_len]
-    if len(chosen) < end - start:
-        ctx.note(f"{end - start - len(chosen)} prompts leave the model no room for an answer: left out")
+    scorer = _scorer(ctx)
+    wanted = _choosable(prompts[start:end], scorer, settings, ctx)
+    chosen = [task for task in wanted if _prompt_tokens(tokenizer, task) < model.config.max_seq_len]
+    if len(chosen) < len(wanted):
+        ctx.note(f"{len(wanted) - len(chosen)} prompts leave the model no room for an answer: left out")
     engine = Engine(model, stop_ids=tokenizer.stop_ids, max_running=MAX_RUNNING)
     samples = list(_samples(engine, tokenizer, chosen, policy.digest, settings, ctx))
     drawn = [_drawn(tokenizer, task, samples[i * settings.k : (i + 1) * settings.k]) for i, task in enumerate(chosen)]
-    kept = select(drawn, _scorer(ctx), policy.digest, settings, ctx)
+    kept = select(drawn, scorer, policy.digest, settings, ctx)
     write_rows(ctx.out / "samples.jsonl", samples)
     write_rows(ctx.out / "accepted.jsonl", kept.accepted)
     write_rows(ctx.out / "preferences.jsonl", kept.preferences)
@@ -155,6 +157,14 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "finished": sum(sample.finished for sample in samples),
         "unfaithful": sum(s.finished and not f for d in drawn for s, f in zip(d.samples, d.faithful, strict=True)),
     }
+
+
+def _choosable(tasks: list[Task], scorer: Scorer | None, settings: Settings, ctx: StageContext) -> list[Task]:
+    """The tasks among whose answers something can choose: a verifier or a reward model; all of them if raw answers are wanted."""
+    found = tasks if scorer or settings.raw else [task for task in tasks if task.verifier]
+    if len(found) < len(tasks):
+        ctx.note(f"{len(tasks) - len(found)} prompts have no verifier and there is no reward model to choose: left out")
+    return found
 
 
 def _prompt_tokens(tokenizer: Tokenizer, task: Task) -> int:

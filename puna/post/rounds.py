@@ -50,6 +50,8 @@ class Settings(BaseSettings):
         prompts_start, prompts_of: where this loop's prompts begin, and how many prompts the numbers are meant for: a smaller file
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
         reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
+        reward_first: train one on the tasks' own preferences too, before the first round samples. `reward_least_pairs` is the
+            fewest pairs that any of them is trained on.
         dev: dev tasks of every gate; max_tokens: longest answer.
         precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
     """
@@ -72,6 +74,8 @@ class Settings(BaseSettings):
     prompts_of: PositiveInt = 12000
     reward: bool = True
     reward_start: Literal["base", "sft"] = "base"
+    reward_first: bool = False
+    reward_least_pairs: NonNegativeInt = 100
     reward_steps: PositiveInt = 100
     reward_lr: NonNegativeFloat = 1e-3
     beta: NonNegativeFloat = 0.1
@@ -90,6 +94,8 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
     stages: dict[str, Entry] = {}
     stages[f"{name}.sft"] = _sft(settings, [base, tasks], settings.gold_steps, Variant(lr=settings.lr), "gold")
     stages[f"{name}.control"] = _sft(settings, [base, tasks], settings.rs_steps, Variant(lr=settings.lr), "control")
+    if settings.reward and settings.reward_first:
+        stages[f"{name}.reward"] = _reward(settings, name, base, tasks, [])
     policy, start = f"{name}.sft", settings.prompts_start
     for number in range(1, settings.rounds + 1):
         _add_round(stages, name, number, base, tasks, policy, start, settings)
@@ -152,18 +158,12 @@ def _add_round(
         "lr": settings.dpo_lr,
         "passes": settings.dpo_passes,
         "least_pairs": settings.least_pairs,
+        "length": settings.length,
         **_judging(settings),
     }
     if settings.reward:
         paired = [stage for stage in stages if stage.endswith((".samples", ".pairs"))]
-        first = base if settings.reward_start == "base" else f"{name}.sft"
-        stages[f"{here}.reward"] = {
-            "uses": "post.reward",
-            "from": [first, tasks, *paired],
-            "steps": settings.reward_steps,
-            "lr": settings.reward_lr,
-            "precision": settings.precision,
-        }
+        stages[f"{here}.reward"] = _reward(settings, name, base, tasks, paired)
 
 
 def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, label: str) -> Entry:
@@ -178,6 +178,18 @@ def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, l
         "length": settings.length,
         "precision": settings.precision,
         **_judging(settings),
+    }
+
+
+def _reward(settings: Settings, name: str, base: str, tasks: str, paired: list[str]) -> Entry:
+    return {
+        "uses": "post.reward",
+        "from": [base if settings.reward_start == "base" else f"{name}.sft", tasks, *paired],
+        "steps": settings.reward_steps,
+        "lr": settings.reward_lr,
+        "least_pairs": settings.reward_least_pairs,
+        "length": settings.length,
+        "precision": settings.precision,
     }
 
 
