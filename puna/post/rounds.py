@@ -24,6 +24,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
 from puna.post.origin import origin
+from puna.post.reward_rows import Form
 from puna.train.parallel.layout import Products
 
 KIND = "model"
@@ -51,7 +52,7 @@ class Settings(BaseSettings):
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
         reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
         reward_first: train one on the tasks' own preferences too, before the first round samples. `reward_least_pairs` is the
-            fewest pairs that any of them is trained on.
+            fewest pairs that any of them is trained on, `reward_form` how answers lie in its rows.
         dev: dev tasks of every gate; max_tokens: longest answer.
         precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
     """
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     reward_start: Literal["base", "sft"] = "base"
     reward_first: bool = False
     reward_least_pairs: NonNegativeInt = 100
+    reward_form: Form = "documents"
     reward_steps: PositiveInt = 100
     reward_lr: NonNegativeFloat = 1e-3
     beta: NonNegativeFloat = 0.1
@@ -187,6 +189,7 @@ def _reward(settings: Settings, name: str, base: str, tasks: str, paired: list[s
         "from": [base if settings.reward_start == "base" else f"{name}.sft", tasks, *paired],
         "steps": settings.reward_steps,
         "lr": settings.reward_lr,
+        "form": settings.reward_form,
         "least_pairs": settings.reward_least_pairs,
         "length": settings.length,
         "precision": settings.precision,

@@ -16,7 +16,8 @@ from puna.core.store import digest_files
 from puna.post import reject
 from puna.post.collect import prompt_id
 from puna.post.reject import PromptSlice, pass_at
-from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward, mean_interval
+from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward
+from puna.post.reward_measure import mean_interval
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Sample, Task, read_rows
 
