@@ -91,8 +91,12 @@ class Settings(BaseSettings):
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:
-    """The loop as sub-stages `name.*`; the last entry is the deciding stage itself."""
+    """The loop as sub-stages `name.*`; the last entry is the deciding stage itself.
+
+    Samples among the sources, such as a capability expert's, join those of every round in SFT and reward models.
+    """
     base, tasks = one_of_kind(sources, "model", name), one_of_kind(sources, "tasks", name)
+    given = [str(source) for source in sources if getattr(source, "kind", "") == "samples"]
     stages: dict[str, Entry] = {}
     stages[f"{name}.sft"] = _sft(settings, [base, tasks], settings.gold_steps, Variant(lr=settings.lr), "gold")
     stages[f"{name}.control"] = _sft(settings, [base, tasks], settings.rs_steps, Variant(lr=settings.lr), "control")
@@ -100,9 +104,9 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
         stages[f"{name}.reward"] = _reward(settings, name, base, tasks, [])
     policy, start = f"{name}.sft", settings.prompts_start
     for number in range(1, settings.rounds + 1):
-        _add_round(stages, name, number, base, tasks, policy, start, settings)
+        _add_round(stages, name, number, base, tasks, policy, start, given, settings)
         policy, start = f"{name}.r{number}.dpo", start + settings.prompts + settings.dpo_prompts
-    last = {"uses": "post.rounds", "from": [base, tasks, *stages], **settings.model_dump(mode="json")}
+    last = {"uses": "post.rounds", "from": [base, tasks, *given, *stages], **settings.model_dump(mode="json")}
     return {**stages, name: last}
 
 
@@ -119,9 +123,10 @@ def one_of_kind(sources: Sequence[str], kind: str, name: str) -> str:
 
 
 def _add_round(
-    stages: dict[str, Entry], name: str, number: int, base: str, tasks: str, policy: str, start: int, settings: Settings
-) -> None:
-    """Add the sub-stages of round `number`, whose prompts begin at `start`."""
+    stages: dict[str, Entry], name: str, number: int, base: str, tasks: str, policy: str, start: int, given: list[str],
+    settings: Settings,
+) -> None:  # fmt: skip
+    """Add the sub-stages of round `number`, whose prompts begin at `start`; `given` are samples from outside the loop."""
     here = f"{name}.r{number}"
     earlier = [stage for stage in stages if stage.endswith(".reward")][-1:]
     stages[f"{here}.samples"] = {
@@ -135,7 +140,7 @@ def _add_round(
         "pairs_per_prompt": 2,
         "round": number,
     }
-    pool = [stage for stage in stages if stage.endswith(".samples")]
+    pool = [*given, *(stage for stage in stages if stage.endswith(".samples"))]
     variants = []
     for letter, variant in zip("abcdefghijklmnopqrstuvwxyz", settings.variants, strict=False):
         variants.append(f"{here}.sft-{letter}")
@@ -164,7 +169,7 @@ def _add_round(
         **_judging(settings),
     }
     if settings.reward:
-        paired = [stage for stage in stages if stage.endswith((".samples", ".pairs"))]
+        paired = [*given, *(stage for stage in stages if stage.endswith((".samples", ".pairs")))]
         stages[f"{here}.reward"] = _reward(settings, name, base, tasks, paired)
 
 
