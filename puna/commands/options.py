@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,24 @@ def split_target(target: str | None, values: list[str] | None) -> tuple[str, lis
     """`puna up seed=8` names no recipe: the first word is a recipe only if it is no override."""
     words = [word for word in (target, *(values or ())) if word is not None]
     if words and ("=" not in words[0] or Path(words[0]).exists()):
-        return words[0], words[1:]
-    return DEFAULT_RECIPE, words
+        return words[0], gathered(words[1:])
+    return DEFAULT_RECIPE, gathered(words)
+
+
+def gathered(words: Sequence[str]) -> list[str]:
+    """`data=a.jsonl b.jsonl` as one list: a word without `=`, as a pattern of the shell gives them, joins the one before."""
+    lists: list[list[str]] = []
+    for word in words:
+        if "=" in word or not lists:
+            lists.append([word])
+        else:
+            lists[-1].append(word)
+    return [first if not more else _listed(first, more) for first, *more in lists]
+
+
+def _listed(first: str, more: list[str]) -> str:
+    key, _, value = first.partition("=")
+    return f"{key}={json.dumps([value, *more], ensure_ascii=False)}"
 
 
 def show(value: Any, text: str, as_json: bool) -> None:

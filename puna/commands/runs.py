@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from puna.commands import latest
-from puna.commands.options import HERE, Cores, Dir, Json, RecipeArgument, Values, show, split_target, table
+from puna.commands.options import HERE, Cores, Dir, Json, RecipeArgument, Values, gathered, show, split_target, table
 
 Board = Annotated[Path | None, typer.Option("--tensorboard", help="Mirror the curves into event files in this directory.")]
 Project = Annotated[str | None, typer.Option("--wandb", help="Mirror the curves into a run of this Weights & Biases project.")]
@@ -160,26 +160,38 @@ def report(
 
 
 def run(
-    stage: Annotated[str, typer.Argument(help="A stage file, for instance data.curate.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory the artifact goes to.")],
+    stage: Annotated[str, typer.Argument(help="A stage file, for instance data.curate, or a bundled recipe, such as align.")],
     values: Annotated[
         list[str] | None, typer.Argument(help="key.path=value ... settings of the stage.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory the artifact goes to; of a recipe, where store/ and runs/ live.")
     ] = None,
     given: Annotated[
         list[str] | None,
         typer.Option("--input", help="name=DIRECTORY of an input; its kind=DIRECTORY if no stage made it."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
     cores: Cores = None,
     tensorboard: Board = None,
     wandb: Project = None,
     as_json: Json = False,
 ) -> None:
-    """One stage alone, its inputs given by path."""
+    """One stage alone, its inputs given by path; or a bundled recipe: puna run align model=DIR data=FILE..."""
     from puna.core import console, hardware
     from puna.core.alone import run_alone
+    from puna.core.errors import InputError
+    from puna.core.recipe import bundled
     from puna.core.trackers import Mirrored, trackers
 
+    if stage in bundled():
+        if given:
+            raise InputError("a recipe takes no --input", where=stage, fix="give its values as key=value")
+        words = [*(values or ()), *([] if seed is None else [f"seed={seed}"])]
+        up(stage, words, out or HERE, cores, tensorboard=tensorboard, wandb=wandb, as_json=as_json)
+        return
+    if out is None:
+        raise InputError("a stage needs a directory for its artifact", where=stage, fix="add --out DIR")
     mirrors = trackers(tensorboard, wandb, stage)
     listener = Mirrored(console.listener(as_json=as_json, stages=[stage]), mirrors)
     with contextlib.closing(listener):
@@ -187,8 +199,8 @@ def run(
             stage,
             out,
             _named_paths(given or []),
-            values or [],
-            seed=seed,
+            gathered(values or []),
+            seed=seed or 0,
             cores=cores or hardware.usable_cores(),
             report=listener.event,
             command=["puna", *sys.argv[1:]],

@@ -2,7 +2,8 @@
 
 A recipe is a YAML file, a bundled name (`cria`), or a Python function (`my.py:herd`) that returns the same map. It may extend
 another one, and the command line may override any value; every value remembers where it came from, because "where does this
-number come from?" is the first question about any run.
+number come from?" is the first question about any run. What only the user can give (a model, data) a recipe names under `takes`,
+a short word for a setting of a stage: with `takes: {model: base.path}` it is given as `model=DIR`, and refused without.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class _Head(Settings):
     description: str = ""
     chat: str | None = None
     budget: Budget = Budget()
+    takes: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,25 @@ def validate_settings(model: type[Settings], values: dict[str, Any], recipe: Rec
 def _finish(data: dict[str, Any], origins: Origins, label: str, overrides: Sequence[str]) -> Recipe:
     for text in overrides:
         _override(data, origins, text)
-    return _checked(data, origins, label)
+    recipe = _checked(data, origins, label)
+    _require_taken(recipe)
+    return recipe
+
+
+def _require_taken(recipe: Recipe) -> None:
+    """InputError unless everything that the recipe takes from the user was given."""
+    takes: dict[str, str] = recipe.data.get("takes", {})
+    for short, target in takes.items():
+        stage, _, key = target.partition(".")
+        if stage not in recipe.stages or not key:
+            raise InputError(f"`takes` names '{target}', which is no setting of a stage", where=recipe.origin("takes", short),
+                             fix=did_you_mean(stage, recipe.stages))  # fmt: skip
+        value: Any = recipe.stages[stage].settings
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None:
+            given = " ".join(f"{name}=..." for name in takes)
+            raise InputError(f"recipe '{recipe.name}' needs {short}=...", where=recipe.label, fix=f"add {given} after its name")
 
 
 def _read(target: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], Origins, str]:
@@ -220,12 +240,14 @@ def _override(data: dict[str, Any], origins: Origins, text: str) -> None:
         raise InputError(
             "an override has the form key.path=value", where=text, fix="for instance seed=8 or pages.sources=[world]"
         )
-    found = data.get("stages")
+    found, takes = data.get("stages"), data.get("takes")
     stages: dict[str, Any] = found if isinstance(found, dict) else {}
-    if parts[0] in stages and len(parts) > 1:
+    if len(parts) == 1 and isinstance(takes, dict) and parts[0] in takes:
+        parts = ["stages", *str(takes[parts[0]]).split(".")]
+    elif parts[0] in stages and len(parts) > 1:
         parts = ["stages", *parts]
     elif parts[0] != "stages" and parts[0] not in _Head.model_fields:
-        known = [*stages, "stages", *_Head.model_fields]
+        known = [*stages, *(takes or ()), "stages", *_Head.model_fields]
         raise InputError(f"'{parts[0]}' is no value of the recipe", where=text, fix=did_you_mean(parts[0], known))
     if parts[0] == "stages" and (len(parts) < 3 or parts[1] not in stages):
         raise InputError(

@@ -38,6 +38,21 @@ def document_rule(documents_BT: Tensor, queries: Tensor | None = None, keys: Ten
     return rule
 
 
+def block_rule(documents_BT: Tensor, blocks_BT: Tensor) -> Rule:
+    """`document_rule` for documents that branch: block 0 is what the other blocks have in common; these do not see each other.
+
+    Args:
+        blocks_BT: block of every position within its document, block 0 first.
+    """
+    causal = document_rule(documents_BT)
+
+    def rule(row: Tensor, head: Any, query: Tensor, key: Tensor) -> Tensor:
+        block = blocks_BT[row, key]
+        return causal(row, head, query, key) & ((block == 0) | (block == blocks_BT[row, query]))
+
+    return rule
+
+
 def dense_mask(rule: Rule, rows: int, queries: int, keys: int, device: torch.device) -> BoolTensor:
     """A rule as bool [B,1,T,S]."""
     row = torch.arange(rows, device=device)[:, None, None, None]

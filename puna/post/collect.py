@@ -77,13 +77,18 @@ Source = Annotated[Annotated[WorldSource, Tag("world")] | Annotated[FileSource, 
 
 
 class Settings(BaseSettings):
-    """Sources and sizes. A file with fewer tasks than the sizes ask for is shared out in the same proportions, with a note."""
+    """Sources and sizes. A file with fewer tasks than the sizes ask for is shared out in the same proportions, with a note.
+
+    `dialog_prompts`: prompts of dialogs and preferences to sample on as well; nothing checks their answers, so a reward model
+    has to choose among them.
+    """
 
     sources: tuple[Source, ...] = (WorldSource(),)
     gold: int = Field(200, ge=0)
     prompts: int = Field(12000, ge=0)
     dev: int = Field(500, ge=0)
     test: int = Field(1500, ge=0)
+    dialog_prompts: int = Field(0, ge=0)
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -124,6 +129,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         else:
             _read_files(source, settings, ctx, collected)
     _drop_leaks(collected, ctx)
+    if settings.dialog_prompts:
+        _add_prompts(settings.dialog_prompts, collected)
     gold = [dialog for dialog in map(gold_dialog, collected.tasks["gold"]) if dialog]
     train = gold + collected.dialogs
     held = collected.held + [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
@@ -268,6 +275,28 @@ def _place(task: Task, split: str, collected: Collected) -> None:
         return
     collected.seen[key] = split
     collected.tasks[split].append(task.model_copy(update={"split": split}))
+
+
+def _add_prompts(wanted: int, collected: Collected) -> None:
+    """Prompts of dialogs and preferences as tasks without a verifier, in the order of their ids like every other prompt.
+
+    Those that offer tools are left out: sampling gave the paper nothing there (section 4.3.5).
+    """
+    found: dict[str, Task] = {}
+
+    def add(prompt: list[MessageRow], provenance: Provenance, **about: Any) -> None:
+        if prompt and prompt[-1].role == "user":
+            task = Task(id=content_id({"prompt": prompt}), prompt=prompt, verifier="", provenance=provenance, **about)
+            found.setdefault(prompt_id(prompt), task)
+
+    for dialog in collected.dialogs:
+        if not dialog.tools:
+            add(opening(dialog.messages), dialog.provenance, lang=dialog.lang, capability=dialog.capability)
+    for preference in collected.preferences:
+        add(preference.context, preference.provenance)
+    for key in sorted(found)[:wanted]:
+        _place(found[key], "prompts", collected)
+    collected.tasks["prompts"].sort(key=lambda task: prompt_id(task.prompt))
 
 
 def _drop_leaks(collected: Collected, ctx: StageContext) -> None:

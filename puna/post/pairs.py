@@ -70,18 +70,22 @@ def ranked_batch(rows: Sequence[Ranked], length: int) -> Batch:
     """
     answers = [answer for row in rows for answer in row.answers]
     batch = pack([(answer.ids, answer.loss_mask) for answer in answers], None, length)
-    width = max(len(row.answers) for row in rows)
-    table = np.full((len(rows), width), ABSENT, np.int64)
-    document = 0
-    for place, row in enumerate(rows):
-        table[place, : len(row.answers)] = range(document, document + len(row.answers))
-        document += len(row.answers)
     batch.extra |= {
-        "answers_PR": torch.from_numpy(table),
+        "answers_PR": answer_table(rows),
         "form_BT": _form_targets(batch, answers),
         "ends_N": _ends(batch, [len(answer.ids) for answer in answers]),
     }
     return batch
+
+
+def answer_table(rows: Sequence[Ranked]) -> Tensor:
+    """`answers_PR`: the answers of all rows numbered in order, best first, ABSENT where a row has fewer than others."""
+    table = np.full((len(rows), max(len(row.answers) for row in rows)), ABSENT, np.int64)
+    number = 0
+    for place, row in enumerate(rows):
+        table[place, : len(row.answers)] = range(number, number + len(row.answers))
+        number += len(row.answers)
+    return torch.from_numpy(table)
 
 
 def _form_targets(batch: Batch, answers: Sequence[Encoded]) -> Tensor:

@@ -1,19 +1,16 @@
 """The reward model: a scalar at the end of an answer, trained on ranked answers without a margin term (section 4.1.2).
 
 The trunk starts from the first model input (the paper: the pre-trained checkpoint), the score is read at the terminator of the
-last turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text:
-pair accuracy, best-of-n against a random pick, against the majority and against an oracle, and the correlation of score and
-length are measured on those only. At the size of the embedded recipe the choice can be worse than a random one (docs/log.md); the
-summary has the figures, and the report makes a claim of them.
+last turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text;
+what the model is worth (`puna.post.reward_measure`) is measured on those only. At the size of the embedded recipe the choice can
+be worse than a random one (docs/log.md); the summary has the figures, and the report makes a claim of them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from puna.core.intervals import bounded_mean
 from puna.core.rng import derive_seed
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
@@ -30,16 +26,16 @@ from puna.core.stage import StageContext
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
 from puna.post import checkpoints
-from puna.post.collect import prompt_id
 from puna.post.examples import Encoded, Ranked, encode_dialog, encode_preferences, read_preferences, row_length
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
+from puna.post.reward_measure import measure, sampled_prompts
+from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import parse
-from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Sample, Task, read_rows
+from puna.tokenizer.dialog import Dialog, MessageRow, Provenance
 from puna.train.loop import train
 from puna.train.optim import OptimSettings
-from puna.train.packing import Batch
+from puna.train.packing import Batch, Batches
 from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
 
@@ -53,9 +49,12 @@ SCORED_TOGETHER = 256  # answers per forward pass when scoring
 class Settings(BaseSettings):
     """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so.
 
+    `form` is how the answers to a prompt lie in a row (`puna.post.reward_rows`): each behind a copy of it (`documents`), all
+    behind one without seeing each other (`blocks`, the same scores for less work), or as in the paper (`row`).
     `precision` is that of the products of training.
     """
 
+    form: Form = "documents"
     steps: int = Field(100, ge=1)
     lr: NonNegativeFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.1
@@ -150,13 +149,14 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     limit = min(settings.length or trunk.config.max_seq_len, trunk.config.max_seq_len)
     sources = [tasks, *ctx.inputs.all("samples")]
     pairs = encode_preferences(tokenizer, read_preferences(source.path / "preferences.jsonl" for source in sources), limit)
-    known = [row for row in pairs.rows if not is_held(row.key, settings.held)]
-    held = [row for row in pairs.rows if is_held(row.key, settings.held)]
+    rows = within(pairs.rows, limit, settings.form)
+    known = [row for row in rows if not is_held(row.key, settings.held)]
+    held = [row for row in rows if is_held(row.key, settings.held)]
     summary: dict[str, Any] = {
         "pairs": len(known),
         "held_pairs": len(held),
         "weak": pairs.weak,
-        "overlong": pairs.left.overlong,
+        "overlong": pairs.left.overlong + len(pairs.rows) - len(rows),
         "empty": pairs.left.empty,
     }
     skipped = len(known) < max(1, settings.least_pairs)
@@ -164,7 +164,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         ctx.note(f"only {len(known)} preference pairs ({settings.least_pairs} wanted): the reward model is not trained")
     else:
         summary |= _fit(model, known, limit, settings, ctx)
-        summary |= measure(RewardScorer(model, tokenizer), held, sampled_prompts(ctx, settings.held))
+        summary |= measure(RewardScorer(model, tokenizer), held, sampled_prompts(ctx, lambda key: is_held(key, settings.held)))
     save_model(trunk, ctx.out, tokenizer=tokenizer)
     save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
     (ctx.out / STATE_FILE).write_text(json.dumps({"skipped": skipped}) + "\n")
@@ -176,15 +176,18 @@ def is_held(key: str, share: float) -> bool:
     return derive_seed(0, "held", key) % 10_000 < share * 10_000
 
 
+def _batches(rows: list[Ranked], limit: int, settings: Settings, seed: int) -> Batches:
+    """Rows of training in the form that the settings name."""
+    per_step, micro = settings.pairs_per_step, settings.micro_pairs
+    if settings.form == "documents":
+        longest = max(len(answer.ids) for row in rows for answer in row.answers)
+        return RankedBatches(rows, per_step, row_length(longest, limit), seed, micro=micro)
+    longest = max(map(row_tokens, rows))
+    return AnswerRows(rows, per_step, row_length(longest, longest), seed, form=settings.form, micro=micro)
+
+
 def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings, ctx: StageContext) -> dict[str, Any]:
-    longest = max(len(answer.ids) for row in rows for answer in row.answers)
-    batches = RankedBatches(
-        rows,
-        settings.pairs_per_step,
-        row_length(longest, limit),
-        derive_seed(ctx.seed, "post.reward"),
-        micro=settings.micro_pairs,
-    )
+    batches = _batches(rows, limit, settings, derive_seed(ctx.seed, "post.reward"))
     schedule = Schedule(steps=settings.steps, lr=LearningRate(shape="linear", warmup=settings.warmup, final=0.05))
     optim = OptimSettings(name="adamw", lr=settings.lr, weight_decay=settings.weight_decay)
     result = train(
@@ -204,105 +207,3 @@ def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings,
         "loss": result.loss,
         "epochs": round(settings.steps * settings.pairs_per_step / len(rows), 2),
     }
-
-
-@dataclass
-class SampledPrompt:
-    """A held-out prompt with its n samples: what was written, whether it passed."""
-
-    task: Task
-    samples: list[Sample]
-
-    def right(self) -> list[bool]:
-        """Verifier's verdict per sample."""
-        return [sample.scores["verifier"] > 0 for sample in self.samples]
-
-
-def sampled_prompts(ctx: StageContext, held: float) -> list[SampledPrompt]:
-    """Held-out verifiable prompts of the samples inputs, each with its samples."""
-    tasks = {task.id: task for task in read_rows(ctx.inputs.one("tasks").path / "prompts.jsonl", Task)}
-    found: list[SampledPrompt] = []
-    for artifact in ctx.inputs.all("samples"):
-        groups: dict[str, list[Sample]] = {}
-        for sample in read_rows(artifact.path / "samples.jsonl", Sample):
-            groups.setdefault(sample.task_id, []).append(sample)
-        found += [
-            SampledPrompt(tasks[key], group)
-            for key, group in groups.items()
-            if key in tasks and tasks[key].verifier and len(group) > 1 and is_held(prompt_id(tasks[key].prompt), held)
-        ]
-    return found
-
-
-def measure(scorer: RewardScorer, held: list[Ranked], prompts: list[SampledPrompt]) -> dict[str, Any]:
-    """Pair accuracy by prompt, best-of-n, and the correlation of score with length, on held-out prompts."""
-    return {"pair_accuracy": _pair_accuracy(scorer, held), **_best_of_n(scorer, prompts)}
-
-
-def _pair_accuracy(scorer: RewardScorer, held: list[Ranked]) -> dict[str, Any]:
-    """Share of pairs in the right order, first averaged within each prompt so that prompts with many pairs do not dominate."""
-    scores = iter(scorer.score_encoded([answer for row in held for answer in row.answers]))
-    by_prompt: dict[str, list[float]] = {}
-    for row in held:
-        ranked = [next(scores) for _ in row.answers]
-        for i, better in enumerate(ranked):
-            by_prompt.setdefault(row.key, []).extend(float(better > worse) for worse in ranked[i + 1 :])
-    return mean_interval([sum(found) / len(found) for found in by_prompt.values()])
-
-
-def _best_of_n(scorer: RewardScorer, prompts: list[SampledPrompt]) -> dict[str, Any]:
-    if not prompts:
-        return {"best_of_n": None, "length_correlation": None}
-    dialogs = [[*p.task.prompt, MessageRow.model_validate(parse(scorer.tokenizer, s.ids))] for p in prompts for s in p.samples]
-    flat = iter(scorer.score(dialogs))
-    best, chance, majority, oracle, scores, lengths = [], [], [], [], [], []
-    for prompt in prompts:
-        right, found = prompt.right(), [next(flat) for _ in prompt.samples]
-        best.append(float(right[max(range(len(found)), key=lambda i: (found[i], -i))]))
-        chance.append(sum(right) / len(right))
-        majority.append(float(right[_majority(prompt.samples)]))
-        oracle.append(float(any(right)))
-        scores += found
-        lengths += [len(sample.ids) for sample in prompt.samples]
-    n = Counter(len(prompt.samples) for prompt in prompts).most_common(1)[0][0]
-    gains = [b - c for b, c in zip(best, chance, strict=True)]
-    return {
-        "best_of_n": {
-            "n": n,
-            "random": mean_interval(chance),
-            "reward": mean_interval(best),
-            "majority": mean_interval(majority),
-            "oracle": mean_interval(oracle),
-            "reward_over_random": mean_interval(gains, least=-1.0),
-        },
-        "length_correlation": _correlation(scores, lengths),
-    }
-
-
-def _majority(samples: list[Sample]) -> int:
-    """Index of the first sample that gives the most frequent final answer."""
-    from puna.verify.language import answer_tags
-
-    finals = []
-    for sample in samples:
-        tags = answer_tags(sample.text)
-        finals.append(" ".join((sample.text[tags[-1][2] :] if tags else sample.text).casefold().split()))
-    return finals.index(Counter(finals).most_common(1)[0][0])
-
-
-def mean_interval(values: Sequence[float], least: float = 0.0) -> dict[str, Any]:
-    """Mean of values between `least` and 1 with its 95 % interval and n; nulls when there is nothing."""
-    if not values:
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    low, high = bounded_mean(values, least)
-    return {"mean": round(sum(values) / len(values), 6), "low": round(low, 6), "high": round(high, 6), "n": len(values)}
-
-
-def _correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    kept = [(a, b) for a, b in zip(first, second, strict=True) if math.isfinite(a)]
-    if len(kept) < 2:
-        return None
-    means = [sum(column) / len(kept) for column in zip(*kept, strict=True)]
-    moved = [(a - means[0], b - means[1]) for a, b in kept]
-    spread = math.sqrt(sum(a * a for a, _ in moved) * sum(b * b for _, b in moved))
-    return round(sum(a * b for a, b in moved) / spread, 4) if spread > 0 else None

@@ -25,6 +25,7 @@ from puna.post import checkpoints
 from puna.post.gate import Verdict, comparison, read_verdict
 from puna.post.losses import PairLossKind
 from puna.post.origin import origin
+from puna.post.reward_rows import Form
 from puna.train.parallel.layout import Products
 
 KIND = "model"
@@ -51,6 +52,8 @@ class Settings(BaseSettings):
         prompts_start, prompts_of: where this loop's prompts begin, and how many prompts the numbers are meant for: a smaller file
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
         reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
+        reward_first: train one on the tasks' own preferences too, before the first round samples. `reward_least_pairs` is the
+            fewest pairs that any of them is trained on, `reward_form` how answers lie in its rows.
         dpo_loss: of a pair, with `beta` and, for simpo, `gamma`.
         dev: dev tasks of every gate; max_tokens: longest answer.
         precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
@@ -74,6 +77,9 @@ class Settings(BaseSettings):
     prompts_of: PositiveInt = 12000
     reward: bool = True
     reward_start: Literal["base", "sft"] = "base"
+    reward_first: bool = False
+    reward_least_pairs: NonNegativeInt = 100
+    reward_form: Form = "documents"
     reward_steps: PositiveInt = 100
     reward_lr: NonNegativeFloat = 1e-3
     dpo_loss: PairLossKind = "sigmoid"
@@ -89,16 +95,22 @@ class Settings(BaseSettings):
 
 
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:
-    """The loop as sub-stages `name.*`; the last entry is the deciding stage itself."""
+    """The loop as sub-stages `name.*`; the last entry is the deciding stage itself.
+
+    Samples among the sources, such as a capability expert's, join those of every round in SFT and reward models.
+    """
     base, tasks = one_of_kind(sources, "model", name), one_of_kind(sources, "tasks", name)
+    given = [str(source) for source in sources if getattr(source, "kind", "") == "samples"]
     stages: dict[str, Entry] = {}
     stages[f"{name}.sft"] = _sft(settings, [base, tasks], settings.gold_steps, Variant(lr=settings.lr), "gold")
     stages[f"{name}.control"] = _sft(settings, [base, tasks], settings.rs_steps, Variant(lr=settings.lr), "control")
+    if settings.reward and settings.reward_first:
+        stages[f"{name}.reward"] = _reward(settings, name, base, tasks, [])
     policy, start = f"{name}.sft", settings.prompts_start
     for number in range(1, settings.rounds + 1):
-        _add_round(stages, name, number, base, tasks, policy, start, settings)
+        _add_round(stages, name, number, base, tasks, policy, start, given, settings)
         policy, start = f"{name}.r{number}.dpo", start + settings.prompts + settings.dpo_prompts
-    last = {"uses": "post.rounds", "from": [base, tasks, *stages], **settings.model_dump(mode="json")}
+    last = {"uses": "post.rounds", "from": [base, tasks, *given, *stages], **settings.model_dump(mode="json")}
     return {**stages, name: last}
 
 
@@ -115,9 +127,10 @@ def one_of_kind(sources: Sequence[str], kind: str, name: str) -> str:
 
 
 def _add_round(
-    stages: dict[str, Entry], name: str, number: int, base: str, tasks: str, policy: str, start: int, settings: Settings
-) -> None:
-    """Add the sub-stages of round `number`, whose prompts begin at `start`."""
+    stages: dict[str, Entry], name: str, number: int, base: str, tasks: str, policy: str, start: int, given: list[str],
+    settings: Settings,
+) -> None:  # fmt: skip
+    """Add the sub-stages of round `number`, whose prompts begin at `start`; `given` are samples from outside the loop."""
     here = f"{name}.r{number}"
     earlier = [stage for stage in stages if stage.endswith(".reward")][-1:]
     stages[f"{here}.samples"] = {
@@ -131,7 +144,7 @@ def _add_round(
         "pairs_per_prompt": 2,
         "round": number,
     }
-    pool = [stage for stage in stages if stage.endswith(".samples")]
+    pool = [*given, *(stage for stage in stages if stage.endswith(".samples"))]
     variants = []
     for letter, variant in zip("abcdefghijklmnopqrstuvwxyz", settings.variants, strict=False):
         variants.append(f"{here}.sft-{letter}")
@@ -158,18 +171,12 @@ def _add_round(
         "lr": settings.dpo_lr,
         "passes": settings.dpo_passes,
         "least_pairs": settings.least_pairs,
+        "length": settings.length,
         **_judging(settings),
     }
     if settings.reward:
-        paired = [stage for stage in stages if stage.endswith((".samples", ".pairs"))]
-        first = base if settings.reward_start == "base" else f"{name}.sft"
-        stages[f"{here}.reward"] = {
-            "uses": "post.reward",
-            "from": [first, tasks, *paired],
-            "steps": settings.reward_steps,
-            "lr": settings.reward_lr,
-            "precision": settings.precision,
-        }
+        paired = [*given, *(stage for stage in stages if stage.endswith((".samples", ".pairs")))]
+        stages[f"{here}.reward"] = _reward(settings, name, base, tasks, paired)
 
 
 def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, label: str) -> Entry:
@@ -184,6 +191,19 @@ def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, l
         "length": settings.length,
         "precision": settings.precision,
         **_judging(settings),
+    }
+
+
+def _reward(settings: Settings, name: str, base: str, tasks: str, paired: list[str]) -> Entry:
+    return {
+        "uses": "post.reward",
+        "from": [base if settings.reward_start == "base" else f"{name}.sft", tasks, *paired],
+        "steps": settings.reward_steps,
+        "lr": settings.reward_lr,
+        "form": settings.reward_form,
+        "least_pairs": settings.reward_least_pairs,
+        "length": settings.length,
+        "precision": settings.precision,
     }
 
 

@@ -252,6 +252,28 @@ def _rewards(section: Section, parts: Sequence[Artifact]) -> None:
         header = ["reward model", "pairs in order", "random of n", "best of n by reward", "majority of n", "oracle"]
         header += ["reward minus random", "corr. with length"]
         section.table(header, rows, f"On held-out prompts, percent, with 95 % intervals; prompts: {'; '.join(sizes)}.")
+    for part in made_by(parts, "post.reward"):
+        _reliability(section, part)
+
+
+def _reliability(section: Section, reward: Artifact) -> None:
+    """How sure the reward model is of pairs against how often it is right, and whether it prefers long answers."""
+    summary = reward.summary()
+    bins, bias = (summary.get("calibration") or {}).get("bins"), summary.get("length_bias") or {}
+    if not bins:
+        return
+    rows = [
+        [f"{100 * found['from']:.0f} to {100 * found['to']:.0f}", found["actual"]["n"], f"{100 * found['predicted']:.1f}",
+         _mean(found["actual"])]
+        for found in bins
+    ]  # fmt: skip
+    better, preferred = _mean(bias.get("longer_is_better")), _mean(bias.get("longer_is_preferred"))
+    section.table(
+        ["certainty, percent", "pairs", "predicted", "in that order"],
+        rows,
+        f"{reward.name}: calibration on held-out pairs, mean distance {number(summary['calibration']['error'], 3)}. The longer "
+        f"answer is better in {better} percent of the pairs of unlike length and preferred in {preferred}.",
+    )
 
 
 def _mean(found: dict[str, Any] | None) -> str:

@@ -59,6 +59,7 @@ class Batch:
         weights_BT: float32 weight of each target, or None for 1.
         extra: whatever an objective wants to find again (rewards, reference log-probabilities).
         shared: where the T positions are only a part of each row, whose others are elsewhere; None for whole rows.
+        blocks_BT: int64 block of each position within its document; blocks above 0 see themselves and block 0 only. None is 0.
     """
 
     ids_BT: Tensor
@@ -68,6 +69,7 @@ class Batch:
     weights_BT: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     shared: SharedRows | None = None
+    blocks_BT: Tensor | None = None
     _mask: Mask | None = None
     _plain: bool | None = None
     _supervised: Tensor | None = None
@@ -75,12 +77,13 @@ class Batch:
     def mask(self) -> Mask | None:
         """Attention mask [B,1,T,S], or None when plain causal attention is the same because no row holds two documents."""
         if self._mask is None and not self.plain():
-            from puna.model.attention import document_rule, rule_mask
+            from puna.model.attention import block_rule, document_rule, rule_mask
 
             device, (rows, queries) = self.ids_BT.device, self.ids_BT.shape
             whole = self.documents_BT if self.shared is None else self.shared.documents_BT
             own, others = (None, None) if self.shared is None else (self.shared.queries, self.shared.keys)
-            self._mask = rule_mask(document_rule(whole, own, others), rows, queries, whole.shape[1], device)
+            rule = document_rule(whole, own, others) if self.blocks_BT is None else block_rule(whole, self.blocks_BT)
+            self._mask = rule_mask(rule, rows, queries, whole.shape[1], device)
         return self._mask
 
     def plain(self) -> bool:
@@ -88,7 +91,7 @@ class Batch:
         if self._plain is None:
             documents = self.documents_BT
             alone = (documents == documents[:, :1]) | (documents == PADDING)
-            self._plain = self.shared is None and bool(alone.all())
+            self._plain = self.shared is None and self.blocks_BT is None and bool(alone.all())
         return self._plain
 
     def supervised(self) -> Tensor:
@@ -108,9 +111,10 @@ class Batch:
         plain, supervised = self.plain(), self.supervised()
         move = {name: value.to(device) for name, value in self.extra.items()}
         weights = None if self.weights_BT is None else self.weights_BT.to(device)
+        blocks = None if self.blocks_BT is None else self.blocks_BT.to(device)
         return Batch(
             self.ids_BT.to(device), self.targets_BT.to(device), self.positions_BT.to(device), self.documents_BT.to(device),
-            weights, move, self.shared and self.shared.to(device), None, plain, supervised.to(device),
+            weights, move, self.shared and self.shared.to(device), blocks, None, plain, supervised.to(device),
         )  # fmt: skip
 
     def rows(self, start: int, end: int) -> Batch:
@@ -118,7 +122,11 @@ class Batch:
         part = slice(start, end)
         weights = None if self.weights_BT is None else self.weights_BT[part]
         extra = {name: value[part] for name, value in self.extra.items()}
-        return Batch(self.ids_BT[part], self.targets_BT[part], self.positions_BT[part], self.documents_BT[part], weights, extra)
+        blocks = None if self.blocks_BT is None else self.blocks_BT[part]
+        return Batch(
+            self.ids_BT[part], self.targets_BT[part], self.positions_BT[part], self.documents_BT[part], weights, extra,
+            blocks_BT=blocks,
+        )  # fmt: skip
 
 
 def batch_from(ids: np.ndarray, targets: np.ndarray, positions: np.ndarray, documents: np.ndarray) -> Batch:

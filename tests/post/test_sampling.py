@@ -16,7 +16,8 @@ from puna.core.store import digest_files
 from puna.post import reject
 from puna.post.collect import prompt_id
 from puna.post.reject import PromptSlice, pass_at
-from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward, mean_interval
+from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward
+from puna.post.reward_measure import mean_interval
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Sample, Task, read_rows
 
@@ -31,7 +32,7 @@ def drawn(letters: str, *answers: str, finished: bool = True) -> reject.Drawn:
         right = float(finished and answer == task.reference)
         samples.append(Sample(task_id=task.id, policy="p", temperature=1.0, seed=0, ids=ids, text=answer, finished=finished,
                               scores={"verifier": right}))  # fmt: skip
-    return reject._drawn(TOKENIZER, task, samples)
+    return reject.drawn_from(TOKENIZER, task, samples)
 
 
 class LongestFirst:
@@ -60,7 +61,7 @@ def test_unfinished_and_unfaithful_answers_are_never_accepted(tmp_path):
     cut = drawn("aab", right, finished=False)
     odd = drawn("aab", right)
     odd.samples[0].ids = [TOKENIZER.ranks[bytes([byte])] for byte in b"user"] + [TOKENIZER.eot_id]  # "user" is one token
-    odd = reject._drawn(TOKENIZER, odd.task, odd.samples)
+    odd = reject.drawn_from(TOKENIZER, odd.task, odd.samples)
     assert odd.faithful == [False]
     kept = reject.select([cut, odd], None, "p", reject.Settings(), ctx)
     assert kept.accepted == [] and kept.preferences == [] and kept.raw == []

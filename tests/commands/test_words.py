@@ -1,0 +1,15 @@
+"""Words of the command line before a recipe sees them."""
+
+from puna.commands.options import gathered, split_target
+
+
+def test_a_shell_pattern_after_a_value_makes_a_list():
+    assert gathered(["model=m", "data=a.jsonl", "b c.jsonl", "é.jsonl", "seed=8"]) == [
+        "model=m", 'data=["a.jsonl", "b c.jsonl", "é.jsonl"]', "seed=8",
+    ]  # fmt: skip
+    assert gathered(["data=a.jsonl"]) == ["data=a.jsonl"] and gathered([]) == []
+
+
+def test_the_first_word_is_a_recipe_unless_it_is_a_value():
+    assert split_target("align", ["data=a", "b"]) == ("align", ['data=["a", "b"]'])
+    assert split_target("seed=8", None) == ("cria", ["seed=8"])
