@@ -126,6 +126,14 @@ def measure(folder: Path, lists: bool = False) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def told(name: str, row: dict[str, float]) -> dict[str, float]:
+    """Print one measurement."""
+    waited = f"batch after {row['first_batch_s']:.2f} s, first step after {row['first_step_s']:.2f} s"
+    memory = f"{row['before_mb']:.0f} MB before, {row['peak_mb']:.0f} at step {STEPS}, {row['epoch_peak_mb']:.0f} after an epoch"
+    print(f"{name:<13} {waited}, {memory} ({row['epoch_s']:.1f} s, rows of {row['row_length']})", flush=True)
+    return row
+
+
 def prepared(root: Path, count: int, tokens: int) -> Path:
     """A folder with the rows, and the tokenizer beside it."""
     from puna.tokenizer.bpe import Tokenizer
@@ -158,15 +166,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         for size in sizes:
             folder = prepared(Path(root), size, args.tokens)
-            found[str(size)] = measure(folder)
+            found[str(size)] = told(str(size), measure(folder))
             if size == sizes[0]:
-                found[f"{size} lists"] = measure(folder, lists=True)
-    for name, row in found.items():
-        waited = f"batch after {row['first_batch_s']:.2f} s, first step after {row['first_step_s']:.2f} s"
-        memory = (
-            f"{row['before_mb']:.0f} MB before, {row['peak_mb']:.0f} at step {STEPS}, {row['epoch_peak_mb']:.0f} after an epoch"
-        )
-        print(f"{name:<13} {waited}, {memory} ({row['epoch_s']:.1f} s, rows of {row['row_length']})")
+                found[f"{size} lists"] = told(f"{size} lists", measure(folder, lists=True))
     small, large = (found[str(size)] for size in sizes)
     growth = (large["epoch_peak_mb"] - large["before_mb"]) - (small["epoch_peak_mb"] - small["before_mb"])
     ratios = {"first_step_s": large["first_step_s"], "growth_mb": growth}

@@ -56,7 +56,7 @@ def read_votes(paths: Sequence[Path]) -> dict[str, dict[str, Vote]]:
     """Votes by annotator and comparison; of a comparison that one annotator decided twice the last counts."""
     votes: dict[str, dict[str, Vote]] = {}
     for path in paths:
-        if path.stem.endswith(SKIPPED):
+        if path.suffix == SKIPPED:
             continue  # a glob over the folder names these too
         for row in read_rows(path, Preference):
             item = item_of(row, path)

@@ -51,7 +51,7 @@ class Done:
 
 
 class Annotations:
-    """The rows of one annotator, `folder/NAME.jsonl`, and the ids passed over, `folder/NAME.skipped.jsonl`.
+    """The rows of one annotator, `folder/NAME.jsonl`, and the ids passed over, `folder/NAME.skipped`.
 
     Raises InputError for a name that is no file name, and for a file that holds other rows.
     """
@@ -61,7 +61,7 @@ class Annotations:
             what = "a name is letters, digits, '.', '_' and '-', at most 40"
             raise InputError(what, where=name[:60], fix="choose another name")
         self.name = name
-        self.path, self.skips = folder / f"{name}.jsonl", folder / f"{name}{SKIPPED}.jsonl"
+        self.path, self.skips = folder / f"{name}.jsonl", folder / f"{name}{SKIPPED}"
         rows = [Done(item_of(row, self.path), False, start, follow_up(row)) for start, row in _whole_lines(self.path, Preference)]
         self.done: list[Done] = []
         for start, skip in _whole_lines(self.skips, _Skip):

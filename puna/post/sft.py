@@ -33,8 +33,8 @@ from puna.train.schedule import LearningRate, Schedule
 KIND = "model"
 REVISION = 2
 
-STREAMED_BYTES = 16 << 20  # of rows; as many are encoded in a few seconds
-LARGEST, EVENLY = 64, 1024  # rows that are looked at for the row length where more are to be read
+STREAMED_BYTES = 4 << 20  # of rows; as many are encoded in a second or two
+LARGEST, EVENLY = 64, 256  # rows that are looked at for the row length where more are to be read
 
 Part = Literal["gold", "samples"]
 

@@ -162,7 +162,7 @@ def test_agreement_counts_winners_not_sides(tmp_path):
         vote(bo, i, i % 2 if i < 30 else 1 - i % 2, "significantly" if i < 10 else "marginally")
     vote(ann, 99, 0)  # bo has not seen it
     bo.skip("item99")
-    report = agreement(sorted(tmp_path.glob("*.jsonl")))
+    report = agreement(sorted(tmp_path.glob("*")))
     (both,) = report["pairs"]
     assert (both["shared"], both["agree"]["count"], both["same_strength_too"]["count"]) == (40, 30, 10)
     assert both["kappa"]["value"] == pytest.approx(0.5)
