@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from puna.commands import explain, generate, models, runs, stores, texts
+from puna.commands import annotate, explain, export, generate, models, runs, stores, texts
 from puna.core.errors import InputError, PunaError, resource_error
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "explain": explain.explain, "why": stores.why, "diff": stores.diff, "verify": stores.verify, "gc": stores.gc,
     "doctor": stores.doctor,
     "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
-    "generate": generate.generate,
+    "generate": generate.generate, "annotate": annotate.annotate, "export": export.export,
 }  # fmt: skip
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)

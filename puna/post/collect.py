@@ -35,7 +35,7 @@ HELD_SHARE = 0.05  # of dialogs without a verifier
 HELD_MAX = 500
 NGRAM = 13  # words; the usual unit of contamination checks (GPT-3, appendix C; posttraining uses 8 to 13)
 
-Shape = Literal["auto", "task", "gsm8k", "dialog", "oasst", "instruction", "preference"]
+Shape = Literal["auto", "task", "gsm8k", "dialog", "oasst", "instruction", "preference", "pair"]
 
 
 class Sizes(BaseSettings):
@@ -341,9 +341,11 @@ def _proof(tasks: dict[str, list[Task]], train: list[Dialog]) -> dict[str, Any]:
     prompts["train"] = {prompt_id(opening(dialog.messages)) for dialog in train}
     names = ("train", "prompts", "dev", "test")
     overlap = {f"{a}/{b}": len(prompts[a] & prompts[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
-    known = {gram for dialog in train for gram in _ngrams(opening(dialog.messages))}
-    known |= {gram for task in tasks["prompts"] for gram in _ngrams(task.prompt)}
-    touched = sum(bool(_ngrams(task.prompt) & known) for task in tasks["test"])
+    tested = [_ngrams(task.prompt) for task in tasks["test"]]
+    wanted, known = set().union(*tested), set()
+    for messages in [*(opening(dialog.messages) for dialog in train), *(task.prompt for task in tasks["prompts"])]:
+        known |= _ngrams(messages) & wanted if wanted else set()
+    touched = sum(bool(grams & known) for grams in tested)
     return {
         "tasks": {split: len(tasks[split]) for split in SPLITS},
         "different_prompts": {n: len(prompts[n]) for n in names},

@@ -79,10 +79,13 @@ def encode_dialogs(tokenizer: Tokenizer, dialogs: Iterable[Dialog], length: int)
     return kept, left
 
 
-def encode_answer(tokenizer: Tokenizer, context: list[MessageRow], answer: list[MessageRow]) -> tuple[Encoded, int]:
+def encode_answer(
+    tokenizer: Tokenizer, context: list[MessageRow], answer: list[MessageRow], tools: str | None = None
+) -> tuple[Encoded, int]:
     """`context` + `answer` with only the answer to learn, and the length of the context: earlier turns must not enter a sum."""
-    prompt = len(render(tokenizer, context, generation_prompt=True).ids)
-    rendered = render(tokenizer, [*context, *answer])
+    offered = with_tools([row.message() for row in context], tools)
+    prompt = len(render(tokenizer, offered, generation_prompt=True).ids)
+    rendered = render(tokenizer, [*offered, *(row.message() for row in answer)])
     loss_mask = [0] * prompt + rendered.loss_mask[prompt:]
     return Encoded(rendered.ids, loss_mask, rendered.format_mask), prompt
 
@@ -102,7 +105,9 @@ def encode_preferences(tokenizer: Tokenizer, preferences: Iterable[Preference], 
         order = (
             preference.ranking if len(preference.ranking) <= ranks else [*preference.ranking[: ranks - 1], preference.ranking[-1]]
         )
-        answers = [encode_answer(tokenizer, preference.context, preference.candidates[i].messages)[0] for i in order]
+        answers = [
+            encode_answer(tokenizer, preference.context, preference.candidates[i].messages, preference.tools)[0] for i in order
+        ]
         if any(len(answer.ids) > length for answer in answers):
             found.left.overlong += 1
         elif not all(_has_content(answer) for answer in answers):

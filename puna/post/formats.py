@@ -1,13 +1,17 @@
 """Readers for the row shapes people already have: each turns one JSON object into our rows, or says why it cannot.
 
-Known shapes: our own Task, Dialog and Preference rows; GSM8K (`question`, `answer` ending in `#### N`); chat rows (`messages`, or
-`conversations` with from/value); Open-Assistant trees (`prompt` with nested ranked `replies`); instruction rows (`instruction`
-with `output`, or a plain `prompt` and `response`, Alpaca's wrapper removed). A reader never guesses a verifier: only rows with a
-checkable answer become tasks, everything else is dialogs to imitate (paper, sections 4.1.2 and 4.1.3).
+Known shapes: our own Task, Dialog and Preference rows; GSM8K (`question`, `answer` ending in `#### N`); chat rows (`messages` as
+Hugging Face and OpenAI write them, ShareGPT's `conversations`); Open-Assistant trees (`prompt` with nested ranked `replies`);
+instruction rows (`instruction` with `output`, `system` and `history` as in Alpaca and LLaMA-Factory, or a plain `prompt` with
+`response` or `completion`, Alpaca's wrapper removed); pairs (`chosen` and `rejected` as TRL has them: texts, messages, or
+transcripts as in Anthropic's HH-RLHF, with or without `prompt`). A reader never guesses a verifier: only rows with a checkable
+answer become tasks, everything else is dialogs to imitate (paper, sections 4.1.2 and 4.1.3). `puna.post.export` writes them.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +20,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, content_id
+from puna.tokenizer.tool_calls import calls_text
 
 
 @dataclass
@@ -53,13 +58,15 @@ def recognise(row: dict[str, Any]) -> str:
         return "task"
     if "context" in row and "candidates" in row:
         return "preference"
+    if "chosen" in row and "rejected" in row:
+        return "pair"
     if "messages" in row or "conversations" in row:
         return "dialog"
     if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
         return "oasst"
     if "question" in row and "####" in str(row.get("answer", "")):
         return "gsm8k"
-    if "instruction" in row or ("prompt" in row and "response" in row):
+    if "instruction" in row or ("prompt" in row and ("response" in row or "completion" in row)):
         return "instruction"
     raise UnreadableRow(f"no known row shape has the keys {sorted(row)[:8]}")
 
@@ -102,29 +109,131 @@ def _gsm8k(row: dict[str, Any], provenance: Provenance) -> Rows:
 Role = Literal["system", "user", "assistant", "ipython"]
 _CHAT_ROLES: dict[str, Role] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
     "ipython": "ipython",
     "tool": "ipython",
     "function": "ipython",
+    "observation": "ipython",
 }
 
 
+def read_messages(source: Any, role: Role = "user") -> list[MessageRow]:
+    """Messages of any spelling, one or several; a text is a message of `role`, None is none. UnreadableRow for a foreign role."""
+    if source is None:
+        return []
+    if isinstance(source, str):
+        return [MessageRow(role=role, content=source)]
+    return [_message(message) for message in ([source] if isinstance(source, dict) else source)]
+
+
+def _message(message: dict[str, Any]) -> MessageRow:
+    name = str(message["role"] if "role" in message else message["from"])
+    if name not in _CHAT_ROLES:
+        raise UnreadableRow(f"dialog row: unknown role {name!r}")
+    content = message["content"] if "content" in message else message.get("value", "")
+    if isinstance(content, list):  # OpenAI's parts
+        content = "".join(_part(part) for part in content)
+    extra = {key: message[key] for key in ("end", "train") if message.get(key) is not None}
+    if message.get("weight") == 0:  # OpenAI's way to leave a message out of the loss
+        extra["train"] = False
+    calls = message.get("tool_calls") or None
+    if name == "function_call":
+        content, calls = "", _function_call(str(content))
+    elif isinstance(calls, list):
+        calls = calls_text(calls)
+    if calls is not None and _CHAT_ROLES[name] != "assistant":
+        raise UnreadableRow(f"dialog row: a message of role {name!r} calls a tool")
+    return MessageRow(role=_CHAT_ROLES[name], content="" if content is None else content, tool_calls=calls, **extra)
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, dict) and part.get("type", "text") == "text":
+        return str(part["text"])
+    raise UnreadableRow("dialog row: a content part that is no text")
+
+
+def _function_call(value: str) -> str:
+    """LLaMA-Factory's call (name and `arguments`, one or a list of them) as the chat format's; anything else as it is."""
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return value
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    named = all(isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call for call in calls)
+    return calls_text(calls) if calls and named else value
+
+
+def listed_tools(tools: Any, messages: list[MessageRow]) -> str | None:
+    """Descriptions of functions, as a list or as JSON, in our form; UnreadableRow where they cannot be offered."""
+    if not tools:
+        return None
+    text = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+    listed = json.loads(text)
+    if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
+        raise UnreadableRow("tools are no list of objects")
+    if not any(message.role == "user" for message in messages):
+        raise UnreadableRow("tools are offered and no user message carries them")
+    return text if listed else None
+
+
 def _dialog(row: dict[str, Any], provenance: Provenance) -> Rows:
-    source = row["messages"] if "messages" in row else row["conversations"]
-    messages = []
-    for message in source:
-        name = str(message["role"] if "role" in message else message["from"])
-        if name not in _CHAT_ROLES:
-            raise UnreadableRow(f"dialog row: unknown role {name!r}")
-        content = message["content"] if "content" in message else message.get("value", "")
-        extra = {key: message[key] for key in ("tool_calls", "end", "train") if message.get(key) is not None}
-        messages.append(MessageRow(role=_CHAT_ROLES[name], content="" if content is None else content, **extra))
-    return Rows(dialogs=[_make_dialog(messages, row, provenance)])
+    messages = read_messages(row["messages"] if "messages" in row else row["conversations"])
+    return Rows(dialogs=[_make_dialog(_with_system(row, messages), row, provenance)])
+
+
+def _with_system(row: dict[str, Any], messages: list[MessageRow]) -> list[MessageRow]:
+    """`system` of LLaMA-Factory's rows as the first message, unless there is one."""
+    if not row.get("system") or (messages and messages[0].role == "system"):
+        return messages
+    return [MessageRow(role="system", content=str(row["system"])), *messages]
+
+
+def _pair(row: dict[str, Any], provenance: Provenance) -> Rows:
+    sides = [_side(row[name]) for name in ("chosen", "rejected")]
+    context = _with_system(row, read_messages(row.get("prompt")))
+    shared = [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False))]
+    if not context:
+        context = shared
+    opening = context if shared[: len(context)] == context else shared if row.get("prompt") is None else []
+    answers = [side[len(opening) :] for side in sides]
+    if not context or context[-1].role == "assistant":
+        raise UnreadableRow("pair row: there is no prompt that the two answer")
+    if not all(answer and answer[0].role == "assistant" for answer in answers):
+        raise UnreadableRow("pair row: an answer does not begin with the assistant")
+    if answers[0] == answers[1]:
+        raise UnreadableRow("pair row: chosen and rejected are the same")
+    origins, scores = row.get("origins") or ["", ""], (row.get("score_chosen"), row.get("score_rejected"))
+    candidates = [Candidate(messages=m, origin=str(o), score=s) for m, o, s in zip(answers, origins, scores, strict=True)]
+    preference = Preference(
+        id=_own(row, "id") or content_id({"context": context, "candidates": candidates}),
+        context=context,
+        tools=listed_tools(row.get("tools"), context),
+        candidates=candidates,
+        ranking=[0, 1],
+        strength=row.get("strength") or "better",
+        kind=str(row.get("kind") or "pairs"),
+        provenance=_provenance(row, provenance),
+    )
+    return Rows(preferences=[preference])
+
+
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+
+
+def _side(answer: Any) -> list[MessageRow]:
+    """One side of a pair: messages, a text, or a transcript of HH-RLHF with the prompt in it."""
+    if not isinstance(answer, str) or not answer.startswith("\n\nHuman:"):
+        return read_messages(answer, role="assistant")
+    parts = _TURN.split(answer)[1:]
+    roles: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+    return [MessageRow(role=roles[who], content=text.strip()) for who, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _oasst(row: dict[str, Any], provenance: Provenance) -> Rows:
@@ -181,6 +290,9 @@ _ALPACA = re.compile(r"### Instruction:\n(?P<instruction>.*?)\n+(?:### Input:\n(
 
 
 def _instruction(row: dict[str, Any], provenance: Provenance) -> Rows:
+    if isinstance(row.get("prompt"), list):  # TRL's prompt and completion as messages
+        messages = [*read_messages(row["prompt"]), *read_messages(row.get("completion", row.get("response")), role="assistant")]
+        return Rows(dialogs=[_make_dialog(messages, row, provenance)])
     instances = row.get("instances") or [row]
     dialogs = [_instruction_dialog(row, instance, provenance) for instance in instances]
     return Rows(dialogs=dialogs)
@@ -196,8 +308,10 @@ def _instruction_dialog(row: dict[str, Any], instance: dict[str, Any], provenanc
     if not instruction.strip() or not answer.strip():
         raise UnreadableRow("instruction row: the instruction or the answer is empty")
     prompt = instruction.strip() + (f"\n\n{given.strip()}" if given.strip() else "")
-    messages = [MessageRow(role="user", content=prompt), MessageRow(role="assistant", content=answer.strip())]
-    return _make_dialog(messages, row, provenance)
+    turns = [*(row.get("history") or []), (prompt, answer.strip())]
+    roles: tuple[Role, Role] = ("user", "assistant")
+    messages = [MessageRow(role=role, content=str(text)) for turn in turns for role, text in zip(roles, turn, strict=True)]
+    return _make_dialog(_with_system(row, messages), row, provenance)
 
 
 def _make_dialog(messages: list[MessageRow], row: dict[str, Any], provenance: Provenance) -> Dialog:
@@ -205,10 +319,25 @@ def _make_dialog(messages: list[MessageRow], row: dict[str, Any], provenance: Pr
         raise UnreadableRow("dialog row: no assistant message to learn from")
     if messages[0].role == "assistant":
         raise UnreadableRow("dialog row: begins with the assistant")
-    identity = content_id(messages)
     lang, capability = str(row.get("lang") or "en"), str(row.get("capability") or "general")
-    tools = row.get("tools") if isinstance(row.get("tools"), str) else None
-    return Dialog(id=identity, messages=messages, tools=tools, lang=lang, capability=capability, provenance=provenance)
+    tools = listed_tools(row.get("tools"), messages)
+    identity = _own(row, "id") or content_id(messages if tools is None else {"messages": messages, "tools": tools})
+    return Dialog(
+        id=identity, messages=messages, tools=tools, lang=lang, capability=capability, provenance=_provenance(row, provenance)
+    )
+
+
+def _provenance(row: dict[str, Any], otherwise: Provenance) -> Provenance:
+    """The row's own provenance, an object or JSON (`puna.post.export` writes that), or else the source's."""
+    given = row.get("provenance")
+    if not given:
+        return otherwise
+    return Provenance.model_validate_json(given) if isinstance(given, str) else Provenance.model_validate(given)
+
+
+def _own(row: dict[str, Any], key: str) -> str | None:
+    """A field of a row that was ours before: other people's ids are not hashes of the content."""
+    return str(row[key]) if row.get("provenance") and row.get(key) else None
 
 
 SHAPES: dict[str, Callable[[dict[str, Any], Provenance], Rows]] = {
@@ -216,6 +345,7 @@ SHAPES: dict[str, Callable[[dict[str, Any], Provenance], Rows]] = {
     "preference": _preference,
     "gsm8k": _gsm8k,
     "dialog": _dialog,
+    "pair": _pair,
     "oasst": _oasst,
     "instruction": _instruction,
 }

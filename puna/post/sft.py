@@ -7,8 +7,10 @@ cut. Run on gold alone for as many steps, this same stage is the control that re
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from puna.core.rng import derive_seed
@@ -17,11 +19,11 @@ from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.llama import Llama
 from puna.post import checkpoints, lora
-from puna.post.examples import Encoded, encode_dialogs, row_length
+from puna.post.dialog_store import DialogStore, Mixed, longest_of
+from puna.post.examples import Left, row_length
 from puna.post.gate import Verdict, open_judge, write_verdict
 from puna.post.lora import Lora
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.dialog import Dialog, read_rows
 from puna.train.loop import TrainResult, train
 from puna.train.objectives import CrossEntropy, Objective
 from puna.train.optim import OptimSettings
@@ -31,6 +33,9 @@ from puna.train.schedule import LearningRate, Schedule
 
 KIND = "model"
 REVISION = 2
+
+STREAMED_BYTES = 4 << 20  # of rows; as many are encoded in a second or two
+LARGEST, EVENLY = 64, 256  # rows that are looked at for the row length where more are to be read
 
 Part = Literal["gold", "samples"]
 
@@ -80,32 +85,71 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 class Pool:
-    """The dialogs a stage learns from, as packed examples with counts of where they came from and what was left out."""
+    """The dialogs a stage learns from, as packed examples with counts of where they came from and what was left out.
+
+    Up to STREAMED_BYTES of rows are encoded before the first step. Of more, a row is encoded when it is drawn, so the first step
+    comes at once and memory stays as it is; the row length is then that of the longest among the largest rows and a sample.
+    """
 
     def __init__(self, settings: Settings, ctx: StageContext, tokenizer: Tokenizer, limit: int, base: Artifact, tasks: Artifact):
-        dialogs: dict[Part, list[Dialog]] = {
-            "gold": list(read_rows(tasks.path / "train.jsonl", Dialog)),
-            "samples": _sampled(settings, ctx, base),
+        self.settings, self.limit = settings, limit
+        files = [tasks.path / "train.jsonl", *_sampled(settings, ctx, base)]
+        self.store = DialogStore(
+            tokenizer, files, limit if settings.length is None else min(limit, settings.length), ctx.scratch / "dialogs"
+        )
+        self.parts: dict[Part, np.ndarray] = {
+            "gold": self.store.rows_of(slice(0, 1)),
+            "samples": self.store.rows_of(slice(1, len(files))),
         }
-        self.examples: list[Encoded] = []
-        self.counts: dict[str, int] = {}
-        self.overlong = 0
-        for part, rows in dialogs.items():
-            encoded, left = encode_dialogs(tokenizer, rows, limit if settings.length is None else min(limit, settings.length))
-            self.counts[part] = len(encoded)
-            self.overlong += left.overlong
-            self.examples += encoded * settings.mix.get(part, 1)
-            if left.overlong or left.empty:
-                ctx.note(f"{part}: {left.text(len(rows), limit)}")
-        longest = max((len(example.ids) for example in self.examples), default=0)
+        self.streams = self.store.bytes > STREAMED_BYTES
+        looked = _largest_and_some(self.store) if self.streams else range(len(self.store))
+        longest = longest_of(self.store, looked)
         self.length = min(limit, settings.length or row_length(longest, limit))
+        self.examples = Mixed(self.store, self._mixed(), self.length)
+        if not self.streams:
+            self.note_left(ctx)
+
+    def _mixed(self) -> np.ndarray:
+        """Numbers of the rows of one epoch: of what is read before, only those that are not left out."""
+        copies = []
+        for part, rows in self.parts.items():
+            kept = rows if self.streams else rows[[bool(self.store.tokens(int(row))) for row in rows]]
+            copies += [kept] * self.settings.mix.get(part, 1)
+        return np.concatenate([np.zeros(0, np.int32), *copies])
+
+    def left(self, part: Part) -> Left:
+        """What is known to be left out of a part."""
+        return self.store.left(self.parts[part], self.length)
+
+    def note_left(self, ctx: StageContext) -> None:
+        """Tell the user what was left out, by part."""
+        for part, rows in self.parts.items():
+            left = self.left(part)
+            if left.overlong or left.empty:
+                ctx.note(f"{part}: {left.text(len(rows), self.length if self.streams else self.limit)}")
+
+    def counts(self) -> dict[str, int]:
+        """Dialogs of each part that are not left out."""
+        lefts = {part: self.left(part) for part in self.parts}
+        return {part: len(rows) - lefts[part].overlong - lefts[part].empty for part, rows in self.parts.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for the stage's summary; where rows are read when drawn also how many were."""
+        found = {"dialogs": self.counts(), "overlong": sum(self.left(part).overlong for part in self.parts)}
+        every = np.arange(len(self.store))
+        return {**found, **({"dialogs_read": self.store.known(every)} if self.streams else {})}
 
     def batches(self, settings: Settings, ctx: StageContext) -> DialogBatches:
         """Packed batches as a pure function of the step."""
         if settings.batch_tokens < self.length:
             ctx.note(f"a step reads one row of {self.length} tokens, though batch_tokens is {settings.batch_tokens}")
-        examples = [(example.ids, example.loss_mask) for example in self.examples]
-        return dialog_batches(examples, self.length, max(settings.batch_tokens, self.length), batch_seed(settings, ctx))
+        return dialog_batches(self.examples, self.length, max(settings.batch_tokens, self.length), batch_seed(settings, ctx))
+
+
+def _largest_and_some(store: DialogStore) -> np.ndarray:
+    """The rows of most bytes, and others evenly spaced: among them is the longest dialog, or one nearly as long."""
+    largest = np.argsort(-store.sizes(), kind="stable")[:LARGEST]
+    return np.concatenate([largest, np.linspace(0, len(store) - 1, EVENLY).astype(np.int64)])
 
 
 def batch_seed(settings: Settings, ctx: StageContext) -> int:
@@ -113,15 +157,15 @@ def batch_seed(settings: Settings, ctx: StageContext) -> int:
     return derive_seed(ctx.seed, "post.sft", settings.seed_offset)
 
 
-def _sampled(settings: Settings, ctx: StageContext, base: Artifact) -> list[Dialog]:
-    """Dialogs of every samples input; unchecked ones only if they are another model's."""
+def _sampled(settings: Settings, ctx: StageContext, base: Artifact) -> list[Path]:
+    """Files of every samples input; unchecked dialogs only if they are another model's."""
     if settings.samples == "none":
         return []
-    found: list[Dialog] = []
+    found = []
     for samples in ctx.inputs.all("samples"):
         if settings.samples == "raw":
             checkpoints.refuse_own_text(base, checkpoints.policy_ancestors(samples), f"{ctx.name}, samples of {samples.name}")
-        found += read_rows(samples.path / f"{settings.samples}.jsonl", Dialog)
+        found.append(samples.path / f"{settings.samples}.jsonl")
     return found
 
 
@@ -150,14 +194,15 @@ def finish(
     write_verdict(verdict, ctx.out)
     checkpoints.save(model, tokenizer, ctx, ctx.inputs.all("model"))
     _note(verdict, ctx)
+    if pool.streams:
+        pool.note_left(ctx)
     return {
         "steps": result.steps,
         "tokens": result.tokens,
-        "epochs": round(result.tokens / sum(len(e.ids) for e in pool.examples), 2),
+        "epochs": round(result.tokens / pool.examples.tokens(), 2),
         "first_loss": result.first_loss,
         "loss": result.loss,
-        "dialogs": pool.counts,
-        "overlong": pool.overlong,
+        **pool.summary(),
         "row_length": pool.length,
         "variant": settings.variant,
         "products": result.products,

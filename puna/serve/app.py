@@ -8,7 +8,6 @@ how many at once.
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import time
 import uuid
@@ -17,36 +16,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from puna.core.errors import InputError, PunaError
+from puna.core.errors import PunaError
 from puna.infer.engine import Engine
 from puna.infer.parallel import ONE, first_rank, opened
 from puna.infer.shards import Layout
 from puna.serve.forms import grammar_of
 from puna.serve.generate import Generator
+from puna.serve.local import BODY_BYTES, LOOPBACK, address, bind, listen, local_app, read_body
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
 from puna.serve.replies import chat_reply, chat_stream, completion_reply, completion_stream
 from puna.serve.worker import EngineThread
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import render
 
-STATIC = Path(__file__).parent / "static"
 PAGE_FILES = {"/": ("chat.html", "text/html"), "/chat.css": ("chat.css", "text/css"), "/chat.js": ("chat.js", "text/javascript")}
-PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NO_TELEMETRY: Any = {
-    "auto_configure": False,
-    "tracing": False,
-    "metrics": False,
-    "logs": False,
-}  # newer FastAPI would export traces
 ALIASES = ("", "default", "puna")  # model names a client may give when it does not care which model answers
 
 
@@ -62,7 +50,7 @@ class Limits:
         seconds: time for one request.
     """
 
-    body_bytes: int = 4 << 20
+    body_bytes: int = BODY_BYTES
     max_tokens: int = 4096
     answers: int = 64
     concurrent: int = 128
@@ -81,7 +69,7 @@ def serve(
 
     With a `layout` of several ranks every process of it comes here, and the first one listens. `options`: as in `opened`.
     """
-    listening = _bind(host, port) if first_rank(layout) else None
+    listening = bind(host, port) if first_rank(layout) else None
     try:
         with opened(directory, layout, **options) as found:
             if found is not None and listening is not None:
@@ -94,15 +82,11 @@ def serve(
 
 
 def _listen(app: FastAPI, host: str, listening: socket.socket) -> None:
-    import uvicorn
-
-    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    shown = f"http://{name}:{listening.getsockname()[1]}"
+    shown = address(host, listening)
     print(f"serving {app.title} · chat page {shown}/ · OpenAI API {shown}/v1 · Ctrl-C stops", flush=True)
     if host not in LOOPBACK:
         print("anyone who can reach this address can use the model: there are no passwords", flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    uvicorn.Server(config).run(sockets=[listening])
+    listen(app, listening)
 
 
 def create_app(directory: str | Path, *, host: str = "127.0.0.1", limits: Limits | None = None) -> FastAPI:
@@ -125,23 +109,8 @@ def build_app(
         yield
         worker.close()
 
-    app = FastAPI(title=name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, telemetry=NO_TELEMETRY)
+    app = local_app(name, host, PAGE_FILES, lifespan=lifespan)
     app.state.worker = worker
-
-    @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), status_code=error.status)
-
-    @app.exception_handler(HTTPException)
-    async def not_found(request: Request, error: HTTPException) -> Response:
-        return JSONResponse(ApiError(error.status_code, str(error.detail)).body(), status_code=error.status_code)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return JSONResponse(ApiError(500, "the server failed on this request; see its log").body(), status_code=500)
-
-    app.add_middleware(SameSite, host=host)
-    _add_pages(app)
     _add_api(app, Generator(worker, tokenizer, limits.max_tokens, limits.seconds), name, limits)
     return app
 
@@ -167,7 +136,7 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> N
 
     async def answer(request: Request, cls: type[Sampling], prepare: Callable[[Any], list[list[int]]], kind: str) -> Any:
         chat = cls is ChatRequest
-        asked = read_request(await _body(request, limits.body_bytes), cls)
+        asked = read_request(await read_body(request, limits.body_bytes), cls)
         _check_model(asked.model, name)
         prompts = _prepared(prepare, asked)
         if asked.n * len(prompts) > limits.answers:
@@ -202,41 +171,6 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> N
     @app.post("/v1/completions")
     async def completions(request: Request) -> Any:
         return await answer(request, CompletionRequest, lambda asked: _prompt_ids(generator.tokenizer, asked), "cmpl")
-
-
-def _add_pages(app: FastAPI) -> None:
-    def page(file: str, media: str) -> Callable[[], Awaitable[FileResponse]]:
-        async def send() -> FileResponse:
-            headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
-            return FileResponse(STATIC / file, media_type=media, headers=headers)
-
-        return send
-
-    for path, (file, media) in PAGE_FILES.items():
-        app.get(path, response_model=None)(page(file, media))
-
-
-class SameSite:
-    """On loopback, refuses what another site's page sends through the user's browser (DNS rebinding, cross-site posts)."""
-
-    def __init__(self, app: ASGIApp, host: str):
-        self.app, self.host = app, host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._allowed(Headers(scope=scope)):
-            await self.app(scope, receive, send)
-            return
-        error = ApiError(403, "this server answers its own page and local programs only")
-        await JSONResponse(error.body(), status_code=403)(scope, receive, send)
-
-    def _allowed(self, headers: Headers) -> bool:
-        called, origin = headers.get("host", ""), headers.get("origin")
-        try:
-            if self.host in LOOPBACK and urlsplit(f"//{called}").hostname not in LOOPBACK:
-                return False
-            return origin is None or urlsplit(origin).netloc == called
-        except ValueError:  # a malformed host or origin
-            return False
 
 
 class EventStream(StreamingResponse):
@@ -286,16 +220,6 @@ async def _unless_gone(request: Request, work: Awaitable[None]) -> None:
             task.cancel()
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise ApiError(413, f"the request is larger than {limit} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
 def _prepared(prepare: Callable[[Any], Any], asked: Any) -> Any:
     try:
         return prepare(asked)
@@ -314,19 +238,3 @@ def _prompt_ids(tokenizer: Tokenizer, asked: CompletionRequest) -> list[list[int
 def _check_model(asked: str | None, name: str) -> None:
     if asked not in (None, name, *ALIASES):
         raise ApiError(404, f"the model '{asked}' is not served here; '{name}' is", param="model", code="model_not_found")
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65535:
-        raise InputError("a port is a number from 0 to 65535", where=f"{host}:{port}", fix="choose another with --port")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
-    except OSError as error:
-        busy = error.errno == errno.EADDRINUSE
-        what = "the port is in use" if busy else f"the server cannot listen there ({error.strerror or error})"
-        raise InputError(what, where=f"{host}:{port}", fix="choose another with --port (and --host)") from None
-    return listening

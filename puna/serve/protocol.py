@@ -16,6 +16,7 @@ from puna.core.errors import InputError, PunaError
 from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Message, with_tools
+from puna.tokenizer.tool_calls import calls_text
 
 HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"}
@@ -233,7 +234,10 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 def _message(message: ChatMessage) -> Message:
     role = ROLE_OF.get(message.role, message.role)
     calls = message.tool_calls if role == "assistant" else None
-    return Message(role, _text(message.content), tool_calls="; ".join(_call_text(call) for call in calls) if calls else None)
+    try:
+        return Message(role, _text(message.content), tool_calls=calls_text(calls) if calls else None)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="messages") from None
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:
@@ -243,15 +247,6 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ApiError(400, f"content parts of type '{part.get('type')}' are not supported", param="messages")
     return "".join(part["text"] for part in content)
-
-
-def _call_text(call: dict[str, Any]) -> str:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ApiError(400, "a tool call needs function.name and function.arguments", param="messages")
-    arguments = function.get("arguments") or "{}"
-    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return '{"name": ' + json.dumps(function["name"], ensure_ascii=False) + ', "parameters": ' + arguments + "}"
 
 
 def _schema(asked: ResponseFormat) -> dict[str, Any] | None:

@@ -78,10 +78,14 @@ class Candidate(Row):
 
 
 class Preference(Row):
-    """Answers to one context, ranked: `ranking` lists candidate indices from best to worst (edited > chosen > rejected)."""
+    """Answers to one context, ranked: `ranking` lists candidate indices from best to worst (edited > chosen > rejected).
+
+    `tools` as in `Dialog`, offered in the context.
+    """
 
     id: str
     context: list[MessageRow]
+    tools: str | None = None
     candidates: list[Candidate]
     ranking: list[int]
     strength: Strength = "better"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,40 @@ if TYPE_CHECKING:
 IGNORED = -100  # target that no loss reads, the field's convention
 PADDING = -1  # document id of a position that holds no token
 
-Example = tuple[Sequence[int], Sequence[int]]  # token ids, and 1 where the token is to be learnt
+Example = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]  # token ids, and 1 where the token is to be learnt
+
+
+class Examples(Protocol):
+    """Examples by number that are read when they are drawn."""
+
+    def __len__(self) -> int:
+        """How many there are, those left out included."""
+        ...
+
+    def length(self, i: int) -> int:
+        """Tokens of example i, at most a row; 0 if it is left out."""
+        ...
+
+    def __getitem__(self, i: int) -> Example:
+        """Example i, one that is not left out."""
+        ...
+
+
+class Listed:
+    """A list of examples that all fit."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def length(self, i: int) -> int:
+        """Tokens of example i."""
+        return len(self.examples[i][0])
+
+    def __getitem__(self, i: int) -> Example:
+        return self.examples[i]
 
 
 @dataclass
@@ -239,21 +272,21 @@ class DialogBatches:
     """Packed batches of whole dialogs: `self(step)` are the micro-batches of one optimiser step.
 
     Attributes:
-        overlong: indices of the examples longer than a row, never used; the caller reports them.
-        tokens: tokens of one epoch.
+        overlong: of a list, indices of the examples longer than a row, never used; the caller reports them.
     """
 
     def __init__(
-        self, examples: Sequence[Example], length: int, batch_tokens: int, seed: int, *,
+        self, examples: Sequence[Example] | Examples, length: int, batch_tokens: int, seed: int, *,
         rank: int = 0, world: int = 1, micro_rows: int | None = None,
     ):  # fmt: skip
         self.length, self.rows = length, max(1, batch_tokens // length)
-        self.overlong = [i for i, (ids, _) in enumerate(examples) if len(ids) > length]
-        self.examples = [(ids, mask) for ids, mask in examples if len(ids) <= length]
-        if not self.examples:
-            raise InputError(f"none of {len(examples)} examples fits a row of {length} tokens", fix="raise the row length")
-        self.lengths = [len(ids) for ids, _ in self.examples]
-        self.tokens = sum(self.lengths)
+        self.overlong: list[int] = []
+        if isinstance(examples, Sequence):
+            self.overlong = [i for i, (ids, _) in enumerate(examples) if len(ids) > length]
+            examples = Listed([(ids, mask) for ids, mask in examples if len(ids) <= length])
+        self.examples: Examples = examples
+        if not len(self.examples):
+            raise self._nothing(len(self.overlong))
         self.rank, self.world, self.micro_rows = rank, world, micro_rows or self.rows
         self._order = epochs(len(self.examples), seed)
         self._plans: list[list[list[int]]] = []  # example indices of each row, per step
@@ -275,19 +308,27 @@ class DialogBatches:
 
     def _next_plan(self) -> list[list[int]]:
         """Draw until the rows could be full, pack, and keep what did not fit for the next step."""
-        capacity = self.rows * self.length
-        drawn, total = self._waiting, sum(self.lengths[i] for i in self._waiting)
+        capacity, length = self.rows * self.length, self.examples.length
+        drawn, total, passed = self._waiting, sum(map(length, self._waiting)), 0
         while total < capacity:
-            drawn.append(self._order[self._drawn])
-            total += self.lengths[drawn[-1]]
+            i = self._order[self._drawn]
             self._drawn += 1
-        plan, left = plan_rows([self.lengths[i] for i in drawn], self.length, self.rows)
+            passed = 0 if length(i) else passed + 1
+            if passed == len(self.examples):
+                raise self._nothing(passed)
+            if length(i):
+                drawn.append(i)
+                total += length(i)
+        plan, left = plan_rows([length(i) for i in drawn], self.length, self.rows)
         self._waiting = [drawn[i] for i in left]
         return [[drawn[i] for i in row] for row in plan]
 
+    def _nothing(self, examples: int) -> InputError:
+        return InputError(f"none of {examples} examples fits a row of {self.length} tokens", fix="raise the row length")
+
 
 def dialog_batches(
-    examples: Sequence[Example], length: int, batch_tokens: int, seed: int, *,
+    examples: Sequence[Example] | Examples, length: int, batch_tokens: int, seed: int, *,
     rank: int = 0, world: int = 1, micro_rows: int | None = None,
 ) -> DialogBatches:  # fmt: skip
     """Batches of whole examples as a pure function of the step: rows of `length`, `batch_tokens` over all ranks."""

@@ -16,7 +16,8 @@ from puna.model.checkpoint import save_model
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama
 from puna.serve import terminal
-from puna.serve.app import _bind, create_app, serve
+from puna.serve.app import create_app, serve
+from puna.serve.local import bind
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, parse, render
 
@@ -47,7 +48,7 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(directory):
     uvicorn = pytest.importorskip("uvicorn")
-    listening = _bind("127.0.0.1", 0)
+    listening = bind("127.0.0.1", 0)
     running = uvicorn.Server(uvicorn.Config(create_app(directory), log_level="warning"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
