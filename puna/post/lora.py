@@ -1,16 +1,16 @@
 """LoRA: small matrices learn beside frozen ones (Hu et al. 2021), so gradients and optimiser states of the model are not held.
 
 y = W x + alpha / rank * B A x, with A [rank, K] drawn and B [N, rank] zero: training starts at the model itself, and with the
-adapters off the model is still there, so that DPO's reference needs no second copy. The frozen weights are kept in fp32, in
-bfloat16, or with the matrices of the layers in FP8 by rows, widened for each product, and the rest in bfloat16: our form of QLoRA
-(Dettmers et al. 2023), whose four bits we do not have. A stage leaves the adapter as PEFT writes it and, for the stages after it,
-the whole model: the input's own weights, not the rounded ones, with the adapter merged in.
+adapters off the model is still there, so that DPO's reference needs no second copy. The matrices of the layers are kept in fp32,
+in bfloat16, or in FP8 by rows, our form of QLoRA (Dettmers et al. 2023), whose four bits we do not have. They are widened for
+each product, as processors without BF16 units are many times slower in it. A stage leaves the adapter as PEFT writes it and, for
+the stages after it, the whole model: the input's own weights, not the rounded ones, with the adapter merged in.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 
 
 class Lora(BaseSettings):
-    """Adapters of a `rank` on every layer's `targets`, counting alpha / rank; `base` is how the frozen weights are kept."""
+    """Adapters of a `rank` on every layer's `targets`, counting alpha / rank; `base` is how frozen matrices are kept."""
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
@@ -70,22 +70,38 @@ class LoraLinear(nn.Module):
         return y + self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)) * self.scale).to(y.dtype)
 
 
-class WidenedLinear(Fp8Linear):
+class Fp8Frozen(Fp8Linear):
     """y = W x with W stored in FP8 and x as it is: it has a gradient for x, and keeps no wide weight for it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _WidenedProduct.apply(x, self.weight, self.weight_scale)
 
 
+class Bf16Frozen(nn.Module):
+    """The same with W stored in bfloat16."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _WidenedProduct.apply(x, self.weight, None)
+
+
 class _WidenedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, scale)
-        return F.linear(x, dequantize_rows(weight, scale).to(x.dtype))
+        return F.linear(x, _wide(weight, scale, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] @ dequantize_rows(*ctx.saved_tensors).to(gradients[0].dtype), None, None
+        weight, scale = ctx.saved_tensors
+        return gradients[0] @ _wide(weight, scale, gradients[0].dtype), None, None
+
+
+def _wide(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (weight if scale is None else dequantize_rows(weight, scale)).to(dtype)
 
 
 def load(artifact: Artifact, settings: Lora | None, ctx: StageContext) -> tuple[Llama, Tokenizer]:
@@ -100,10 +116,13 @@ def adapted(model: Llama, settings: Lora, seed: int) -> Llama:
     """Freeze a model and add adapters, in place; each is drawn from a stream of its own."""
     model.requires_grad_(False)
     matrices = [f"model.layers.{layer}.{matrix}" for layer in range(model.config.layers) for matrix in LINEARS["all"]]
-    if settings.base == "fp8":
+    if settings.base != "fp32":
+        form: Callable[[Any], nn.Module] = Fp8Frozen.from_weight if settings.base == "fp8" else Bf16Frozen
         for name in matrices:
-            _replace(model, name, WidenedLinear.from_weight(model.get_submodule(name).weight))  # type: ignore[arg-type]
-    model.to(torch.float32 if settings.base == "fp32" else torch.bfloat16)
+            _replace(model, name, form(model.get_submodule(name).weight))
+    for name, weight in model.named_parameters():
+        if name.rpartition(".")[0] not in matrices or settings.base == "fp32":
+            weight.data = weight.data.float()
     for name in matrices:
         if name.rpartition(".")[2] in settings.targets:
             own = LoraLinear(model.get_submodule(name), settings.rank, settings.alpha, derive_seed(seed, name))
