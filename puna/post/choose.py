@@ -26,7 +26,7 @@ SURE = 0.8  # probability from which a text counts as being in a language
 
 _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", **dict.fromkeys(",$€£", None)})  # of equations; thousands, currencies
 _SPACES = re.compile(r"(?<=[-+*/^%=().\d])[ \t]+(?=[-+*/^%=().\d])")  # inside an equation, not between lines
-_EQUATION = re.compile(r"[-+*/^%().\d]*\d[-+*/^%().\d]*=[-+]?\d[\d.]*")
+_EQUATION = re.compile(r"(?<![-+*/^%().\d])(?=[-+*/^%().]*+\d)[-+*/^%().\d]++=[-+]?\d[\d.]*")  # linear in rows of digits
 
 
 class Scorer(Protocol):

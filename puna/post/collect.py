@@ -293,7 +293,8 @@ def _add_prompts(wanted: int, collected: Collected) -> None:
         if not dialog.tools:
             add(opening(dialog.messages), dialog.provenance, lang=dialog.lang, capability=dialog.capability)
     for preference in collected.preferences:
-        add(preference.context, preference.provenance)
+        if not preference.tools:
+            add(preference.context, preference.provenance)
     for key in sorted(found)[:wanted]:
         _place(found[key], "prompts", collected)
     collected.tasks["prompts"].sort(key=lambda task: prompt_id(task.prompt))

@@ -92,7 +92,7 @@ class Pool:
     """
 
     def __init__(self, settings: Settings, ctx: StageContext, tokenizer: Tokenizer, limit: int, base: Artifact, tasks: Artifact):
-        self.settings, self.limit = settings, limit
+        self.settings = settings
         files = [tasks.path / "train.jsonl", *_sampled(settings, ctx, base)]
         self.store = DialogStore(
             tokenizer, files, limit if settings.length is None else min(limit, settings.length), ctx.scratch / "dialogs"
@@ -126,7 +126,7 @@ class Pool:
         for part, rows in self.parts.items():
             left = self.left(part)
             if left.overlong or left.empty:
-                ctx.note(f"{part}: {left.text(len(rows), self.length if self.streams else self.limit)}")
+                ctx.note(f"{part}: {left.text(len(rows), self.length if self.streams else self.store.limit)}")
 
     def counts(self) -> dict[str, int]:
         """Dialogs of each part that are not left out."""
