@@ -45,7 +45,8 @@ def annotate(
     from puna.post.comparisons import read_comparisons, read_prompts
 
     names = [name for name in models.split(",") if name]
-    read = read_prompts(sources[0], licence) if names else read_comparisons(sources[0], prompts, licence, seed)
+    how = [sorted(names), temperature, max_tokens, seed]
+    read = read_prompts(sources[0], licence, how) if names else read_comparisons(sources[0], prompts, licence, seed)
     for note in read.notes():
         typer.echo(note, err=True)
     found = read.comparisons

@@ -31,7 +31,7 @@ def gathered(words: Sequence[str]) -> list[str]:
     """`data=a.jsonl b.jsonl` as one list: a word without `=`, as a pattern of the shell gives them, joins the one before."""
     lists: list[list[str]] = []
     for word in words:
-        if "=" in word or not lists:
+        if "=" in word or not lists or "=" not in lists[-1][0]:
             lists.append([word])
         else:
             lists[-1].append(word)

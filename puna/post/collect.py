@@ -155,6 +155,11 @@ def outside(settings: Settings) -> dict[str, str]:
     return found
 
 
+def prompt_key(messages: list[MessageRow]) -> str:
+    """The id by which a prompt is held out: of what was asked, whatever system message steered the answers."""
+    return prompt_id([message for message in opening(messages) if message.role != "system"])
+
+
 def prompt_text(messages: Iterable[MessageRow]) -> str:
     """A prompt in canonical form: roles and contents, compatibility-normalised, case and white space folded."""
     parts = (f"{m.role}: {unicodedata.normalize('NFKC', m.content)}" for m in messages)

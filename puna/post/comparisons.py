@@ -23,6 +23,7 @@ from puna.post.formats import UnreadableRow, listed_tools, read_messages
 from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Candidate, MessageRow, Provenance, Sample, Task, content_id, read_rows
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what a row of another form runs into
 FORM = (
     'one JSON object a line: {"prompt": "...", "candidates": ["...", "..."]}, prompt and candidates as texts or messages; or'
     " preference rows; or lines of `puna generate` or sample rows, with their prompts named by --prompts"
@@ -104,11 +105,11 @@ def read_comparisons(source: Path, prompts: Path | None, licence: str, seed: int
     return _not_empty(read, file)
 
 
-def read_prompts(source: Path, licence: str) -> Read:
-    """Prompts for models to answer: a JSONL file, or a tasks artifact's."""
+def read_prompts(source: Path, licence: str, how: object = None) -> Read:
+    """Prompts for models to answer: a JSONL file, or a tasks artifact's; `how` they answer is a part of each comparison's id."""
     read = Read()
     for _, asked in _prompts(source, licence):
-        identity = content_id({"context": asked.context, "tools": asked.tools})
+        identity = content_id({"context": asked.context, "tools": asked.tools, "drawn": how})
         read.add(Comparison(identity, asked.context, asked.tools, (), asked.provenance))
     return _not_empty(read, source)
 
@@ -174,7 +175,7 @@ def _from_row(
                 raise UnreadableRow(f"its prompt (id {row.get('id', number)}) is not among --prompts")
         else:
             asked, answers = _asked(row, file.name, licence), _candidates(row)
-    except (UnreadableRow, ValidationError, KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InputError(f"a row cannot be compared: {reason}", where=f"{file}:{number}", fix=FORM) from error
     return _choose(asked, answers, seed)
@@ -277,5 +278,5 @@ def _prompts(source: Path | None, licence: str) -> Iterator[tuple[str, _Asked]]:
     for number, row in _rows(file):
         try:
             yield str(row.get("id", number)), _asked(row, file.name, licence)
-        except (UnreadableRow, ValidationError) as error:
+        except MALFORMED as error:
             raise InputError(f"a row cannot be answered: {error}", where=f"{file}:{number}", fix=PROMPT_FORM) from error

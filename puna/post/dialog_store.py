@@ -71,6 +71,9 @@ class DialogStore:
         if self._index[row, 0] == UNREAD:
             self._encode(row)
         start, tokens = self._index[row].tolist()
+        if start > 0 and not tokens:  # the machine stopped between the two
+            self._encode(row)
+            start, tokens = self._index[row].tolist()
         return tokens if start > 0 else 0
 
     def row(self, row: int) -> Example:
@@ -80,7 +83,7 @@ class DialogStore:
         start, tokens = self._index[row].tolist()
         record = os.pread(self._data.fileno(), SUM_BYTES + tokens * (ID_BYTES + MASK_BYTES), start)
         body = record[SUM_BYTES:]
-        if len(body) != tokens * (ID_BYTES + MASK_BYTES) or int.from_bytes(record[:SUM_BYTES], "little") != zlib.crc32(body):
+        if len(body) != tokens * (ID_BYTES + MASK_BYTES) or int.from_bytes(record[:SUM_BYTES], "little") != _sum(body, row):
             self._encode(row)
             return self.row(row)
         return np.frombuffer(body, "<u4", tokens), np.frombuffer(body, np.uint8, tokens, tokens * ID_BYTES)
@@ -108,7 +111,7 @@ class DialogStore:
             self._index[row] = EMPTY, 0
         else:
             body = np.asarray(encoded.ids, "<u4").tobytes() + np.asarray(encoded.loss_mask, np.uint8).tobytes()
-            record = zlib.crc32(body).to_bytes(SUM_BYTES, "little") + body
+            record = _sum(body, row).to_bytes(SUM_BYTES, "little") + body
             os.pwrite(self._data.fileno(), record, self._size)
             self._index[row] = self._size, tokens
             self._size += len(record)
@@ -185,3 +188,8 @@ def _row_starts(path: Path) -> tuple[np.ndarray, int]:
                 starts.append(at)
             at += len(line)
     return np.frombuffer(starts, np.int64) if starts else np.zeros(0, np.int64), at
+
+
+def _sum(body: bytes, row: int) -> int:
+    """Checksum of a row's record, which no other row has."""
+    return zlib.crc32(body, row + 1)

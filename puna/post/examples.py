@@ -95,7 +95,7 @@ def encode_preferences(tokenizer: Tokenizer, preferences: Iterable[Preference], 
 
     A row with one over-long or empty answer is left out whole: the others have nothing to be compared with.
     """
-    from puna.post.collect import opening, prompt_id
+    from puna.post.collect import prompt_key
 
     found = RankedRows()
     for preference in preferences:
@@ -113,7 +113,7 @@ def encode_preferences(tokenizer: Tokenizer, preferences: Iterable[Preference], 
         elif not all(_has_content(answer) for answer in answers):
             found.left.empty += 1
         else:
-            key = prompt_id(opening(preference.context))
+            key = prompt_key(preference.context)
             found.rows.append(Ranked(preference.id, key, answers))
     return found
 

@@ -197,14 +197,14 @@ def _with_system(row: dict[str, Any], messages: list[MessageRow]) -> list[Messag
 
 def _pair(row: dict[str, Any], provenance: Provenance) -> Rows:
     sides = [_side(row[name]) for name in ("chosen", "rejected")]
-    context = _with_system(row, read_messages(row.get("prompt")))
+    given = read_messages(row.get("prompt") or row.get("question"))
     shared = [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False))]
-    if not context:
-        context = shared
-    opening = context if shared[: len(context)] == context else shared if row.get("prompt") is None else []
+    context = given or shared
+    opening = context if shared[: len(context)] == context else []
     answers = [side[len(opening) :] for side in sides]
-    if not context or context[-1].role == "assistant":
+    if not context or context[-1].role not in ("user", "ipython"):
         raise UnreadableRow("pair row: there is no prompt that the two answer")
+    context = _with_system(row, context)
     if not all(answer and answer[0].role == "assistant" for answer in answers):
         raise UnreadableRow("pair row: an answer does not begin with the assistant")
     if answers[0] == answers[1]:
@@ -329,15 +329,21 @@ def _make_dialog(messages: list[MessageRow], row: dict[str, Any], provenance: Pr
 
 def _provenance(row: dict[str, Any], otherwise: Provenance) -> Provenance:
     """The row's own provenance, an object or JSON (`puna.post.export` writes that), or else the source's."""
+    return _own_provenance(row) or otherwise
+
+
+def _own_provenance(row: dict[str, Any]) -> Provenance | None:
+    """None where there is no such column, or one that means something else."""
     given = row.get("provenance")
-    if not given:
-        return otherwise
-    return Provenance.model_validate_json(given) if isinstance(given, str) else Provenance.model_validate(given)
+    try:
+        return Provenance.model_validate_json(given) if isinstance(given, str) else Provenance.model_validate(given)
+    except ValidationError:
+        return None
 
 
 def _own(row: dict[str, Any], key: str) -> str | None:
     """A field of a row that was ours before: other people's ids are not hashes of the content."""
-    return str(row[key]) if row.get("provenance") and row.get(key) else None
+    return str(row[key]) if row.get(key) and _own_provenance(row) else None
 
 
 SHAPES: dict[str, Callable[[dict[str, Any], Provenance], Rows]] = {

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt
 
+from puna.core.errors import InputError
 from puna.core.intervals import wilson
 from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
@@ -108,7 +109,12 @@ class Settings(Drawing):
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Sample, verify, select, write."""
     policy, tasks = ctx.inputs.one("model"), ctx.inputs.one("tasks")
-    prompts = [task for task in read_rows(tasks.path / "prompts.jsonl", Task) if is_wanted(task, settings)]
+    every = list(read_rows(tasks.path / "prompts.jsonl", Task))
+    prompts = [task for task in every if is_wanted(task, settings)]
+    if every and not prompts:
+        held = ", ".join(sorted({task.capability for task in every})), ", ".join(sorted({task.lang for task in every}))
+        fix = f"the tasks hold {held[0]} in {held[1]}"
+        raise InputError("no prompt is of these capabilities and languages", where=ctx.name, fix=fix)
     start, end = settings.prompts.bounds(len(prompts))
     if settings.prompts.count is not None and end - start < settings.prompts.count:
         ctx.note(f"{end - start} prompts where {settings.prompts.count} were wanted: the tasks hold {len(prompts)}")

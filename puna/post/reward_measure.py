@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from puna.core.intervals import bounded_mean
 from puna.core.stage import StageContext
-from puna.post.collect import prompt_id
+from puna.post.collect import prompt_key
 from puna.post.examples import Ranked
 from puna.tokenizer.chat import parse
 from puna.tokenizer.dialog import MessageRow, Sample, Task, read_rows
@@ -49,7 +49,7 @@ def sampled_prompts(ctx: StageContext, held: Callable[[str], bool]) -> list[Samp
         found += [
             SampledPrompt(tasks[key], group)
             for key, group in groups.items()
-            if key in tasks and tasks[key].verifier and len(group) > 1 and held(prompt_id(tasks[key].prompt))
+            if key in tasks and tasks[key].verifier and len(group) > 1 and held(prompt_key(tasks[key].prompt))
         ]
     return found
 

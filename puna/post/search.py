@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.core.stage import Artifact, StageContext
 from puna.infer.engine import Engine, Request
@@ -105,6 +106,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     policy = ctx.inputs.one("model")
     model, tokenizer = checkpoints.load(policy)
     scorer = load_steps(ctx.inputs.one("step_reward"))
+    if scorer.tokenizer.digest != tokenizer.digest:
+        raise InputError("the step model has another tokenizer than the policy", where=policy.name, fix="train one on its labels")
     hard = [task for task in hard_tasks(ctx.inputs.one("tasks"), ctx.inputs.all("samples")) if reject.is_wanted(task, settings)]
     start, end = settings.prompts.bounds(len(hard))
     asked = [(task, reject.steering(task, settings, ctx)) for task in hard[start:end]]

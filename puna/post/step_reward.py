@@ -27,13 +27,13 @@ from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.checkpoint import load_model, save_model
 from puna.post import checkpoints
-from puna.post.collect import prompt_id
+from puna.post.collect import prompt_key
 from puna.post.examples import Encoded, row_length
 from puna.post.reject import prompt_ids
 from puna.post.reward import HEAD_FILE, RewardModel, RewardScorer, is_held
 from puna.post.reward_measure import correlation, mean_interval
 from puna.post.reward_rows import end_to_end, starts_of
-from puna.post.steps import LABELS, Labelled
+from puna.post.steps import LABELS, TOKENS, Labelled
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import read_rows
 from puna.train.loop import train
@@ -95,6 +95,7 @@ class StepScorer:
     """The chance of a right end, for answers so far."""
 
     def __init__(self, model: RewardModel, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
         self._scorer = RewardScorer(model, tokenizer)
 
     def values(self, beginnings: Sequence[Sequence[int]]) -> list[float]:
@@ -123,6 +124,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     base = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")]
     trunk, tokenizer = checkpoints.load(base[0])
     limit = min(settings.length or trunk.config.max_seq_len, trunk.config.max_seq_len)
+    for source in ctx.inputs.all("steps"):
+        if json.loads((source.path / TOKENS).read_text())["tokenizer"] != tokenizer.digest:
+            fix = "start from a model with the tokenizer of the policy"
+            raise InputError("the labels are of another tokenizer than the model", where=source.name, fix=fix)
     read = [row for source in ctx.inputs.all("steps") for row in read_rows(source.path / LABELS, Labelled)]
     rows = [worked(tokenizer, row, settings.target) for row in read]
     fitting = [row for row in rows if len(row.ids) <= limit and row.ends]
@@ -148,7 +153,7 @@ def worked(tokenizer: Tokenizer, row: Labelled, target: Target) -> Worked:
     ends, values = [len(prompt) + end for end in row.ends], row.values
     if target == "outcome":
         ends, values = ([len(ids) - 1], [float(row.passed)]) if row.ids else ([], [])
-    return Worked(prompt_id(row.prompt), ids, ends, values, row.passed)
+    return Worked(prompt_key(row.prompt), ids, ends, values, row.passed)
 
 
 def step_batch(rows: Sequence[Worked], length: int) -> Batch:

@@ -7,6 +7,7 @@ last step, which ends the answer, is worth what the verifier says. `post.steps` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from puna.verify.check import verify
 KIND = "steps"
 REVISION = 1
 
-LABELS = "labels.jsonl"
+LABELS, TOKENS = "labels.jsonl", "tokens.json"
 ENDINGS = (b".", b"!", b"?", b";", b"\xe0\xa5\xa4")  # of a sentence; the last is the danda of Hindi
 PROMPTS_PER_PART = 128  # prompts labelled between two looks at whether to stop
 
@@ -90,6 +91,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         rows += read_rows(path, Labelled)
         ctx.progress(first + len(part), len(tasks), answers=len(rows))
     write_rows(ctx.out / LABELS, rows)
+    (ctx.out / TOKENS).write_text(json.dumps({"tokenizer": tokenizer.digest}) + "\n")
     return _summary(rows, len(tasks))
 
 

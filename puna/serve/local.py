@@ -84,6 +84,8 @@ class SameSite:
         try:
             if self.host in LOOPBACK and urlsplit(f"//{called}").hostname not in LOOPBACK:
                 return False
+            if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
+                return False  # a picture of another site's page that asks for our address
             return origin is None or urlsplit(origin).netloc == called
         except ValueError:  # a malformed host or origin
             return False

@@ -8,6 +8,7 @@ def test_a_shell_pattern_after_a_value_makes_a_list():
         "model=m", 'data=["a.jsonl", "b c.jsonl", "é.jsonl"]', "seed=8",
     ]  # fmt: skip
     assert gathered(["data=a.jsonl"]) == ["data=a.jsonl"] and gathered([]) == []
+    assert gathered(["flagship.steps", "100", "seed=8"]) == ["flagship.steps", "100", "seed=8"]
 
 
 def test_the_first_word_is_a_recipe_unless_it_is_a_value():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from post_toys import PROVENANCE, base_artifact, run_stage, tasks_artifact, toy_task, toy_tokenizer
 
+from puna.core.errors import InputError
 from puna.core.stage import Artifact, local_context
 from puna.post import reject
 from puna.post.choose import drawn_from, same_language, select, signature
@@ -148,8 +149,8 @@ def test_a_slice_counts_prompts_of_the_wanted_kind(tmp_path):
     prompts = {task.id: task for task in read_rows(tasks.path / "prompts.jsonl", Task)}
     asked = {row.task_id for row in read_rows(made.path / "samples.jsonl", Sample)}
     assert len(asked) == 15 and {prompts[key].capability for key in asked} == {"code"}
-    other = run_stage(tmp_path, "post.reject", "none", [base, tasks], k=2, max_tokens=4, langs=["th"])
-    assert other.summary()["samples"] == 0
+    with pytest.raises(InputError, match="no prompt is of these"):
+        run_stage(tmp_path, "post.reject", "none", [base, tasks], k=2, max_tokens=4, langs=["th"])
 
 
 def test_prompts_that_nothing_can_judge_are_left_out(tmp_path):
@@ -158,3 +159,7 @@ def test_prompts_that_nothing_can_judge_are_left_out(tmp_path):
     write_rows(tasks.path / "prompts.jsonl", [*read_rows(tasks.path / "prompts.jsonl", Task), *free])
     assert run_stage(tmp_path, "post.reject", "judged", [base, tasks], k=2, max_tokens=4).summary()["prompts"] == 4
     assert run_stage(tmp_path, "post.reject", "all", [base, tasks], k=2, max_tokens=4, raw=True).summary()["prompts"] == 5
+
+
+def test_a_long_row_of_digits_is_read_at_once():
+    assert signature("9" * 20_000) == "9" * 20_000 and signature("(1+2)=3, so 3*4=12.") == "(1+2)=3; 3*4=12"

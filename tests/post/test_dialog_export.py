@@ -206,17 +206,21 @@ USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assis
     [{"prompt": "q", "chosen": "good", "rejected": "bad"}, {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
      {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
      {"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},
-     {"prompt": "q", "chosen": {"role": "assistant", "content": "good"}, "rejected": {"from": "gpt", "value": "bad"}}],
+     {"prompt": "q", "chosen": {"role": "assistant", "content": "good"}, "rejected": {"from": "gpt", "value": "bad"}},
+     {"question": "q", "chosen": "good", "rejected": "bad"}],
 )  # fmt: skip
 def test_pairs_of_every_spelling(given):
     (one,) = read_row(given, "auto", PROVENANCE).preferences
     assert texts(one) == [["q"], ["good"], ["bad"]]
+    (steered,) = read_row({**given, "system": "s"}, "auto", PROVENANCE).preferences
+    assert texts(steered) == [["s", "q"], ["good"], ["bad"]]
     assert (one.ranking, one.strength, one.kind, one.provenance) == ([0, 1], "better", "pairs", PROVENANCE)
 
 
 @pytest.mark.parametrize(
     "given",
     [{"prompt": "q", "chosen": "a", "rejected": "a"}, {"chosen": "a", "rejected": "b"},
+     {"system": "s", "chosen": "a", "rejected": "b"},
      {"chosen": [USER], "rejected": [USER, BAD]}, {"prompt": "q", "chosen": 3, "rejected": "b"},
      {"prompt": "q", "chosen": "a", "rejected": "b", "tools": "{"}, {"messages": [USER, GOOD], "tools": [1]},
      {"messages": [USER, {"role": "assistant", "content": [{"type": "image_url"}]}]},
@@ -252,8 +256,9 @@ def test_dialogs_as_openai_trl_and_llama_factory_write_them():
 def test_a_row_keeps_its_own_provenance_and_others_get_the_sources():
     assert read_row(PLAIN.model_dump(), "auto", PROVENANCE).dialogs == [PLAIN]
     foreign = {"id": "theirs", "messages": [USER, GOOD]}
-    (one,) = read_row(foreign, "auto", PROVENANCE).dialogs
-    assert one.provenance == PROVENANCE and one.id == content_id(one.messages)
+    for row in (foreign, {**foreign, "provenance": "a forum"}):
+        (one,) = read_row(row, "auto", PROVENANCE).dialogs
+        assert one.provenance == PROVENANCE and one.id == content_id(one.messages)
     assert set(SHAPES) >= {recognise(r) for r in (foreign, {"chosen": 1, "rejected": 2}, Task.model_dump(toy_task("abc")))}
 
 

@@ -17,6 +17,7 @@ from puna.post import search, step_reward, steps
 from puna.post.reject import prompt_ids
 from puna.post.reward import RewardModel
 from puna.post.steps import Labelled, label, step_ends
+from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Sample, Task, read_rows, write_rows
 
 TOKENIZER = toy_tokenizer()
@@ -133,7 +134,9 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     (root / "labels").mkdir()
     write_rows(root / "labels" / steps.LABELS, labelled(3, 60))
-    base, labels = base_artifact(root / "base"), finished(root / "labels", "steps", "labels")
+    base = base_artifact(root / "base")
+    (root / "labels" / steps.TOKENS).write_text(json.dumps({"tokenizer": Tokenizer.load(base.path).digest}))
+    labels = finished(root / "labels", "steps", "labels")
     return {
         target: run_stage(
             root, "post.step_reward", target, [base, labels], target=target, steps=90, lr=1e-2, held=0.2, answers_per_step=16
@@ -229,3 +232,12 @@ def test_the_prefix_cache_changes_no_label():
         engine = Engine(toy_model(), stop_ids=TOKENIZER.stop_ids, prefix_cache=cached)
         rows.append(list(label(engine, TOKENIZER, [coins_task(2)], settings, 3)))
     assert rows[0] == rows[1] and len(rows[0]) == 2
+
+
+def test_labels_of_another_tokenizer_are_refused(models, tmp_path):
+    (tmp_path / "labels").mkdir()
+    write_rows(tmp_path / "labels" / steps.LABELS, labelled(3, 4))
+    (tmp_path / "labels" / steps.TOKENS).write_text('{"tokenizer": "another"}')
+    base, labels = base_artifact(tmp_path / "base"), finished(tmp_path / "labels", "steps", "labels")
+    with pytest.raises(InputError, match="another tokenizer"):
+        run_stage(tmp_path, "post.step_reward", "steps", [base, labels], steps=1)

@@ -94,7 +94,8 @@ async function send(path, body) {
   try {
     const options = body && { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
     const response = await fetch(path, options), reply = await response.json();
-    if (response.ok) show(reply);
+    if (response.ok && reply.annotator === name) show(reply);
+    else if (response.ok) { busy = false; await load(); }  // another name was entered while this was on its way
     else if (response.status === 409) { busy = false; await load(); fail(reply.error.message); }
     else { counts(); fail(reply.error.message); if (!state) ask(); }
   } catch (error) { counts(); fail(`the server does not answer: ${error.message}`); }
@@ -110,12 +111,12 @@ function save() {
   const edited = byId('editor').hidden ? null : best();
   const follow = then.trim() ? { role: best().tool_calls ? 'ipython' : 'user', content: then } : null;
   send('/api/decide', {
-    annotator: name, item: state.item.id, side, strength, edited, follow, seconds: (performance.now() - since) / 1000,
+    annotator: state.annotator, item: state.item.id, side, strength, edited, follow, seconds: (performance.now() - since) / 1000,
   });
 }
 
-function skip() { if (state?.item) send('/api/skip', { annotator: name, item: state.item.id }); }
-function undo() { if (state?.can_undo) send('/api/undo', { annotator: name }); }
+function skip() { if (state?.item) send('/api/skip', { annotator: state.annotator, item: state.item.id }); }
+function undo() { if (state?.can_undo) send('/api/undo', { annotator: state.annotator }); }
 
 function ask() {
   for (const id of ['page', 'controls', 'all-done']) byId(id).hidden = true;
