@@ -28,7 +28,7 @@ from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, write_rows
 
 KIND = "tasks"
-REVISION = 1
+REVISION = 2
 
 SPLITS = ("test", "dev", "gold", "prompts")  # in the order they are served when a source is small
 HELD_SHARE = 0.05  # of dialogs without a verifier

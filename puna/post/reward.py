@@ -40,7 +40,7 @@ from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
 
 KIND = "reward"
-REVISION = 4
+REVISION = 5
 
 HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"
 SCORED_TOGETHER = 256  # answers per forward pass when scoring
