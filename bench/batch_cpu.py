@@ -101,8 +101,8 @@ class Transformers:
             )  # fmt: skip
 
 
-def sides(threads: int, site: str | None, place: Path) -> dict[str, Any]:
-    """All sides by name, and of llama.cpp in BF16 the prefill alone."""
+def sides(threads: int, site: str | None, place: Path, turns: int) -> dict[str, Any]:
+    """All sides by name, and of llama.cpp in BF16 the prefill alone; peers are chosen by so many turns."""
     from puna.model.checkpoint import save_model
 
     model = random_model()
@@ -111,7 +111,7 @@ def sides(threads: int, site: str | None, place: Path) -> dict[str, Any]:
     save_model(model, place / "hf")
     prompts = [prompt_ids(i, PROMPT) for i in range(PROMPTS)]
     peers: dict[str, Any] = {f"transformers {kind}": Transformers(place / "hf", kind) for kind in ("float32", "bfloat16")}
-    found |= [fastest(peers, lambda peer: peer.generate(prompts[:1], 1, 2))]
+    found |= [fastest(peers, lambda peer: peer.generate(prompts[:1], 1, 2), turns)]
     if site:
         sys.path.append(site)
         peers = {}
@@ -119,14 +119,14 @@ def sides(threads: int, site: str | None, place: Path) -> dict[str, Any]:
             write_gguf(model, place / f"{kind}.gguf", kind)
             peer = LlamaCpp(place / f"{kind}.gguf", threads, tokens=16384, sequences=64)
             peers |= {f"llama.cpp {kind} {size}": Batches(peer, size) for size in BATCHES}
-        found |= [fastest(peers, lambda peer: peer.generate(prompts, SAMPLES, 4))]
+        found |= [fastest(peers, lambda peer: peer.generate(prompts, SAMPLES, 4), turns)]
         found[LLAMA_PREFILL] = peers["llama.cpp bf16 64"]
     return found
 
 
-def fastest(sides: dict[str, Any], job: Callable[[Any], None]) -> tuple[str, Any]:
-    """The side with the least seconds of three turns."""
-    best, _ = measured(sides, job, 3)
+def fastest(sides: dict[str, Any], job: Callable[[Any], None], turns: int) -> tuple[str, Any]:
+    """The side with the least seconds of some turns."""
+    best, _ = measured(sides, job, turns)
     return min(sides.items(), key=lambda side: best[side[0]])
 
 
@@ -186,7 +186,7 @@ def main() -> None:
     rounds, answer = (1, 8) if args.quick else (3, 32)
     prompts = [prompt_ids(i, PROMPT) for i in range(PROMPTS)]
     with tempfile.TemporaryDirectory() as place:
-        found = sides(args.threads, args.llama_cpp_python, Path(place))
+        found = sides(args.threads, args.llama_cpp_python, Path(place), rounds)
         many = {name: side for name, side in found.items() if name != LLAMA_PREFILL}
         batch_best, batch = measured(many, lambda side: side.generate(prompts, SAMPLES, answer), rounds)
         _, prefill = measured(found, lambda side: side.generate([prompt_ids(0, LONG)], 1, 1), rounds + 2)

@@ -20,7 +20,7 @@ from puna.core.errors import InputError
 from puna.infer.grammar import Grammar, json_grammar, regex_grammar
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, render
-from puna.tokenizer.dialog import MessageRow, Provenance, Task
+from puna.tokenizer.dialog import MessageRow, Provenance, Task, reason_of
 from puna.verify.check import VERIFIERS, verify
 
 FORM = 'one JSON object a line: {"prompt": "text to continue"} or {"messages": [{"role": "user", "content": ...}]}'
@@ -116,7 +116,7 @@ class Reader:
                     ids = row.prompt_ids(self.tokenizer)
                     self._check(row, ids)
                 except ValidationError as error:
-                    bad(number, _reason(error))
+                    bad(number, reason_of(error))
                 except InputError as error:
                     bad(number, error.what)
                 else:
@@ -189,10 +189,3 @@ def _starts(path: Path, lines: list[int]) -> tuple[list[int], str]:
             at += len(text)
             digest.update(text)
     return starts, digest.hexdigest()
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message

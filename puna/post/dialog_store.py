@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from puna.core.errors import InputError
 from puna.post.examples import Left, encode_dialog
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.dialog import Dialog
+from puna.tokenizer.dialog import Dialog, reason_of
 from puna.train.packing import Example
 
 UNREAD, OVERLONG, EMPTY = 0, -1, -2  # in place of where a record starts; records start at 1
@@ -124,8 +124,7 @@ class DialogStore:
         try:
             return Dialog.model_validate_json(source.readline())
         except ValidationError as error:
-            problem = error.errors()[0]
-            what = f"malformed Dialog row: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            what = f"malformed Dialog row: {reason_of(error)}"
             where = f"{self.files[file]}, row {row - first + 1}"
             raise InputError(what, where=where, fix="mend that line, or make the artifact again") from None
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, content_id
+from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, content_id, reason_of
 from puna.tokenizer.tool_calls import calls_text
 
 
@@ -44,8 +44,7 @@ def read_row(row: Any, shape: str, provenance: Provenance) -> Rows:
     try:
         return SHAPES[shape](row, provenance)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UnreadableRow(f"{shape} row: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise UnreadableRow(f"{shape} row: {reason_of(error)}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UnreadableRow):
             raise

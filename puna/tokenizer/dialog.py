@@ -157,7 +157,7 @@ def read_rows(path: str | Path, cls: type[RowT], bad: BadRow | None = None) -> I
             try:
                 row = cls.model_validate_json(line)
             except ValidationError as error:
-                reason = _reason(error)
+                reason = reason_of(error)
                 if bad is None:
                     raise InputError(
                         f"malformed {cls.__name__} row: {reason}",
@@ -193,7 +193,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no canonical JSON form")
 
 
-def _reason(error: ValidationError) -> str:
+def reason_of(error: ValidationError) -> str:
+    """The first thing wrong with a row, behind the name of its field."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -81,7 +81,7 @@ def session(process: int, processes: int, folder: str) -> None:
         with shared_engine(directory, layout, lora=lora, **SIZES) as found:
             if found is not None:
                 engine = found[0]
-                answer = {"answers": answers(engine), "bytes": held_bytes(engine)}
+                answer = {"answers": [[vars(c) for c in samples] for samples in answers(engine)], "bytes": held_bytes(engine)}
                 torch.save(answer | {"pages": engine.pool.pages - 1 - engine.pool.free}, Path(folder) / f"{name}.pt")
     dist.destroy_process_group()
 

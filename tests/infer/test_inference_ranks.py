@@ -12,6 +12,7 @@ import torch
 import torch.multiprocessing as mp
 
 from puna.core.errors import InputError
+from puna.infer.engine import Completion
 from puna.infer.parallel import joined
 from puna.infer.rank_steps import cut
 from puna.infer.shards import Layout
@@ -63,7 +64,8 @@ def shared(folder):
         if processes not in done:
             done.add(processes)
             mp.start_processes(session, args=(processes, str(folder)), nprocs=processes, start_method="forkserver")
-        return torch.load(folder / f"{name}.pt", weights_only=False)
+        found = torch.load(folder / f"{name}.pt")
+        return found | {"answers": [[Completion(**c) for c in samples] for samples in found["answers"]]}
 
     return ask
 

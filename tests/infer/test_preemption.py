@@ -8,6 +8,8 @@ import torch
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
+from puna.infer.pages import BlockPool
+from puna.infer.scheduler import Scheduler
 from puna.infer.shaping import Shaping
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama
@@ -96,16 +98,20 @@ def test_a_stream_with_judged_prompts_leaves_nothing_behind(model):
 
 def test_a_prompt_that_made_room_waits_until_the_rows_beside_it_can_grow(model):
     engine = Engine(model, stop_ids=(), page_size=4, pages=17, prefill_tokens=4, admission="optimistic")
-    old, late = engine.add(Request([1, 2, 3], max_tokens=50)), None
-    entered = []
-    while engine.busy:
-        if late is None and len(engine.running) and engine.running.count[0] == 20:
-            late = engine.add(Request(list(range(32)), max_tokens=2))
-        prefilling = [group.request for group in engine.scheduler.prefilling]
+    engine.add(Request([1, 2, 3], max_tokens=50))
+    for _ in range(20):
         engine.step()
-        if late in [group.request for group in engine.scheduler.prefilling] and late not in prefilling:
-            entered.append(engine.pool.free)
-    assert old == 0 and engine.preemptions <= 2 and len(entered) <= 3
+    engine.add(Request(list(range(32)), max_tokens=2))
+    while not engine.preemptions:
+        engine.step()
+    (group,) = engine.scheduler.waiting
+    assert group.made_room and not len(group.written)
+    scheduler = Scheduler(BlockPool(11), page_size=4, max_running=99, prefill_tokens=64, admission="optimistic")
+    scheduler.waiting.append(group)  # its prompt takes eight of the ten pages, its sample one
+    scheduler.admit(running=2)
+    assert list(scheduler.waiting) == [group]
+    scheduler.admit(running=1)
+    assert scheduler.prefilling == [group]
 
 
 def test_what_never_fits_and_what_is_no_rule(model):
