@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+ANGLES = 400_000  # at which Student's density is summed: five digits of its quantiles
 HALVINGS = 60  # of a bracket two wide: below 1e-17, so to the last bit of a float
 
 
@@ -40,6 +43,14 @@ def bounded_mean(values: Sequence[float], least: float = 0.0, most: float = 1.0)
     effective = n * max(1.0, mean * (1 - mean) / variance) if variance > 1e-12 else n
     low, high = wilson(mean * effective, effective)
     return least + width * low, least + width * high
+
+
+def student95(degrees: float) -> float:
+    """97.5 % quantile of Student's t; `degrees` may be a fraction. With t = sqrt(degrees) tan(a), a's density is cos(a)^(degrees - 1)."""
+    width = math.pi / 2 / ANGLES
+    mass = np.cos((np.arange(ANGLES) + 0.5) * width) ** (degrees - 1)
+    upto = np.cumsum(mass)
+    return math.sqrt(degrees) * math.tan(width * (int(np.searchsorted(upto, 0.95 * upto[-1])) + 0.5))
 
 
 def paired_difference(wins: int, losses: int, n: int) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 A recipe is a YAML file, a bundled name (`cria`), or a Python function (`my.py:herd`) that returns the same map. It may extend
 another one, and the command line may override any value; every value remembers where it came from, because "where does this
 number come from?" is the first question about any run. What only the user can give (a model, data) a recipe names under `takes`,
-a short word for a setting of a stage: with `takes: {model: base.path}` it is given as `model=DIR`, and refused without.
+a short word for a setting of a stage: with `takes: {model: base.path}` it is given as `model=DIR`, and refused without. `copies`
+makes stages several times over (`puna.core.copies`); a value that is overridden changes in every copy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, ValidationError
 
+from puna.core.copies import Copies, add_copies
 from puna.core.errors import InputError, PunaError
 from puna.core.modules import PACKAGE, did_you_mean
 from puna.core.problems import explained
@@ -44,6 +46,7 @@ class _Head(Settings):
     chat: str | None = None
     budget: Budget = Budget()
     takes: dict[str, str] = {}
+    copies: Copies | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,9 @@ def _checked(data: dict[str, Any], origins: Origins, label: str) -> Recipe:
     stages = data.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise InputError("the recipe has no stages", where=label, fix="add `stages:` with at least one `name: {uses: ...}`")
+    if checked.copies is not None:
+        stages = data["stages"] = add_copies(stages, checked.copies, origins, recipe.origin("copies"))
+        del data["copies"]
     entries = {name: _entry(name, value, recipe) for name, value in stages.items()}
     if checked.chat is not None and checked.chat.split(".")[0] not in entries:
         raise InputError(

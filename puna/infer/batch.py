@@ -238,9 +238,9 @@ def _scores(
         return [float(c.finished and verify(task, message)) for message, c in zip(messages, completions, strict=True)]
     reward = _reward(job.reward)
     assert row.dialog is not None
-    dialogs = [render(tokenizer, [*row.dialog, message]).ids for message in messages]
-    fits = [len(ids) <= reward.trunk.config.max_seq_len for ids in dialogs]
-    scores = iter(reward.scores([ids for ids, fit in zip(dialogs, fits, strict=True) if fit]))
+    dialogs = [render(tokenizer, [*row.dialog, message]) for message in messages]
+    fits = [len(dialog.ids) <= reward.trunk.config.max_seq_len for dialog in dialogs]
+    scores = iter(reward.scores([dialog for dialog, fit in zip(dialogs, fits, strict=True) if fit]))
     return [next(scores) if fit else None for fit in fits]
 
 

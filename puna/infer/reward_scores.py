@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
@@ -23,8 +22,9 @@ from puna.infer.engine import Engine, Request
 from puna.infer.fp8 import batches
 from puna.model.checkpoint import load_model
 from puna.model.llama import Llama
+from puna.model.reward import AnswerTokens, RewardHead
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import parse, render
+from puna.tokenizer.chat import Rendered, parse, render
 from puna.tokenizer.dialog import Task, read_rows
 
 HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"  # of a `reward` artifact (post.reward)
@@ -37,20 +37,30 @@ class Reward:
 
     def __init__(self, directory: Path):
         self.trunk, self.tokenizer = load_model(directory).eval(), Tokenizer.load(directory)
-        self.head = nn.Linear(self.trunk.config.dim, 1)
-        self.head.load_state_dict(load_file(directory / HEAD_FILE))
+        head = load_file(directory / HEAD_FILE)
+        self.head = RewardHead(self.trunk.config.dim, likelihood="likelihood" in head)
+        self.head.load_state_dict(head)
 
     @torch.no_grad()
-    def scores(self, dialogs: Sequence[list[int]]) -> list[float]:
-        """One score per dialog of token ids (two or more each), in order."""
-        order = sorted(range(len(dialogs)), key=lambda i: (len(dialogs[i]), i))
+    def scores(self, dialogs: Sequence[Rendered]) -> list[float]:
+        """One score per dialog (two tokens or more), in order, of its last message."""
+        order = sorted(range(len(dialogs)), key=lambda i: (len(dialogs[i].ids), i))
         found: list[float] = []
-        for ids_BT, real_BT in batches([dialogs[i] for i in order]):
-            last_B = real_BT.sum(-1) - 1
-            x_BD = self.trunk.hidden(ids_BT)[torch.arange(len(ids_BT)), last_B]
-            found += self.head(x_BD.float())[:, 0].tolist()
+        for ids_BT, real_BT in batches([dialogs[i].ids for i in order]):
+            part = [dialogs[i] for i in order[len(found) : len(found) + len(ids_BT)]]
+            ends_B = torch.arange(len(ids_BT)) * ids_BT.shape[1] + real_BT.sum(-1) - 1
+            learnt = [(row, i, dialog.ids[i]) for row, dialog in enumerate(part) for i in _answer(dialog)]
+            rows_S, places_S, ids_S = torch.tensor(learnt).reshape(-1, 3).unbind(1)
+            tokens = AnswerTokens(rows_S * ids_BT.shape[1] + places_S - 1, ids_S, rows_S)
+            found += self.head.scores(self.trunk.lm_head, self.trunk.hidden(ids_BT), ends_B, tokens).tolist()
         scores = dict(zip(order, found, strict=True))
         return [scores[i] for i in range(len(dialogs))]
+
+
+def _answer(dialog: Rendered) -> list[int]:
+    """Places of the tokens that the last message of a dialog teaches: its body and its terminator."""
+    begun = dialog.spans[-2][1] + 1 if len(dialog.spans) > 1 else 0
+    return [i for i in range(begun, len(dialog.ids)) if dialog.loss_mask[i]]
 
 
 def load_reward(directory: Path) -> Reward | None:
@@ -86,8 +96,8 @@ def compare_rewards(
         for (task, _), drawn in zip(prompts, Engine(model, stop_ids=tokenizer.stop_ids).generate(requests), strict=True):
             for one in drawn:
                 ended = [] if one.stop_id is None else [one.stop_id]
-                dialogs.append(render(tokenizer, [*task.prompt, parse(tokenizer, one.ids + ended)]).ids)
-        read = [ids for ids in dialogs if len(ids) <= reward.trunk.config.max_seq_len]
+                dialogs.append(render(tokenizer, [*task.prompt, parse(tokenizer, one.ids + ended)]))
+        read = [dialog for dialog in dialogs if len(dialog.ids) <= reward.trunk.config.max_seq_len]
         scored[name] = reward.scores(read)
         summary[name] = described(scored[name]) | {"too_long": len(dialogs) - len(read)}
     statistic, p_value = kolmogorov_smirnov(*scored.values())

@@ -66,7 +66,8 @@ def ranked_batch(rows: Sequence[Ranked], length: int) -> Batch:
     """Pack every answer of `rows` as a document.
 
     `extra` holds: `answers_PR`, the document of each row's answers, best first, ABSENT where there is none; `form_BT`, True where
-    the target is a format token; `ends_N`, the flat position of each document's last token.
+    the target is a format token; `ends_N`, the flat position of each document's last token; and of every learnt token the flat
+    position before it, its id and its document (`before_S`, `ids_S`, `answer_S`).
     """
     answers = [answer for row in rows for answer in row.answers]
     batch = pack([(answer.ids, answer.loss_mask) for answer in answers], None, length)
@@ -74,6 +75,9 @@ def ranked_batch(rows: Sequence[Ranked], length: int) -> Batch:
         "answers_PR": answer_table(rows),
         "form_BT": _form_targets(batch, answers),
         "ends_N": _ends(batch, [len(answer.ids) for answer in answers]),
+        "before_S": batch.supervised(),
+        "ids_S": batch.targets_BT.reshape(-1)[batch.supervised()],
+        "answer_S": batch.documents_BT.reshape(-1)[batch.supervised()],
     }
     return batch
 

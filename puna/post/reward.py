@@ -23,16 +23,18 @@ from puna.core.rng import derive_seed
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
+from puna.evals.seeds import GAINS_FILE
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
+from puna.model.reward import AnswerTokens, RewardHead
 from puna.post import checkpoints
-from puna.post.examples import Encoded, Ranked, encode_dialog, encode_preferences, read_preferences, row_length
+from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences, read_preferences, row_length
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
-from puna.post.reward_measure import measure, sampled_prompts
+from puna.post.reward_measure import best_of_n, measure, sampled_prompts
 from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.dialog import Dialog, MessageRow, Provenance
+from puna.tokenizer.dialog import MessageRow
 from puna.train.loop import train
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, Batches
@@ -51,10 +53,12 @@ class Settings(BaseSettings):
 
     `form` is how the answers to a prompt lie in a row (`puna.post.reward_rows`): each behind a copy of it (`documents`), all
     behind one without seeing each other (`blocks`, the same scores for less work), or as in the paper (`row`).
-    `precision` is that of the products of training.
+    `likelihood` adds a learnt multiple of the answer's log-probability to the score (`puna.model.reward`); the trunk should then
+    be one that answers. `precision` is that of the products of training.
     """
 
     form: Form = "documents"
+    likelihood: bool = False
     steps: int = Field(100, ge=1)
     lr: NonNegativeFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.1
@@ -70,22 +74,20 @@ class Settings(BaseSettings):
 
 
 class RewardModel(nn.Module):
-    """A Llama without its output matrix, and a linear head from the last state of an answer to a number."""
+    """A Llama and a head that scores answers; its output matrix is read, and learnt, only with `likelihood`."""
 
-    def __init__(self, trunk: Llama):
+    def __init__(self, trunk: Llama, *, likelihood: bool = False):
         super().__init__()
         self.trunk = trunk
-        trunk.lm_head.requires_grad_(trunk.config.tied)  # not read; a tied one is the embedding, which learns
-        self.head = nn.Linear(trunk.config.dim, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        trunk.lm_head.requires_grad_(likelihood or trunk.config.tied)  # a tied one is the embedding, which learns
+        self.head = RewardHead(trunk.config.dim, likelihood=likelihood)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [N], one per document of the batch, in float32."""
+        """Scores [N], one per answer of the batch, in float32."""
         x_BTD = self.trunk.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())
-        ends_ND = x_BTD.flatten(0, 1)[batch.extra["ends_N"]].float()
-        with torch.autocast(ends_ND.device.type, enabled=False):  # differences of scores are small
-            return self.head(ends_ND)[:, 0]
+        names = ("before_S", "ids_S", "answer_S")
+        tokens = None if self.head.likelihood is None else AnswerTokens(*(batch.extra[name] for name in names))
+        return self.head.scores(self.trunk.lm_head, x_BTD, batch.extra["ends_N"], tokens)
 
 
 class RankingLoss:
@@ -113,9 +115,7 @@ class RewardScorer:
 
     def score(self, dialogs: Sequence[Sequence[MessageRow]]) -> list[float]:
         """A reward per dialog (each ends with the assistant); -inf for one longer than the model reads."""
-        provenance = Provenance(source="", licence="")
-        rows = [encode_dialog(self.tokenizer, Dialog(id="", messages=list(d), provenance=provenance)) for d in dialogs]
-        return self.score_encoded(rows)
+        return self.score_encoded([encode_answer(self.tokenizer, list(d[:-1]), [d[-1]])[0] for d in dialogs])
 
     @torch.no_grad()
     def score_encoded(self, rows: Sequence[Encoded]) -> list[float]:
@@ -136,8 +136,9 @@ def load_reward(directory: Path) -> RewardScorer | None:
     """The reward model in a directory, None if it had too few pairs to be trained."""
     if json.loads((directory / STATE_FILE).read_text())["skipped"]:
         return None
-    model = RewardModel(load_model(directory))
-    model.head.load_state_dict(load_file(directory / HEAD_FILE))
+    head = load_file(directory / HEAD_FILE)
+    model = RewardModel(load_model(directory), likelihood="likelihood" in head)
+    model.head.load_state_dict(head)
     return RewardScorer(model, Tokenizer.load(directory))
 
 
@@ -145,7 +146,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train on every preference of the inputs, measure on held-out prompts."""
     base, tasks = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")], ctx.inputs.one("tasks")
     trunk, tokenizer = checkpoints.load(base[0])
-    model = RewardModel(trunk)
+    model = RewardModel(trunk, likelihood=settings.likelihood)
     limit = min(settings.length or trunk.config.max_seq_len, trunk.config.max_seq_len)
     sources = [tasks, *ctx.inputs.all("samples")]
     pairs = encode_preferences(tokenizer, read_preferences(source.path / "preferences.jsonl" for source in sources), limit)
@@ -164,7 +165,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         ctx.note(f"only {len(known)} preference pairs ({settings.least_pairs} wanted): the reward model is not trained")
     else:
         summary |= _fit(model, known, limit, settings, ctx)
-        summary |= measure(RewardScorer(model, tokenizer), held, sampled_prompts(ctx, lambda key: is_held(key, settings.held)))
+        scorer = RewardScorer(model, tokenizer)
+        chosen, gains = best_of_n(scorer, sampled_prompts(ctx, lambda key: is_held(key, settings.held)))
+        summary |= measure(scorer, held) | chosen
+        (ctx.out / GAINS_FILE).write_text(json.dumps(gains) + "\n")
     save_model(trunk, ctx.out, tokenizer=tokenizer)
     save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
     (ctx.out / STATE_FILE).write_text(json.dumps({"skipped": skipped}) + "\n")

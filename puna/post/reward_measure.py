@@ -69,11 +69,10 @@ class Pair:
         return 0.5 if self.score == 0 else float(self.score > 0)
 
 
-def measure(scorer: RewardScorer, held: list[Ranked], prompts: list[SampledPrompt]) -> dict[str, Any]:
-    """Everything that the summary says of held-out prompts."""
+def measure(scorer: RewardScorer, held: list[Ranked]) -> dict[str, Any]:
+    """What the summary says of held-out pairs."""
     pairs = scored_pairs(held, scorer.score_encoded([answer for row in held for answer in row.answers]))
-    figures = {"pair_accuracy": pair_accuracy(pairs), "calibration": calibration(pairs), "length_bias": length_bias(pairs)}
-    return {**figures, **_best_of_n(scorer, prompts)}
+    return {"pair_accuracy": pair_accuracy(pairs), "calibration": calibration(pairs), "length_bias": length_bias(pairs)}
 
 
 def scored_pairs(rows: Sequence[Ranked], scores: Sequence[float]) -> list[Pair]:
@@ -131,9 +130,10 @@ def length_bias(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def _best_of_n(scorer: RewardScorer, prompts: list[SampledPrompt]) -> dict[str, Any]:
+def best_of_n(scorer: RewardScorer, prompts: list[SampledPrompt]) -> tuple[dict[str, Any], dict[str, float]]:
+    """What choosing the answer of the highest score gives, beside the other ways to choose; the gain over chance by prompt."""
     if not prompts:
-        return {"best_of_n": None, "length_correlation": None}
+        return {"best_of_n": None, "length_correlation": None}, {}
     dialogs = [[*p.task.prompt, MessageRow.model_validate(parse(scorer.tokenizer, s.ids))] for p in prompts for s in p.samples]
     flat = iter(scorer.score(dialogs))
     best, chance, majority, oracle, scores, lengths = [], [], [], [], [], []
@@ -147,7 +147,7 @@ def _best_of_n(scorer: RewardScorer, prompts: list[SampledPrompt]) -> dict[str, 
         lengths += [len(sample.ids) for sample in prompt.samples]
     n = Counter(len(prompt.samples) for prompt in prompts).most_common(1)[0][0]
     gains = [b - c for b, c in zip(best, chance, strict=True)]
-    return {
+    summary = {
         "best_of_n": {
             "n": n,
             "random": mean_interval(chance),
@@ -158,6 +158,7 @@ def _best_of_n(scorer: RewardScorer, prompts: list[SampledPrompt]) -> dict[str, 
         },
         "length_correlation": correlation(scores, lengths),
     }
+    return summary, {prompt.task.id: gain for prompt, gain in zip(prompts, gains, strict=True)}
 
 
 def _majority(samples: list[Sample]) -> int:

@@ -75,7 +75,9 @@ def answer_rows(rows: Sequence[Ranked], length: int, form: Form, orders: Sequenc
         restarted, blocks = (torch.tensor([value for one in laid for value in one[column]]) for column in (1, 2))
         real = batch.documents_BT != PADDING
         batch = replace(batch, positions_BT=restarted[place_BT] * real, blocks_BT=blocks[place_BT] * real)
-    batch.extra |= {"answers_PR": answer_table(rows), "ends_N": flat[_ends(rows, orders, starts_of(lengths))]}
+    places = [_places(row, order, start) for row, order, start in zip(rows, orders, starts_of(lengths), strict=True)]
+    batch.extra |= {"answers_PR": answer_table(rows), "ends_N": flat[[place[-1] for row in places for place in row]]}
+    batch.extra |= _tokens(rows, places, flat)
     return batch
 
 
@@ -109,14 +111,27 @@ def _laid(row: Ranked, order: Sequence[int]) -> tuple[list[int], list[int], list
     return ids, positions, blocks
 
 
-def _ends(rows: Sequence[Ranked], orders: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
-    """Place of the last token of every answer in the rows put end to end; answers best first, whatever order they lie in."""
-    ends: list[int] = []
-    for row, order, start in zip(rows, orders, starts, strict=True):
-        prompt, found = shared_tokens(row), {}
-        at = start + prompt
-        for i in order:
-            at += len(row.answers[i].ids) - prompt
-            found[i] = at - 1
-        ends += [found[i] for i in range(len(row.answers))]
-    return torch.tensor(ends)
+def _places(row: Ranked, order: Sequence[int], start: int) -> list[list[int]]:
+    """Where the tokens of each answer, best first, and the one before its first lie in the rows put end to end."""
+    prompt, found = shared_tokens(row), {}
+    at = start + prompt
+    for i in order:
+        tail = len(row.answers[i].ids) - prompt
+        found[i] = [start + prompt - 1, *range(at, at + tail)]
+        at += tail
+    return [found[i] for i in range(len(row.answers))]
+
+
+def _tokens(rows: Sequence[Ranked], places: Sequence[list[list[int]]], flat: Tensor) -> dict[str, Tensor]:
+    """Of every learnt token the flat position before it, its id and the number of its answer; an answer's first follows the prompt."""
+    before: list[int] = []
+    ids: list[int] = []
+    numbers: list[int] = []
+    answers = [(answer, place) for row, found in zip(rows, places, strict=True) for answer, place in zip(row.answers, found, strict=True)]
+    for number, (answer, place) in enumerate(answers):
+        prompt = len(answer.ids) - (len(place) - 1)
+        learnt = [i for i, flag in enumerate(answer.loss_mask[prompt:]) if flag]
+        before += [place[i] for i in learnt]
+        ids += [answer.ids[prompt + i] for i in learnt]
+        numbers += [number] * len(learnt)
+    return {"before_S": flat[before], "ids_S": torch.tensor(ids), "answer_S": torch.tensor(numbers)}

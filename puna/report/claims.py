@@ -22,7 +22,7 @@ Claim = dict[str, Any]  # with `verdict`, and either the figures of a test or an
 
 
 def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
-    """Every paired test of the run's `scores` and `needle` artifacts and every reward model's, each with a `verdict`."""
+    """Every paired test of the run's artifacts, each with a `verdict`: of several base models first, then of each."""
     known = {artifact.name: artifact for artifact in artifacts}
     claims = []
     for artifact in known.values():
@@ -30,7 +30,15 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
             for found in read_json(artifact, file).get("comparisons", []):
                 title = f"{found['name']}, {found['length']} tokens" if "length" in found else found["name"]
                 claims.append(_told({**found, "name": title, "stage": artifact.name}, artifact, known))
-    return claims + [claim for reward in made_by(known.values(), "post.reward") for claim in _best_of_n(reward)]
+    claims += [claim for reward in made_by(known.values(), "post.reward") for claim in _best_of_n(reward)]
+    return [claim for seeds in made_by(known.values(), "evals.seeds") for claim in _over_seeds(seeds)] + claims
+
+
+def _over_seeds(seeds: Artifact) -> list[Claim]:
+    """Claims about several base models, which say more than those about each."""
+    found = read_json(seeds, "seeds.json").get("comparisons", [])
+    claims = [{**one, "name": f"{one['name']}, {len(one['each'])} base models", "stage": seeds.name} for one in found]
+    return [{**claim, "verdict": SHOWN[direction(claim)]} for claim in claims]
 
 
 def _told(claim: Claim, scores: Artifact, known: Mapping[str, Artifact]) -> Claim:
@@ -138,6 +146,8 @@ def sentence(claim: Claim) -> str:
     if "outcome" in claim:
         return f"{claim['name']}: {claim['outcome']}."
     test = f", McNemar p = {claim['p']:.2g}" if "p" in claim else ""
+    if "each" in claim:
+        test = f" items, each model {', '.join(f'{100 * value:+.1f}' for value in claim['each'])}"
     return (
         f"{claim['name']}: {100 * claim['difference']:+.1f} points ({100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}, "
         f"n = {claim['n']}{test}): {claim['verdict']}."

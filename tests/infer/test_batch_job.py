@@ -224,7 +224,7 @@ def test_reward_scores_are_the_reward_models(model, reward, tmp_path):
     request = Request(ids, n=4, temperature=1.0, max_tokens=10, seed=derive_seed(0, "generate", 1))
     answers = Engine(load_model(model).eval(), stop_ids=TOKENIZER.stop_ids).generate([request])[0]
     said = [parse(TOKENIZER, c.ids + ([] if c.stop_id is None else [c.stop_id])) for c in answers]
-    scores = Reward(reward).scores([render(TOKENIZER, [Message("user", "why?"), message]).ids for message in said])
+    scores = Reward(reward).scores([render(TOKENIZER, [Message("user", "why?"), message]) for message in said])
     first, second = lines(tmp_path / "out")
     assert [sample["score"] for sample in first["samples"]] == pytest.approx(scores, abs=1e-4)
     long = second["samples"][0]

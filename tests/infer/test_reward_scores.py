@@ -44,15 +44,18 @@ def lively(seed: int, scale: float = 3.0, layers: int = 4) -> Llama:
     return model.eval()
 
 
-@pytest.fixture
-def reward(tmp_path):
-    path = tmp_path / "reward"
+def made_reward(path, **more):
     save_model(lively(7, 10.0, layers=2), path, tokenizer=TOKENIZER)
     generator = torch.Generator().manual_seed(3)
     head = {"weight": torch.randn(1, 32, generator=generator), "bias": torch.tensor([0.25])}
-    save_file(head, path / trained.HEAD_FILE)
+    save_file(head | more, path / trained.HEAD_FILE)
     (path / trained.STATE_FILE).write_text('{"skipped": false}')
     return path
+
+
+@pytest.fixture
+def reward(tmp_path):
+    return made_reward(tmp_path / "reward")
 
 
 @pytest.fixture
@@ -73,13 +76,15 @@ def tasks(tmp_path):
     return path
 
 
-def test_scores_are_those_of_the_model_that_was_trained(reward):
+@pytest.mark.parametrize("head", [{}, {"likelihood": torch.tensor([0.5])}])
+def test_scores_are_those_of_the_model_that_was_trained(tmp_path, head):
+    reward = made_reward(tmp_path / "reward", **head)
     dialogs = [
         [MessageRow(role="user", content=question), MessageRow(role="assistant", content=answer)]
         for question, answer in [("a", "b"), ("why?", "because"), ("", "x" * 30), ("one", "two")] * 6
     ]
     due = trained.load_reward(reward).score(dialogs)
-    found = Reward(reward).scores([render(TOKENIZER, dialog).ids for dialog in dialogs])
+    found = Reward(reward).scores([render(TOKENIZER, dialog) for dialog in dialogs])
     assert len(set(due)) == 4
     np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-5)
     assert (trained.HEAD_FILE, trained.STATE_FILE) == ("reward_head.safetensors", "reward.json")

@@ -9,8 +9,9 @@ import torch
 from post_toys import PROVENANCE, base_artifact, run_stage, tasks_artifact, toy_model, toy_tokenizer
 
 from puna.core.rng import python_stream
+from puna.model.reward import FIRST_WEIGHT
 from puna.post.examples import encode_preferences
-from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
+from puna.post.pairs import ABSENT, RankedBatches, answer_logps, ranked_batch
 from puna.post.reward import RankingLoss, RewardModel, load_reward
 from puna.post.reward_measure import Pair, calibration, length_bias, scored_pairs
 from puna.post.reward_rows import AnswerRows, answer_rows, row_tokens, shared_tokens, within
@@ -38,8 +39,8 @@ PREFERENCES = [
 ROWS = encode_preferences(TOKENIZER, PREFERENCES, 128).rows
 
 
-def reward_model() -> RewardModel:
-    model = RewardModel(toy_model())
+def reward_model(likelihood: bool = False) -> RewardModel:
+    model = RewardModel(toy_model(), likelihood=likelihood)
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
     return model
 
@@ -49,9 +50,10 @@ def orders(seed: int) -> list[list[int]]:
     return [rng.sample(range(len(row.answers)), len(row.answers)) for row in ROWS]
 
 
+@pytest.mark.parametrize("likelihood", [False, True])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_scores_of_blocks_are_those_of_documents(seed: int):
-    model = reward_model()
+def test_scores_of_blocks_are_those_of_documents(seed: int, likelihood: bool):
+    model = reward_model(likelihood)
     alone, together = ranked_batch(ROWS, 128), answer_rows(ROWS, 128, "blocks", orders(seed))
     assert torch.equal(alone.extra["answers_PR"], together.extra["answers_PR"])
     assert together.tokens() == sum(map(row_tokens, ROWS)) < alone.tokens()
@@ -60,13 +62,25 @@ def test_scores_of_blocks_are_those_of_documents(seed: int):
             assert torch.allclose(model(alone), model(together), atol=1e-5)
 
 
-def test_gradients_of_blocks_are_those_of_documents():
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_a_likelihood_adds_the_answers_log_probability(likelihood: bool):
+    model, batch = reward_model(likelihood), ranked_batch(ROWS, 128)
+    plain = reward_model()
+    with torch.no_grad():
+        _, logps_N = answer_logps(model.trunk, batch)
+        due = plain(batch) + FIRST_WEIGHT * logps_N * likelihood
+        assert torch.allclose(model(batch), due, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_gradients_of_blocks_are_those_of_documents(likelihood: bool):
     gradients = []
     for batch in (ranked_batch(ROWS, 128), answer_rows(ROWS, 128, "blocks", orders(3))):
-        model = reward_model()
+        model = reward_model(likelihood)
         RankingLoss().sums(model, batch)[0]["ranking"].backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
+    assert ("head.likelihood" in gradients[0], "trunk.lm_head.weight" in gradients[0]) == (likelihood, likelihood)
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], atol=1e-5), name
 

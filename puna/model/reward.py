@@ -1,0 +1,51 @@
+"""The head of a reward model: a number from the last state of an answer, and if wanted from how likely the trunk finds the answer.
+
+The paper reads the last state alone (section 4.1.2). A small trunk already knows more of an answer than its last state shows:
+that each token follows from those before it. With `likelihood` the score is the head's number plus a learnt multiple of the
+answer's log-probability, which ranking trains through the output matrix as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FIRST_WEIGHT = 0.25  # of a nat; a pair 4 nats apart begins at a certainty of 0.73
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """The tokens of N answers: the flat position of what comes before each, the token, and the number of its answer ([S] each)."""
+
+    before_S: Tensor
+    ids_S: Tensor
+    answer_S: Tensor
+
+
+class RewardHead(nn.Linear):
+    """Linear from a state to a score, zero at first; `likelihood` is the weight of an answer's log-probability, or None."""
+
+    def __init__(self, dim: int, *, likelihood: bool = False):
+        super().__init__(dim, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.likelihood = nn.Parameter(torch.full((1,), FIRST_WEIGHT)) if likelihood else None
+
+    def scores(self, lm_head: nn.Module, x_BTD: Tensor, ends_N: Tensor, tokens: AnswerTokens | None) -> Tensor:
+        """Score per answer, [N] float32.
+
+        Args:
+            lm_head: the trunk's output matrix; it and `tokens` are read with `likelihood` only.
+            x_BTD: states after the final norm; `ends_N` flat positions of the answers' last tokens.
+        """
+        x_SD = x_BTD.flatten(0, 1)
+        with torch.autocast(x_SD.device.type, enabled=False):  # differences of scores are small
+            found_N = self(x_SD[ends_N].float())[:, 0]
+        if self.likelihood is None or tokens is None:
+            return found_N
+        logits_SV = lm_head(x_SD[tokens.before_S]).float()
+        logps_S = -F.cross_entropy(logits_SV, tokens.ids_S, reduction="none")
+        return found_N + self.likelihood * torch.zeros_like(found_N).index_add(0, tokens.answer_S, logps_S)
