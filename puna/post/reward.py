@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -20,12 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from puna.core.rng import derive_seed
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
-from puna.post import checkpoints
+from puna.post import checkpoints, spread
 from puna.post.examples import Encoded, Ranked, encode_dialog, encode_preferences, read_preferences, row_length
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
@@ -34,10 +33,15 @@ from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, MessageRow, Provenance
 from puna.train.loop import train
+from puna.train.objectives import beside
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, Batches
 from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
+from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "reward"
 REVISION = 5
@@ -46,7 +50,7 @@ HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"
 SCORED_TOGETHER = 256  # answers per forward pass when scoring
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so.
 
     `form` is how the answers to a prompt lie in a row (`puna.post.reward_rows`): each behind a copy of it (`documents`), all
@@ -126,7 +130,8 @@ class RewardScorer:
         for start in range(0, len(order), SCORED_TOGETHER):
             part = order[start : start + SCORED_TOGETHER]
             length = row_length(max(len(rows[i].ids) for i in part), limit)
-            found = self.model(ranked_batch([Ranked("", "", [rows[i]]) for i in part], length)).tolist()
+            batch = ranked_batch([Ranked("", "", [rows[i]]) for i in part], length)
+            found = self.model(beside(self.model, batch)).tolist()
             for i, value in zip(part, found, strict=True):
                 scores[i] = value
         return scores
@@ -143,8 +148,12 @@ def load_reward(directory: Path) -> RewardScorer | None:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train on every preference of the inputs, measure on held-out prompts."""
+    return spread.on_ranks(_train, settings, ctx, rows=settings.pairs_per_step)
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     base, tasks = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")], ctx.inputs.one("tasks")
-    trunk, tokenizer = checkpoints.load(base[0])
+    trunk, tokenizer = checkpoints.load_to_train(base[0], checkpoints.TO_BF16)
     model = RewardModel(trunk)
     limit = min(settings.length or trunk.config.max_seq_len, trunk.config.max_seq_len)
     sources = [tasks, *ctx.inputs.all("samples")]
@@ -165,10 +174,16 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     else:
         summary |= _fit(model, known, limit, settings, ctx)
         summary |= measure(RewardScorer(model, tokenizer), held, sampled_prompts(ctx, lambda key: is_held(key, settings.held)))
-    save_model(trunk, ctx.out, tokenizer=tokenizer)
-    save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
+    save_scorer(model, tokenizer, ctx)
     (ctx.out / STATE_FILE).write_text(json.dumps({"skipped": skipped}) + "\n")
     return {**summary, "skipped": skipped}
+
+
+def save_scorer(model: RewardModel, tokenizer: Tokenizer, ctx: StageContext) -> None:
+    """Write trunk and head, from process 0."""
+    if World.current().process == 0:
+        save_model(model.trunk, ctx.out, tokenizer=tokenizer)
+        save_file({name: value.cpu().contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
 
 
 def is_held(key: str, share: float) -> bool:
@@ -181,9 +196,9 @@ def _batches(rows: list[Ranked], limit: int, settings: Settings, seed: int) -> B
     per_step, micro = settings.pairs_per_step, settings.micro_pairs
     if settings.form == "documents":
         longest = max(len(answer.ids) for row in rows for answer in row.answers)
-        return RankedBatches(rows, per_step, row_length(longest, limit), seed, micro=micro)
+        return RankedBatches(rows, per_step, row_length(longest, limit), seed, micro=micro, **spread.share())
     longest = max(map(row_tokens, rows))
-    return AnswerRows(rows, per_step, row_length(longest, longest), seed, form=settings.form, micro=micro)
+    return AnswerRows(rows, per_step, row_length(longest, longest), seed, form=settings.form, micro=micro, **spread.share())
 
 
 def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -199,6 +214,7 @@ def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings,
         ctx,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        device=settings.device,
         precision=settings.precision,
     )
     return {

@@ -21,8 +21,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
-from puna.post import checkpoints
+from puna.post import checkpoints, spread
 from puna.post.gate import Verdict, comparison, read_verdict
+from puna.post.lora import Lora
 from puna.post.losses import PairLossKind
 from puna.post.origin import origin
 from puna.post.reward_rows import Form
@@ -42,7 +43,7 @@ class Variant(BaseSettings):
     seed_offset: int = 0
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """The whole loop. Defaults are those with which each stage showed a controlled gain in the embedded recipe.
 
     Attributes:
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
             fewest pairs that any of them is trained on, `reward_form` how answers lie in its rows.
         dpo_loss: of a pair, with `beta` and, for simpo, `gamma`.
         dev: dev tasks of every gate; max_tokens: longest answer.
+        lora: SFT and DPO train adapters alone (`puna.post.lora`).
         precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
     """
 
@@ -91,6 +93,7 @@ class Settings(BaseSettings):
     least_pairs: NonNegativeInt = 200
     dev: PositiveInt = 500
     max_tokens: PositiveInt = 48
+    lora: Lora | None = None
     precision: Products = "fp32"
 
 
@@ -171,7 +174,7 @@ def _add_round(
         "lr": settings.dpo_lr,
         "passes": settings.dpo_passes,
         "least_pairs": settings.least_pairs,
-        "length": settings.length,
+        **_training(settings),
         **_judging(settings),
     }
     if settings.reward:
@@ -188,8 +191,8 @@ def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, l
         "seed_offset": variant.seed_offset,
         "variant": label,
         "batch_tokens": settings.batch_tokens,
-        "length": settings.length,
         "precision": settings.precision,
+        **_training(settings),
         **_judging(settings),
     }
 
@@ -204,11 +207,18 @@ def _reward(settings: Settings, name: str, base: str, tasks: str, paired: list[s
         "least_pairs": settings.reward_least_pairs,
         "length": settings.length,
         "precision": settings.precision,
+        **settings.everywhere(),
     }
 
 
 def _slice(start: int, count: int, settings: Settings) -> dict[str, int]:
     return {"start": start, "count": count, "of": settings.prompts_of}
+
+
+def _training(settings: Settings) -> dict[str, Any]:
+    """What SFT and DPO have in common."""
+    adapters = None if settings.lora is None else settings.lora.model_dump(mode="json")
+    return {"length": settings.length, "lora": adapters, **settings.everywhere()}
 
 
 def _judging(settings: Settings) -> dict[str, int]:
