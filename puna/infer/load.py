@@ -80,14 +80,14 @@ def stored_dtype(directory: Path) -> torch.dtype:
     return torch.bfloat16 if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else torch.float32
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, where: str = "--device") -> None:
     """InputError for a device that is none, or that this machine does not have."""
     try:
         kind = torch.device(name).type
     except RuntimeError:
-        raise InputError(f"there is no device '{name}'", where="--device", fix="cpu or cuda") from None
+        raise InputError(f"there is no device '{name}'", where=where, fix="cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("PyTorch finds no GPU on this machine", where=f"--device {name}", fix="leave it out: the CPU is used")
+        raise InputError("PyTorch finds no GPU on this machine", where=f"{where} {name}", fix="leave it out: the CPU is used")
 
 
 def stop_ids(directory: Path) -> tuple[int, ...]:

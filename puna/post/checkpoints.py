@@ -14,10 +14,13 @@ from collections.abc import Iterable
 from puna.core.errors import InputError
 from puna.core.stage import Artifact, StageContext
 from puna.model.checkpoint import load_model, save_model
+from puna.model.fp8_linear import Fp8Linear
 from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
+from puna.train.world import World
 
 ANCESTORS, POLICY = "ancestors.json", "policy.json"
+TO_BF16 = "turn it into BF16: puna convert SRC DST --to bf16"
 CARRIED = (
     "config.json",
     "generation_config.json",
@@ -35,14 +38,25 @@ def load(artifact: Artifact) -> tuple[Llama, Tokenizer]:
     return load_model(artifact.path).eval(), Tokenizer.load(artifact.path)
 
 
+def load_to_train(artifact: Artifact, fix: str) -> tuple[Llama, Tokenizer]:
+    """The same, of a model all of whose weights can learn; InputError with `fix` for one in FP8, whose weights lie fixed."""
+    model, tokenizer = load(artifact)
+    if any(isinstance(module, Fp8Linear) for module in model.modules()):
+        raise InputError("the weights of an FP8 model cannot be trained", where=f"{artifact.name} ({artifact.path})", fix=fix)
+    return model, tokenizer
+
+
 def save(model: Llama, tokenizer: Tokenizer, ctx: StageContext, parents: Iterable[Artifact]) -> None:
-    """Write `model` as this stage's Hugging Face directory, descending from `parents`."""
-    save_model(model, ctx.out, tokenizer=tokenizer)
-    write_ancestors(ctx, parents)
+    """Write `model`, from process 0, as this stage's Hugging Face directory, descending from `parents`."""
+    if World.current().process == 0:
+        save_model(model.cpu(), ctx.out, tokenizer=tokenizer)
+        write_ancestors(ctx, parents)
 
 
 def carry(artifact: Artifact, ctx: StageContext, parents: Iterable[Artifact] = ()) -> None:
-    """Hand a model on unchanged: its files become this stage's, what described the other stage stays behind."""
+    """Hand a model on unchanged, from process 0: its files become this stage's, what described the other stage stays behind."""
+    if World.current().process:
+        return
     for path in sorted(artifact.path.iterdir()):
         if path.is_file() and any(path.match(pattern) for pattern in CARRIED):
             shutil.copyfile(path, ctx.out / path.name)

@@ -18,10 +18,9 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from puna.core.errors import InputError
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
-from puna.post import checkpoints
+from puna.post import checkpoints, spread
 from puna.post.gate import comparison
 from puna.post.rounds import one_of_kind, part, verdict_of
 from puna.train.parallel.layout import Products
@@ -33,7 +32,7 @@ Mode = Literal["verified", "unverified", "logits", "verified-logits"]
 Entry = dict[str, Any]
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """Equal steps for all; `modes` says which ways to learn are tried beside the control.
 
     Attributes:
@@ -80,6 +79,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
         "dev": settings.dev,
         "max_tokens": settings.max_tokens,
         "precision": settings.precision,
+        **settings.everywhere(),
     }
     kl = {"uses": "post.logits", "k": settings.top_k, "weight": settings.weight, **common}
     possible: dict[str, Entry] = {

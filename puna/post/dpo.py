@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
-from puna.post import checkpoints, gated, lora
+from puna.post import checkpoints, gated, lora, spread
 from puna.post.examples import RankedRows, encode_preferences, read_preferences, row_length
 from puna.post.gate import Verdict, open_judge, write_verdict
 from puna.post.lora import Lora
@@ -28,6 +28,10 @@ from puna.post.pairs import RankedBatches, answer_logps, content_tokens, learnt_
 from puna.post.sft import pass_on
 from puna.train.loop import TrainResult
 from puna.train.packing import Batch
+from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
 REVISION = 3
@@ -107,8 +111,13 @@ class PairLoss:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the policy on the pairs of every samples input (and human ones of the tasks), against itself as the reference."""
+    return spread.on_ranks(_train, settings, ctx, rows=settings.pairs_per_step)
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     policy, tasks = ctx.inputs.one("model"), ctx.inputs.one("tasks")
     model, tokenizer = lora.load(policy, settings.lora, ctx)
+    model.to(settings.device)
     limit = min(settings.length or model.config.max_seq_len, model.config.max_seq_len)
     sources = [*ctx.inputs.all("samples"), tasks]
     pairs = encode_preferences(
@@ -127,7 +136,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     judge = open_judge(tasks, tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)
     objective = PairLoss(settings.beta, settings.nll, settings.loss, settings.gamma)
     result = gated.optimise(model, objective, batches, batches.steps(settings.passes), judge, settings, ctx)
-    model = lora.finished(model, policy, settings.lora, ctx)
+    model = lora.finished(model, policy, settings.lora, ctx).to(settings.device)
     verdict = judge(model.eval())
     write_verdict(verdict, ctx.out)
     checkpoints.save(model, tokenizer, ctx, [policy])
@@ -142,6 +151,7 @@ def _batches(pairs: RankedRows, limit: int, settings: Settings, ctx: StageContex
         row_length(longest, limit),
         derive_seed(ctx.seed, "post.dpo"),
         micro=settings.micro_pairs,
+        **spread.share(),
     )
 
 
@@ -155,10 +165,13 @@ def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx
     dtypes = sorted({str(weight.dtype) for weight in model.parameters()})
     text = json.dumps([policy_digest or _weights_digest(model), rows, RENDERING, batches.length, batches.micro, dtypes])
     path = ctx.scratch / f"reference-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
-    if path.exists():
+    world = World.current()
+    if not world.any(not path.exists()):
         return load_file(path)["logps"]
     with lora.adapters_off(model):
         logps = reference_logps(model, batches)
+    if world.process:
+        return logps
     partial = path.with_suffix(".partial")
     save_file({"logps": logps.contiguous()}, partial)
     partial.rename(path)

@@ -25,8 +25,9 @@ from puna.model.llama import Llama
 from puna.post.examples import encode_dialogs, row_length
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, Task, read_rows
-from puna.train.objectives import CrossEntropy
+from puna.train.objectives import CrossEntropy, beside
 from puna.train.packing import pack
+from puna.train.world import World
 
 VERDICT = "dev.json"
 HELD_LIMIT = 64  # dialogs whose loss judges a model when nothing can be verified
@@ -78,7 +79,7 @@ class Judge:
     max_tokens: int
 
     def __call__(self, model: Llama) -> Verdict:
-        """The model's verdict; its weights, mode and gradients stay as they are."""
+        """The model's verdict, of which every process finds a part; its weights, mode and gradients stay as they are."""
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -87,9 +88,10 @@ class Judge:
         return verdict
 
     def _accuracy(self, model: Llama) -> Verdict:
-        engine = Engine(model, stop_ids=self.tokenizer.stop_ids, max_running=MAX_RUNNING)
-        answers = run_tasks(engine, self.tokenizer, self.tasks, max_tokens=self.max_tokens)
-        passed = tuple(answer.passed for answer in answers)
+        engine, world = Engine(model, stop_ids=self.tokenizer.stop_ids, max_running=MAX_RUNNING), World.current()
+        answers = run_tasks(engine, self.tokenizer, self.tasks[world.process :: world.processes], max_tokens=self.max_tokens)
+        parts = world.gather_json([answer.passed for answer in answers])
+        passed = tuple(parts[i % world.processes][i // world.processes] for i in range(len(self.tasks)))
         low, high = wilson(sum(passed), len(passed))
         return Verdict("accuracy", sum(passed) / len(passed), len(passed), low, high, passed, by_family(self.tasks, passed))
 
@@ -97,11 +99,12 @@ class Judge:
         examples, _ = encode_dialogs(self.tokenizer, self.held, model.config.max_seq_len)
         if not examples:
             return Verdict("none", 0.0, 0)
-        objective, total, count = CrossEntropy(chunk=4096), 0.0, 0.0
-        for example in examples:
+        objective, total, count, world = CrossEntropy(chunk=4096), 0.0, 0.0, World.current()
+        for example in examples[world.process :: world.processes]:
             batch = pack([(example.ids, example.loss_mask)], 1, row_length(len(example.ids), model.config.max_seq_len))
-            total += float(objective.sums(model, batch)[0]["ce"])
+            total += float(objective.sums(model, beside(model, batch))[0]["ce"])
             count += objective.counts(batch)["ce"]
+        total, count = map(sum, zip(*world.gather([total, count]), strict=True))
         return Verdict("held_loss", -float(f"{total / count:.8g}"), len(examples))
 
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
+from puna.post import spread
 from puna.post.gate import Judge, Verdict, comparison
 from puna.train.loop import Batches, Objective, TrainResult, train
 from puna.train.optim import OptimSettings
 from puna.train.schedule import LearningRate, Schedule
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """Learning rate and looks at the dev tasks.
 
     Attributes:
@@ -58,6 +58,7 @@ def optimise(
         keep_best="dev",
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        device=settings.device,
     )
 
 

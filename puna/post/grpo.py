@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -25,7 +25,7 @@ from puna.core.stage import Artifact, StageContext
 from puna.evals.tasks import judge as judge_answer
 from puna.infer.engine import Engine, Request
 from puna.model.llama import Llama
-from puna.post import checkpoints, gated, lora
+from puna.post import checkpoints, gated, lora, spread
 from puna.post.examples import row_length
 from puna.post.gate import MAX_RUNNING, open_judge, write_verdict
 from puna.post.lora import Lora
@@ -35,8 +35,12 @@ from puna.post.sft import pass_on
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import Task, read_rows
-from puna.train.objectives import token_logps
-from puna.train.packing import PADDING, Batch, epochs, pack
+from puna.train.objectives import beside, token_logps
+from puna.train.packing import PADDING, Batch, empty_batch, epochs, pack
+from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
 REVISION = 1
@@ -131,26 +135,28 @@ class GroupBatches:
         self._last: tuple[int, list[Batch]] = (-1, [])
 
     def __call__(self, step: int) -> list[Batch]:
-        """Micro-batches of `step`."""
-        draw = step // self.settings.updates
+        """This process's micro-batches of `step`; of padding where there are fewer than processes."""
+        draw, world = step // self.settings.updates, World.current()
         if self._last[0] != draw:
             self._last = draw, self._drawn(draw)
-        return self._last[1]
+        every = self._last[1]
+        return every[world.rank :: world.size] or [_padding_like(every[0])]
 
     def _drawn(self, draw: int) -> list[Batch]:
-        """Those of one draw. If later steps take them too they are kept in scratch, for the weights that drew them are not."""
+        """All of one draw, of every process. If later steps take them too they are kept in scratch: the weights are not."""
         if self.settings.updates == 1:
             return self.batches(self.groups(draw))
-        path = self.ctx.scratch / f"drawn-{draw}.safetensors"
-        if not path.exists():
+        path, world = self.ctx.scratch / f"drawn-{draw}.safetensors", World.current()
+        if world.any(not path.exists()):
             batches = self.batches(self.groups(draw))
-            for batch in batches:
-                batch.extra["sampled_BT"] = _logps(self.model, batch)
-            _write(batches, path)
+            _add_logps(batches, "sampled_BT", lambda batch: _logps(self.model, batch))
+            if world.process == 0:
+                _write(batches, path)
+            world.barrier()
         return _read(path)
 
     def groups(self, draw: int) -> list[Group]:
-        """The prompts of a draw, answered by the model as it is now."""
+        """The prompts of a draw, answered by the model as it is now; each process answers some, and all get all."""
         first = draw * self.settings.prompts_per_step
         chosen = [self.prompts[self._order[first + i]] for i in range(self.settings.prompts_per_step)]
         requests = [
@@ -159,12 +165,14 @@ class GroupBatches:
             for i, (_, ids) in enumerate(chosen)
         ]  # fmt: skip
         self.engine.forget()
-        groups = []
-        for (task, prompt), completions in zip(chosen, self.engine.generate(requests), strict=True):
+        world, found = World.current(), []
+        mine = slice(world.process, None, world.processes)
+        for (task, _), completions in zip(chosen[mine], self.engine.generate(requests[mine]), strict=True):
             answers = [c.ids + ([] if c.stop_id is None else [c.stop_id]) for c in completions]
             rewards = [float(judge_answer(self.tokenizer, task, c).passed) for c in completions]
-            groups.append(Group(prompt, answers, [c.finished for c in completions], rewards))
-        return groups
+            found.append((answers, [c.finished for c in completions], rewards))
+        everyone = world.gather_json(found)
+        return [Group(ids, *everyone[i % world.processes][i // world.processes]) for i, (_, ids) in enumerate(chosen)]
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:
         """Micro-batches of the groups that have something to say; if none has, of one answer at advantage 0."""
@@ -175,8 +183,10 @@ class GroupBatches:
             for answer, advantage in zip(group.answers, group_advantages(torch.tensor([group.rewards]))[0].tolist(), strict=True)
         ] or [(groups[0].prompt, groups[0].answers[0], 0.0)]
         length = row_length(max(len(prompt) + len(answer) for prompt, answer, _ in samples), self.model.config.max_seq_len)
-        size = self.settings.micro_samples or len(samples)
-        batches = [self._batch(samples[start : start + size], length) for start in range(0, len(samples), size)]
+        size = self.settings.micro_samples or -(-len(samples) // World.current().size)
+        batches = [_batch(samples[start : start + size], length) for start in range(0, len(samples), size)]
+        if self.reference is not None:
+            _add_logps(batches, "reference_BT", self.reference)
         rewards = [reward for group in groups for reward in group.rewards]
         unfinished = sum(not finished for group in groups for finished in group.finished)
         drawn = torch.tensor([len(rewards), sum(rewards), unfinished, len(groups), len(groups) - len(told)])
@@ -184,19 +194,33 @@ class GroupBatches:
             batch.extra["drawn"] = drawn if i == 0 else torch.zeros_like(drawn)
         return batches
 
-    def _batch(self, samples: Sequence[tuple[list[int], list[int], float]], length: int) -> Batch:
-        examples = [([*prompt, *answer], [0] * len(prompt) + [1] * len(answer)) for prompt, answer, _ in samples]
-        batch = pack(examples, None, length)
-        advantages_BT = torch.tensor([advantage for _, _, advantage in samples])[batch.documents_BT.clamp(min=0)]
-        batch.extra["advantages_BT"] = advantages_BT.masked_fill(batch.documents_BT == PADDING, 0.0)
-        if self.reference is not None:
-            batch.extra["reference_BT"] = self.reference(batch)
-        return batch
+
+def _batch(samples: Sequence[tuple[list[int], list[int], float]], length: int) -> Batch:
+    examples = [([*prompt, *answer], [0] * len(prompt) + [1] * len(answer)) for prompt, answer, _ in samples]
+    batch = pack(examples, None, length)
+    advantages_BT = torch.tensor([advantage for _, _, advantage in samples])[batch.documents_BT.clamp(min=0)]
+    batch.extra["advantages_BT"] = advantages_BT.masked_fill(batch.documents_BT == PADDING, 0.0)
+    return batch
+
+
+def _padding_like(batch: Batch) -> Batch:
+    """A batch of the same fields in which nothing is learnt and nothing was drawn."""
+    padding = empty_batch(*batch.ids_BT.shape)
+    padding.extra = {name: torch.zeros_like(value) for name, value in batch.extra.items()}
+    return padding
+
+
+def _add_logps(batches: Sequence[Batch], name: str, logps: Logps) -> None:
+    """Give every batch its log-probabilities as `extra[name]`; each process computes some."""
+    world = World.current()
+    parts = world.gather_json([logps(batch).tolist() for batch in batches[world.process :: world.processes]])
+    for i, batch in enumerate(batches):
+        batch.extra[name] = torch.tensor(parts[i % world.processes][i // world.processes], dtype=torch.float32)
 
 
 @torch.no_grad()
 def _logps(model: Llama, batch: Batch) -> Tensor:
-    return token_logps(model, batch)
+    return token_logps(model, beside(model, batch))
 
 
 def _write(batches: Sequence[Batch], path: Path) -> None:
@@ -218,15 +242,20 @@ def _read(path: Path) -> list[Batch]:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the policy on the verifiable prompts of the tasks."""
+    return spread.on_ranks(_train, settings, ctx)
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     policy, tasks = ctx.inputs.one("model"), ctx.inputs.one("tasks")
     model, tokenizer = lora.load(policy, settings.lora, ctx)
+    model.to(settings.device)
     prompts = _prompts(settings, tasks, tokenizer, model.config.max_seq_len, ctx)
     if not prompts:
         return pass_on(policy, "no prompt can be verified", ctx)
     batches = GroupBatches(model, tokenizer, prompts, settings, ctx, _reference(settings, policy, model))
     judge = open_judge(tasks, tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)
     result = gated.optimise(model, GroupLoss(settings.clip, settings.kl), batches, settings.steps, judge, settings, ctx)
-    model = lora.finished(model, policy, settings.lora, ctx)
+    model = lora.finished(model, policy, settings.lora, ctx).to(settings.device)
     verdict = judge(model.eval())
     write_verdict(verdict, ctx.out)
     checkpoints.save(model, tokenizer, ctx, [policy])
@@ -250,7 +279,7 @@ def _reference(settings: Settings, policy: Artifact, model: Llama) -> Logps | No
     """The starting policy: the model with its adapters off, or where there are none a second copy."""
     if not settings.kl:
         return None
-    start = model if settings.lora else checkpoints.load(policy)[0]
+    start = model if settings.lora else checkpoints.load(policy)[0].to(settings.device)
 
     def logps(batch: Batch) -> Tensor:
         with lora.adapters_off(start):

@@ -7,7 +7,7 @@ over-confidence. Llama 3.1 itself distilled with text; in the embedded recipe lo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -16,10 +16,13 @@ from torch import Tensor
 from puna.core.errors import InputError
 from puna.core.stage import StageContext
 from puna.model.llama import Llama
-from puna.post import checkpoints, lora, sft
+from puna.post import checkpoints, lora, sft, spread
 from puna.post.losses import top_k_kl, top_k_log_probs
 from puna.train.objectives import hidden_at_targets
 from puna.train.packing import Batch
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
 REVISION = 2
@@ -57,6 +60,10 @@ class LogitLoss:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the first model input (the student's base) with the second one as the teacher."""
+    return spread.on_ranks(_train, settings, ctx, axes=() if settings.lora else ("recompute", "compile"))
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     models = ctx.inputs.all("model")
     if len(models) != 2:
         raise InputError(
@@ -76,7 +83,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     )
     if not pool.examples:
         return sft.untrained(models[0], settings, ctx)
-    objective = LogitLoss(teacher, settings.k, settings.weight)
-    result = sft.fit(model, objective, pool.batches(settings, ctx), settings, ctx)
-    model = lora.finished(model, models[0], settings.lora, ctx)
+    objective = LogitLoss(teacher.to(settings.device), settings.k, settings.weight)
+    model, result = sft.fit(model, objective, pool.batches(settings, ctx), settings, ctx, meshes)
+    model = lora.finished(model, models[0], settings.lora, ctx).to(settings.device)
     return {**sft.finish(model, tokenizer, result, pool, settings, ctx), "k": settings.k, "weight": settings.weight}

@@ -105,9 +105,12 @@ def _wide(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 
 def load(artifact: Artifact, settings: Lora | None, ctx: StageContext) -> tuple[Llama, Tokenizer]:
-    """What a stage trains: the artifact's model in fp32, or frozen with adapters that do nothing yet; and its tokenizer."""
+    """What a stage trains: the artifact's model in fp32, or frozen with adapters that do nothing yet; and its tokenizer.
+
+    Raises InputError for an FP8 model without adapters.
+    """
     if settings is None:
-        return checkpoints.load(artifact)
+        return checkpoints.load_to_train(artifact, f"set `lora`, or {checkpoints.TO_BF16}")
     model = load_model(artifact.path, dtype=_dtype(settings), dequantize=True).eval()
     return adapted(model, settings, derive_seed(ctx.seed, "post.lora")), Tokenizer.load(artifact.path)
 

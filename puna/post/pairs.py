@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from puna.post.examples import Encoded, Ranked
-from puna.train.objectives import document_sums, token_logps
+from puna.train.objectives import beside, document_sums, token_logps
 from puna.train.packing import IGNORED, PADDING, Batch, epochs, pack
+from puna.train.world import World
 
 ABSENT = -1  # in `answers_PR`: this row has fewer answers than others
 
@@ -29,6 +30,7 @@ class RankedBatches:
         per_step: rows per optimiser step; `micro` rows per forward pass (None: all of the step's).
         length: tokens of a packed row, at least the longest answer.
         reference: log-probability of each row's answers under the reference, [rows, R], or None.
+        rank, world: which of how many parts of every step's rows these batches are.
     """
 
     def __init__(
@@ -40,14 +42,17 @@ class RankedBatches:
         *,
         micro: int | None = None,
         reference: Tensor | None = None,
+        rank: int = 0,
+        world: int = 1,
     ):
         self.rows, self.per_step, self.length = rows, per_step, length
         self.micro, self.reference = micro or per_step, reference
+        self.rank, self.world = rank, world
         self._order = epochs(len(rows), seed)
 
     def __call__(self, step: int) -> list[Batch]:
         """Micro-batches of `step`."""
-        drawn = [self._order[step * self.per_step + i] for i in range(self.per_step)]
+        drawn = [self._order[step * self.per_step + i] for i in range(self.rank, self.per_step, self.world)]
         return [self.batch(drawn[start : start + self.micro]) for start in range(0, len(drawn), self.micro)]
 
     def batch(self, drawn: Sequence[int]) -> Batch:
@@ -131,11 +136,20 @@ def learnt_tokens(batch: Batch, answers_P: Tensor) -> int:
 
 @torch.no_grad()
 def reference_logps(model: Any, batches: RankedBatches) -> Tensor:
-    """Log-probability without format of every row's answers under `model`, [rows, R] float32; absent answers are 0."""
-    parts = []
-    for start in range(0, len(batches.rows), batches.micro):
-        batch = batches.batch(range(start, min(start + batches.micro, len(batches.rows))))
-        answers_PR = batch.extra["answers_PR"]
-        parts.append(answer_logps(model, batch)[0][answers_PR.clamp(min=0)].masked_fill(answers_PR == ABSENT, 0.0))
+    """Log-probability without format of every row's answers under `model`, [rows, R] float32; absent answers are 0.
+
+    Each process computes some of the batches that one process would, and all get all.
+    """
+    world, starts = World.current(), range(0, len(batches.rows), batches.micro)
+    mine = [_answers(model, batches, start) for start in starts[world.process :: world.processes]]
+    everyone = world.gather_json(mine)
+    parts = [torch.tensor(everyone[i % world.processes][i // world.processes], dtype=torch.float32) for i in range(len(starts))]
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def _answers(model: Any, batches: RankedBatches, start: int) -> list[list[float]]:
+    """`reference_logps` of the batch that begins with row `start`."""
+    batch = beside(model, batches.batch(range(start, min(start + batches.micro, len(batches.rows)))))
+    answers_PR = batch.extra["answers_PR"]
+    return answer_logps(model, batch)[0][answers_PR.clamp(min=0)].masked_fill(answers_PR == ABSENT, 0.0).tolist()

@@ -2,8 +2,8 @@
 
 The trunk starts from the first model input (the paper: the pre-trained checkpoint), the score is read at the terminator of the
 last turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text;
-what the model is worth (`puna.post.reward_measure`) is measured on those only. At the size of the embedded recipe the choice can
-be worse than a random one (docs/log.md); the summary has the figures, and the report makes a claim of them.
+what the model is worth (`puna.post.reward_measure`) is measured on those only, and where the trunk has learnt from answers of
+earlier samples, on none of their prompts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -20,15 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from puna.core.rng import derive_seed
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
-from puna.core.stage import StageContext
+from puna.core.stage import Artifact, StageContext
 from puna.evals.seeds import GAINS_FILE
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
+<<<<<<< HEAD
 from puna.model.reward import AnswerTokens, RewardHead
 from puna.post import checkpoints
 from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences, read_preferences, row_length
+=======
+from puna.post import checkpoints, spread
+from puna.post.examples import Encoded, Ranked, encode_dialog, encode_preferences, read_preferences, row_length
+>>>>>>> w-ranks
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
 from puna.post.reward_measure import best_of_n, measure, sampled_prompts
@@ -36,19 +40,24 @@ from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import MessageRow
 from puna.train.loop import train
+from puna.train.objectives import beside
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, Batches
 from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
+from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "reward"
-REVISION = 5
+REVISION = 6
 
 HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"
 SCORED_TOGETHER = 256  # answers per forward pass when scoring
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so.
 
     `form` is how the answers to a prompt lie in a row (`puna.post.reward_rows`): each behind a copy of it (`documents`), all
@@ -126,7 +135,8 @@ class RewardScorer:
         for start in range(0, len(order), SCORED_TOGETHER):
             part = order[start : start + SCORED_TOGETHER]
             length = row_length(max(len(rows[i].ids) for i in part), limit)
-            found = self.model(ranked_batch([Ranked("", "", [rows[i]]) for i in part], length)).tolist()
+            batch = ranked_batch([Ranked("", "", [rows[i]]) for i in part], length)
+            found = self.model(beside(self.model, batch)).tolist()
             for i, value in zip(part, found, strict=True):
                 scores[i] = value
         return scores
@@ -144,15 +154,21 @@ def load_reward(directory: Path) -> RewardScorer | None:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train on every preference of the inputs, measure on held-out prompts."""
+    return spread.on_ranks(_train, settings, ctx, rows=settings.pairs_per_step)
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     base, tasks = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")], ctx.inputs.one("tasks")
-    trunk, tokenizer = checkpoints.load(base[0])
+    trunk, tokenizer = checkpoints.load_to_train(base[0], checkpoints.TO_BF16)
     model = RewardModel(trunk, likelihood=settings.likelihood)
     limit = min(settings.length or trunk.config.max_seq_len, trunk.config.max_seq_len)
-    sources = [tasks, *ctx.inputs.all("samples")]
-    pairs = encode_preferences(tokenizer, read_preferences(source.path / "preferences.jsonl" for source in sources), limit)
+    sampled = ctx.inputs.all("samples")
+    unseen = [samples for samples in sampled if samples.digest not in checkpoints.ancestors(base[0])]
+    pairs = encode_preferences(tokenizer, read_preferences(_rankings([tasks, *sampled])), limit)
     rows = within(pairs.rows, limit, settings.form)
     known = [row for row in rows if not is_held(row.key, settings.held)]
-    held = [row for row in rows if is_held(row.key, settings.held)]
+    fresh = {preference.id for preference in read_preferences(_rankings([tasks, *unseen]))}
+    held = [row for row in rows if is_held(row.key, settings.held) and row.identity in fresh]
     summary: dict[str, Any] = {
         "pairs": len(known),
         "held_pairs": len(held),
@@ -166,13 +182,24 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     else:
         summary |= _fit(model, known, limit, settings, ctx)
         scorer = RewardScorer(model, tokenizer)
-        chosen, gains = best_of_n(scorer, sampled_prompts(ctx, lambda key: is_held(key, settings.held)))
+        prompts = sampled_prompts(tasks, unseen, lambda key: is_held(key, settings.held))
+        chosen, gains = best_of_n(scorer, prompts)
         summary |= measure(scorer, held) | chosen
         (ctx.out / GAINS_FILE).write_text(json.dumps(gains) + "\n")
-    save_model(trunk, ctx.out, tokenizer=tokenizer)
-    save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
+    save_scorer(model, tokenizer, ctx)
     (ctx.out / STATE_FILE).write_text(json.dumps({"skipped": skipped}) + "\n")
     return {**summary, "skipped": skipped}
+
+
+def _rankings(artifacts: Sequence[Artifact]) -> list[Path]:
+    return [artifact.path / "preferences.jsonl" for artifact in artifacts]
+
+
+def save_scorer(model: RewardModel, tokenizer: Tokenizer, ctx: StageContext) -> None:
+    """Write trunk and head, from process 0."""
+    if World.current().process == 0:
+        save_model(model.trunk, ctx.out, tokenizer=tokenizer)
+        save_file({name: value.cpu().contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
 
 
 def is_held(key: str, share: float) -> bool:
@@ -185,9 +212,9 @@ def _batches(rows: list[Ranked], limit: int, settings: Settings, seed: int) -> B
     per_step, micro = settings.pairs_per_step, settings.micro_pairs
     if settings.form == "documents":
         longest = max(len(answer.ids) for row in rows for answer in row.answers)
-        return RankedBatches(rows, per_step, row_length(longest, limit), seed, micro=micro)
+        return RankedBatches(rows, per_step, row_length(longest, limit), seed, micro=micro, **spread.share())
     longest = max(map(row_tokens, rows))
-    return AnswerRows(rows, per_step, row_length(longest, longest), seed, form=settings.form, micro=micro)
+    return AnswerRows(rows, per_step, row_length(longest, longest), seed, form=settings.form, micro=micro, **spread.share())
 
 
 def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -203,6 +230,7 @@ def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings,
         ctx,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        device=settings.device,
         precision=settings.precision,
     )
     return {

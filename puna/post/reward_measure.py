@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from puna.core.intervals import bounded_mean
-from puna.core.stage import StageContext
+from puna.core.stage import Artifact
 from puna.post.collect import prompt_key
 from puna.post.examples import Ranked
 from puna.tokenizer.chat import parse
@@ -38,11 +38,11 @@ class SampledPrompt:
         return [sample.scores["verifier"] > 0 for sample in self.samples]
 
 
-def sampled_prompts(ctx: StageContext, held: Callable[[str], bool]) -> list[SampledPrompt]:
-    """Verifiable prompts of the samples inputs, those whose prompt id is `held`, each with its samples."""
-    tasks = {task.id: task for task in read_rows(ctx.inputs.one("tasks").path / "prompts.jsonl", Task)}
+def sampled_prompts(collected: Artifact, samples: Sequence[Artifact], held: Callable[[str], bool]) -> list[SampledPrompt]:
+    """Verifiable prompts of `samples`, those whose prompt id is `held`, each with its samples."""
+    tasks = {task.id: task for task in read_rows(collected.path / "prompts.jsonl", Task)}
     found: list[SampledPrompt] = []
-    for artifact in ctx.inputs.all("samples"):
+    for artifact in samples:
         groups: dict[str, list[Sample]] = {}
         for sample in read_rows(artifact.path / "samples.jsonl", Sample):
             groups.setdefault(sample.task_id, []).append(sample)

@@ -27,14 +27,17 @@ Form = Literal["documents", "blocks", "row"]
 class AnswerRows:
     """Micro-batches of ranked rows in one of the one-row forms, a pure function of the step; arguments as of `RankedBatches`."""
 
-    def __init__(self, rows: Sequence[Ranked], per_step: int, length: int, seed: int, *, form: Form, micro: int | None = None):
+    def __init__(
+        self, rows: Sequence[Ranked], per_step: int, length: int, seed: int, *, form: Form, micro: int | None = None,
+        rank: int = 0, world: int = 1,
+    ):  # fmt: skip
         self.rows, self.per_step, self.length, self.seed, self.form = rows, per_step, length, seed, form
-        self.micro = micro or per_step
+        self.micro, self.rank, self.world = micro or per_step, rank, world
         self._order = epochs(len(rows), seed)
 
     def __call__(self, step: int) -> list[Batch]:
         """Micro-batches of `step`."""
-        draws = range(step * self.per_step, (step + 1) * self.per_step)
+        draws = range(step * self.per_step + self.rank, (step + 1) * self.per_step, self.world)
         drawn = [(self.rows[self._order[draw]], self._shuffled(draw)) for draw in draws]
         parts = [drawn[start : start + self.micro] for start in range(0, len(drawn), self.micro)]
         return [answer_rows([row for row, _ in part], self.length, self.form, [order for _, order in part]) for part in parts]
@@ -127,7 +130,9 @@ def _tokens(rows: Sequence[Ranked], places: Sequence[list[list[int]]], flat: Ten
     before: list[int] = []
     ids: list[int] = []
     numbers: list[int] = []
-    answers = [(answer, place) for row, found in zip(rows, places, strict=True) for answer, place in zip(row.answers, found, strict=True)]
+    answers = [
+        (answer, place) for row, found in zip(rows, places, strict=True) for answer, place in zip(row.answers, found, strict=True)
+    ]
     for number, (answer, place) in enumerate(answers):
         prompt = len(answer.ids) - (len(place) - 1)
         learnt = [i for i, flag in enumerate(answer.loss_mask[prompt:]) if flag]

@@ -21,8 +21,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
-from puna.post import checkpoints
+from puna.post import checkpoints, spread
 from puna.post.gate import Verdict, comparison, read_verdict
+from puna.post.lora import Lora
 from puna.post.losses import PairLossKind
 from puna.post.origin import origin
 from puna.post.reward_rows import Form
@@ -42,7 +43,7 @@ class Variant(BaseSettings):
     seed_offset: int = 0
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """The whole loop. Defaults are those with which each stage showed a controlled gain in the embedded recipe.
 
     Attributes:
@@ -51,11 +52,14 @@ class Settings(BaseSettings):
         dpo_prompts, dpo_k, pairs_per_prompt: sampling of preference pairs, on prompts of their own.
         prompts_start, prompts_of: where this loop's prompts begin, and how many prompts the numbers are meant for: a smaller file
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
-        reward: train a reward model each round; `reward_start` from the base (as the paper) or from the first SFT model.
-        reward_first: train one on the tasks' own preferences too, before the first round samples. `reward_least_pairs` is the
-            fewest pairs that any of them is trained on, `reward_form` how answers lie in its rows.
+        reward: train a reward model each round; `reward_start` from the base (as the paper), from the first SFT model, or from the
+            average of its round. `reward_likelihood` lets it read how likely its trunk finds an answer, besides the last state.
+        reward_first: train one on the tasks' own preferences too, before the first round samples, from the first SFT model where
+            there is no average yet. `reward_least_pairs` is the fewest pairs that any of them is trained on, `reward_form` how
+            answers lie in its rows.
         dpo_loss: of a pair, with `beta` and, for simpo, `gamma`.
         dev: dev tasks of every gate; max_tokens: longest answer.
+        lora: SFT and DPO train adapters alone (`puna.post.lora`).
         precision: of the products of SFT and reward models; DPO, whose start must equal its reference, is fp32.
     """
 
@@ -76,10 +80,11 @@ class Settings(BaseSettings):
     prompts_start: NonNegativeInt = 0
     prompts_of: PositiveInt = 12000
     reward: bool = True
-    reward_start: Literal["base", "sft"] = "base"
+    reward_start: Literal["base", "sft", "average"] = "average"
+    reward_likelihood: bool = True
     reward_first: bool = False
     reward_least_pairs: NonNegativeInt = 100
-    reward_form: Form = "documents"
+    reward_form: Form = "blocks"
     reward_steps: PositiveInt = 100
     reward_lr: NonNegativeFloat = 1e-3
     dpo_loss: PairLossKind = "sigmoid"
@@ -91,6 +96,7 @@ class Settings(BaseSettings):
     least_pairs: NonNegativeInt = 200
     dev: PositiveInt = 500
     max_tokens: PositiveInt = 48
+    lora: Lora | None = None
     precision: Products = "fp32"
 
 
@@ -105,7 +111,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
     stages[f"{name}.sft"] = _sft(settings, [base, tasks], settings.gold_steps, Variant(lr=settings.lr), "gold")
     stages[f"{name}.control"] = _sft(settings, [base, tasks], settings.rs_steps, Variant(lr=settings.lr), "control")
     if settings.reward and settings.reward_first:
-        stages[f"{name}.reward"] = _reward(settings, name, base, tasks, [])
+        stages[f"{name}.reward"] = _reward(settings, base if settings.reward_start == "base" else f"{name}.sft", tasks, [])
     policy, start = f"{name}.sft", settings.prompts_start
     for number in range(1, settings.rounds + 1):
         _add_round(stages, name, number, base, tasks, policy, start, given, settings)
@@ -171,12 +177,13 @@ def _add_round(
         "lr": settings.dpo_lr,
         "passes": settings.dpo_passes,
         "least_pairs": settings.least_pairs,
-        "length": settings.length,
+        **_training(settings),
         **_judging(settings),
     }
     if settings.reward:
         paired = [*given, *(stage for stage in stages if stage.endswith((".samples", ".pairs")))]
-        stages[f"{here}.reward"] = _reward(settings, name, base, tasks, paired)
+        trunk = {"base": base, "sft": f"{name}.sft", "average": f"{here}.average"}[settings.reward_start]
+        stages[f"{here}.reward"] = _reward(settings, trunk, tasks, paired)
 
 
 def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, label: str) -> Entry:
@@ -188,27 +195,35 @@ def _sft(settings: Settings, sources: list[str], steps: int, variant: Variant, l
         "seed_offset": variant.seed_offset,
         "variant": label,
         "batch_tokens": settings.batch_tokens,
-        "length": settings.length,
         "precision": settings.precision,
+        **_training(settings),
         **_judging(settings),
     }
 
 
-def _reward(settings: Settings, name: str, base: str, tasks: str, paired: list[str]) -> Entry:
+def _reward(settings: Settings, trunk: str, tasks: str, paired: list[str]) -> Entry:
     return {
         "uses": "post.reward",
-        "from": [base if settings.reward_start == "base" else f"{name}.sft", tasks, *paired],
+        "from": [trunk, tasks, *paired],
+        "likelihood": settings.reward_likelihood,
         "steps": settings.reward_steps,
         "lr": settings.reward_lr,
         "form": settings.reward_form,
         "least_pairs": settings.reward_least_pairs,
         "length": settings.length,
         "precision": settings.precision,
+        **settings.everywhere(),
     }
 
 
 def _slice(start: int, count: int, settings: Settings) -> dict[str, int]:
     return {"start": start, "count": count, "of": settings.prompts_of}
+
+
+def _training(settings: Settings) -> dict[str, Any]:
+    """What SFT and DPO have in common."""
+    adapters = None if settings.lora is None else settings.lora.model_dump(mode="json")
+    return {"length": settings.length, "lora": adapters, **settings.everywhere()}
 
 
 def _judging(settings: Settings) -> dict[str, int]:

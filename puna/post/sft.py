@@ -8,17 +8,16 @@ cut. Run on gold alone for as many steps, this same stage is the control that re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from puna.core.rng import derive_seed
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.llama import Llama
-from puna.post import checkpoints, lora
+from puna.post import checkpoints, lora, spread
 from puna.post.dialog_store import DialogStore, Mixed, longest_of
 from puna.post.examples import Left, row_length
 from puna.post.gate import Verdict, open_judge, write_verdict
@@ -30,6 +29,11 @@ from puna.train.optim import OptimSettings
 from puna.train.packing import DialogBatches, dialog_batches
 from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
+from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
+    from puna.train.parallel.placed import Placed
 
 KIND = "model"
 REVISION = 2
@@ -40,7 +44,7 @@ LARGEST, EVENLY = 64, 256  # rows that are looked at for the row length where mo
 Part = Literal["gold", "samples"]
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """How long and on what.
 
     Attributes:
@@ -49,6 +53,7 @@ class Settings(BaseSettings):
         samples: "accepted" takes verified answers, "raw" unchecked first ones (as a contrast), "none" gold only.
         seed_offset: another order of the same data, for variants to average.
         variant: a label for the report.
+        micro_rows: rows of a forward pass (None: all of a step that a process has).
         dev: dev tasks that judge the result; max_tokens: longest answer.
         lora: train adapters alone (`puna.post.lora`); the result is measured merged.
         precision: of the products of training.
@@ -60,6 +65,7 @@ class Settings(BaseSettings):
     warmup: NonNegativeFloat = 5
     batch_tokens: PositiveInt = 1024
     length: PositiveInt | None = None
+    micro_rows: PositiveInt | None = None
     mix: dict[Part, NonNegativeInt] = {"gold": 1, "samples": 1}
     samples: Literal["accepted", "raw", "none"] = "accepted"
     seed_offset: int = 0
@@ -74,13 +80,18 @@ class Settings(BaseSettings):
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Fine-tune the first model input on gold dialogs and pooled samples; report dev accuracy."""
+    axes = () if settings.lora else ("tp", "cp", "recompute", "compile")
+    return spread.on_ranks(_train, settings, ctx, axes=axes)
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     base, tasks = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")], ctx.inputs.one("tasks")
     model, tokenizer = lora.load(base[0], settings.lora, ctx)
     pool = Pool(settings, ctx, tokenizer, model.config.max_seq_len, base[0], tasks)
     if not pool.examples:
         return untrained(base[0], settings, ctx)
-    result = fit(model, CrossEntropy(), pool.batches(settings, ctx), settings, ctx)
-    model = lora.finished(model, base[0], settings.lora, ctx)
+    model, result = fit(model, CrossEntropy(), pool.batches(settings, ctx), settings, ctx, meshes)
+    model = lora.finished(model, base[0], settings.lora, ctx).to(settings.device)
     return finish(model, tokenizer, result, pool, settings, ctx)
 
 
@@ -94,8 +105,9 @@ class Pool:
     def __init__(self, settings: Settings, ctx: StageContext, tokenizer: Tokenizer, limit: int, base: Artifact, tasks: Artifact):
         self.settings = settings
         files = [tasks.path / "train.jsonl", *_sampled(settings, ctx, base)]
+        own = f"dialogs-{World.current().process}" if World.current().process else "dialogs"
         self.store = DialogStore(
-            tokenizer, files, limit if settings.length is None else min(limit, settings.length), ctx.scratch / "dialogs"
+            tokenizer, files, limit if settings.length is None else min(limit, settings.length), ctx.scratch / own
         )
         self.parts: dict[Part, np.ndarray] = {
             "gold": self.store.rows_of(slice(0, 1)),
@@ -140,10 +152,11 @@ class Pool:
         return {**found, **({"dialogs_read": self.store.known(every)} if self.streams else {})}
 
     def batches(self, settings: Settings, ctx: StageContext) -> DialogBatches:
-        """Packed batches as a pure function of the step."""
+        """Packed batches of this process as a pure function of the step."""
         if settings.batch_tokens < self.length:
             ctx.note(f"a step reads one row of {self.length} tokens, though batch_tokens is {settings.batch_tokens}")
-        return dialog_batches(self.examples, self.length, max(settings.batch_tokens, self.length), batch_seed(settings, ctx))
+        tokens, seed = max(settings.batch_tokens, self.length), batch_seed(settings, ctx)
+        return dialog_batches(self.examples, self.length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
 
 
 def _largest_and_some(store: DialogStore) -> np.ndarray:
@@ -169,12 +182,16 @@ def _sampled(settings: Settings, ctx: StageContext, base: Artifact) -> list[Path
     return found
 
 
-def fit(model: Llama, objective: Objective, batches: DialogBatches, settings: Settings, ctx: StageContext) -> TrainResult:
-    """The loop with this stage's schedule and optimiser."""
+def fit(
+    model: Llama, objective: Objective, batches: DialogBatches, settings: Settings, ctx: StageContext,
+    meshes: Meshes | None = None,
+) -> tuple[Llama, TrainResult]:  # fmt: skip
+    """The loop with this stage's schedule and optimiser; the trained model comes back whole, adapters on it."""
+    placed: Llama | Placed = spread.laid_out(model, None if settings.lora else meshes, settings)
     schedule = Schedule(steps=settings.steps, lr=LearningRate(shape="wsd", warmup=settings.warmup, decay=0.3, final=0.03))
     optim = OptimSettings(name="adamw", lr=settings.lr, weight_decay=settings.weight_decay)
-    return train(
-        model,
+    result = train(
+        placed,
         objective,
         batches,
         schedule,
@@ -182,8 +199,10 @@ def fit(model: Llama, objective: Objective, batches: DialogBatches, settings: Se
         ctx,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        device=settings.device,
         precision=settings.precision,
     )
+    return spread.gathered(placed, settings.device), result
 
 
 def finish(
@@ -219,7 +238,8 @@ def untrained(base: Artifact, settings: Settings, ctx: StageContext) -> dict[str
     """Nothing fits: the base goes on, judged all the same so that later gates have a verdict."""
     found = pass_on(base, "no dialog to learn from fits the model", ctx)
     model, tokenizer = checkpoints.load(base)
-    verdict = open_judge(ctx.inputs.one("tasks"), tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)(model)
+    judge = open_judge(ctx.inputs.one("tasks"), tokenizer, limit=settings.dev, max_tokens=settings.max_tokens)
+    verdict = judge(model.to(settings.device))
     write_verdict(verdict, ctx.out)
     return {**found, "dev": verdict.summary()}
 

@@ -12,35 +12,38 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
-from puna.model.checkpoint import load_model, save_model
-from puna.post import checkpoints
+from puna.model.checkpoint import load_model
+from puna.post import checkpoints, spread
 from puna.post.collect import prompt_key
 from puna.post.examples import Encoded, row_length
 from puna.post.reject import prompt_ids
-from puna.post.reward import HEAD_FILE, RewardModel, RewardScorer, is_held
+from puna.post.reward import HEAD_FILE, RewardModel, RewardScorer, is_held, save_scorer
 from puna.post.reward_measure import correlation, mean_interval
 from puna.post.reward_rows import end_to_end, starts_of
 from puna.post.steps import LABELS, TOKENS, Labelled
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import read_rows
 from puna.train.loop import train
+from puna.train.objectives import beside
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, epochs, pack
 from puna.train.parallel.layout import Products
 from puna.train.schedule import LearningRate, Schedule
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 KIND = "step_reward"
 REVISION = 1
@@ -48,7 +51,7 @@ REVISION = 1
 Target = Literal["steps", "outcome"]
 
 
-class Settings(BaseSettings):
+class Settings(spread.Settings):
     """`target` is what is learnt; `held` the share of prompts kept for measuring; other settings as of `post.reward`."""
 
     target: Target = "steps"
@@ -121,8 +124,12 @@ def load_steps(artifact: Artifact) -> StepScorer:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train on the labels of every `steps` input from the first model input; measure on held-out prompts."""
+    return spread.on_ranks(_train, settings, ctx, rows=settings.answers_per_step)
+
+
+def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     base = ctx.inputs.all("model")[:1] or [ctx.inputs.one("model")]
-    trunk, tokenizer = checkpoints.load(base[0])
+    trunk, tokenizer = checkpoints.load_to_train(base[0], checkpoints.TO_BF16)
     limit = min(settings.length or trunk.config.max_seq_len, trunk.config.max_seq_len)
     for source in ctx.inputs.all("steps"):
         if json.loads((source.path / TOKENS).read_text())["tokenizer"] != tokenizer.digest:
@@ -140,8 +147,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         ctx.note(f"only {len(known)} labelled answers ({settings.least_answers} wanted): the step model is not trained")
     else:
         summary |= _fit(model, known, limit, settings, ctx) | measure(model, held, limit)
-    save_model(trunk, ctx.out, tokenizer=tokenizer)
-    save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
+    save_scorer(model, tokenizer, ctx)
     (ctx.out / "steps.json").write_text(json.dumps({"skipped": skipped, "target": settings.target}) + "\n")
     return summary
 
@@ -169,11 +175,11 @@ def step_batch(rows: Sequence[Worked], length: int) -> Batch:
 def _fit(model: RewardModel, rows: list[Worked], limit: int, settings: Settings, ctx: StageContext) -> dict[str, Any]:
     length = row_length(max(len(row.ids) for row in rows), limit)
     order, per_step = epochs(len(rows), derive_seed(ctx.seed, "post.step_reward")), settings.answers_per_step
-    micro = settings.micro_answers or per_step
+    micro, share = settings.micro_answers or per_step, spread.share()
 
     def batches(step: int) -> list[Batch]:
-        drawn = [rows[order[step * per_step + i]] for i in range(per_step)]
-        return [step_batch(drawn[start : start + micro], length) for start in range(0, per_step, micro)]
+        drawn = [rows[order[step * per_step + i]] for i in range(share["rank"], per_step, share["world"])]
+        return [step_batch(drawn[start : start + micro], length) for start in range(0, len(drawn), micro)]
 
     result = train(
         model,
@@ -184,6 +190,7 @@ def _fit(model: RewardModel, rows: list[Worked], limit: int, settings: Settings,
         ctx,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        device=settings.device,
         precision=settings.precision,
     )
     epochs_done = round(settings.steps * per_step / len(rows), 2)
@@ -200,7 +207,7 @@ def measure(model: RewardModel, held: Sequence[Worked], limit: int) -> dict[str,
     model.eval()
     chances: list[float] = []
     for row in held:
-        batch = step_batch([row], row_length(len(row.ids), limit))
+        batch = beside(model, step_batch([row], row_length(len(row.ids), limit)))
         chances += model(batch).sigmoid().tolist()
     values = [value for row in held for value in row.values]
     mean = sum(values) / len(values) if values else 0.0

@@ -94,6 +94,11 @@ def _weights(batch: Batch) -> Tensor | None:
     return None if batch.weights_BT is None else batch.weights_BT.reshape(-1)[batch.supervised()]
 
 
+def beside(model: Any, batch: Batch) -> Batch:
+    """The batch on the device of the model's weights."""
+    return batch.to(next(model.parameters()).device)
+
+
 def hidden_at_targets(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """States [N,D] after the final norm and targets [N] at the learnt positions only: the output matrix is not run elsewhere."""
     x_BTD = model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())

@@ -294,12 +294,13 @@ class DialogBatches:
         self._drawn = 0
 
     def __call__(self, step: int) -> list[Batch]:
-        """Micro-batches of `step` for this rank, at least one."""
+        """Micro-batches of `step` for this rank, at least one and as many as on every other, as sharded weights need it."""
         while len(self._plans) <= step:
             self._plans.append(self._next_plan())
-        mine = self._plans[step][self.rank :: self.world]
-        parts = [mine[i : i + self.micro_rows] for i in range(0, len(mine), self.micro_rows)]
-        return [self._batch(part) for part in parts] or [empty_batch(1, self.length)]
+        plan = self._plans[step]
+        mine, most = plan[self.rank :: self.world], -(-len(plan) // self.world)
+        parts = [mine[i : i + self.micro_rows] for i in range(0, most, self.micro_rows)]
+        return [self._batch(part) if part else empty_batch(1, self.length) for part in parts]
 
     def _batch(self, plan: list[list[int]]) -> Batch:
         members = [i for row in plan for i in row]

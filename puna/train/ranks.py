@@ -61,14 +61,20 @@ def on_ranks(body: Body, settings: Any, ctx: StageContext) -> dict[str, Any]:
     from puna.train.parallel.meshes import Meshes
 
     layout: Layout = settings.parallel
+    device = device_of(settings)
     if dist.is_available() and dist.is_initialized():
-        return body(settings, ctx, Meshes.open(layout, settings.watch.device))
+        return body(settings, ctx, Meshes.open(layout, device))
     if layout.world > 1:
         return _launched(settings, ctx, layout)
-    if settings.precision != "fp8" and not layout.compile and layout.recompute == "none":
+    if getattr(settings, "precision", "fp32") != "fp8" and not layout.compile and layout.recompute == "none":
         return body(settings, ctx, None)
-    with _group_of_one(settings.watch.device):
-        return body(settings, ctx, Meshes.open(layout, settings.watch.device))
+    with _group_of_one(device):
+        return body(settings, ctx, Meshes.open(layout, device))
+
+
+def device_of(settings: Any) -> str:
+    """The device that a training stage's settings name, beside what is watched or by itself."""
+    return settings.watch.device if hasattr(settings, "watch") else settings.device
 
 
 @contextlib.contextmanager
@@ -243,10 +249,11 @@ def run_rank(job_path: Path) -> int:
     stage = load_stage(job["stage"])
     settings: Any = stage.Settings.model_validate(job["settings"])
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if settings.watch.device != "cpu":
+    device = device_of(settings)
+    if device != "cpu":
         torch.accelerator.set_device_index(local)
     timeout = timedelta(seconds=settings.parallel.hang_seconds)
-    dist.init_process_group(_backend(settings.watch.device), timeout=timeout)
+    dist.init_process_group(_backend(device), timeout=timeout)
     with tempfile.TemporaryDirectory() as elsewhere:
         ctx = _context(job, rank, folder, Path(elsewhere))
         ctx.alive = with_faults(ctx.alive, settings.parallel.drill, rank, folder)

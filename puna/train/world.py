@@ -7,9 +7,11 @@ and the decisions (stop, save, skip) are reduced here and nowhere else. Where a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,8 +66,7 @@ class World:
         """Like `sum_values`, for values that not every process has found (the loss of a pipeline is known at its end)."""
         if self.processes == 1:
             return dict(values)
-        found: list[dict[str, float]] = [{} for _ in range(self.processes)]
-        dist.all_gather_object(found, dict(values) if self.owner else {}, group=_talk())
+        found: list[dict[str, float]] = self.gather_json(dict(values) if self.owner else {})
         return {name: sum(part.get(name, 0.0) for part in found) for name in sorted({name for part in found for name in part})}
 
     def gather(self, values: list[float]) -> list[list[float]]:
@@ -75,6 +76,16 @@ class World:
         found = [torch.empty(len(values), dtype=torch.float64) for _ in range(self.processes)]
         dist.all_gather(found, torch.tensor(values, dtype=torch.float64), group=_talk())
         return [part.tolist() for part in found]
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """A JSON value of every process, whatever its size, in the order of processes; floats come back to the bit."""
+        if self.processes == 1:
+            return [value]
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [int(size) for (size,) in self.gather([float(len(data))])]
+        found = [torch.zeros(max(sizes), dtype=torch.uint8) for _ in sizes]
+        dist.all_gather(found, torch.nn.functional.pad(data, (0, max(sizes) - len(data))), group=_talk())
+        return [json.loads(part[:size].numpy().tobytes()) for part, size in zip(found, sizes, strict=True)]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the ranks, in one flat message per dtype."""

@@ -83,7 +83,10 @@ def run(tmp_path, artifacts, **settings):
 def test_claims_are_pooled_by_the_names_of_the_first_seed(tmp_path):
     first = scored(tmp_path, "scores", "", {"chat": "1110", "base": "0010", "other": "0000"})
     second = scored(tmp_path, "b-scores", "b-", {"chat": "1010", "base": "0000", "other": "1010"})
-    rewards = [rewarded(tmp_path, "chat.reward", {"x": 0.5, "y": 0.0}), rewarded(tmp_path, "b-chat.reward", {"x": 0.25, "y": 0.25})]
+    rewards = [
+        rewarded(tmp_path, "chat.reward", {"x": 0.5, "y": 0.0}),
+        rewarded(tmp_path, "b-chat.reward", {"x": 0.25, "y": 0.25}),
+    ]
     mean = {"name": "chat against both", "better": "chat", "control": ["base", "other"]}
     tests = run(tmp_path, [first, second, *rewards], compare=[mean])
     assert tests["chat against base"]["each"] == [0.5, 0.5] and tests["chat against base"]["n"] == 4

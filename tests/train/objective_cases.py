@@ -1,5 +1,6 @@
 """One optimiser step of every objective, its rows divided in three ways; importable by the processes that the test spawns."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ from puna.core.stage import local_context
 from puna.model.llama import Llama
 from puna.post.dpo import PairLoss
 from puna.post.examples import Encoded, Ranked
+from puna.post.grpo import GroupLoss
 from puna.post.logits import LogitLoss
 from puna.post.pairs import RankedBatches
 from puna.post.reward import RankingLoss, RewardModel
+from puna.post.reward_rows import AnswerRows
+from puna.post.step_reward import StepLoss, Worked, step_batch
 from puna.train.loop import train
 from puna.train.objectives import CrossEntropy
 from puna.train.optim import Optimizer, OptimSettings
@@ -68,6 +72,35 @@ def rankings(micro_rows):
     return RankedBatches(ranked_rows(3), ROWS, 32, seed=1, micro=micro_rows)(0)
 
 
+def rankings_in_one_row(form, micro_rows):
+    return AnswerRows(ranked_rows(3), ROWS, 64, seed=1, form=form, micro=micro_rows)(0)
+
+
+def answers_by_steps(micro_rows):
+    """Answers of one to five steps."""
+    draw = np.random.default_rng(9)
+    rows = []
+    for i in range(ROWS):
+        ends = np.cumsum(draw.integers(1, 6, draw.integers(1, 6))).tolist()
+        rows.append(Worked(str(i), draw.integers(0, 40, ends[-1] + 1).tolist(), ends, draw.random(len(ends)).tolist(), True))
+    size = micro_rows or ROWS
+    return [step_batch(rows[start : start + size], 32) for start in range(0, ROWS, size)]
+
+
+def drawn_answers(micro_rows):
+    """Answers with advantages, what the policy that drew them and the reference said of them, and the counts of the draw."""
+    found = rows_of_dialogs(micro_rows)
+    for i, batch in enumerate(found):
+        mixed_BT = (batch.ids_BT * 7 + batch.positions_BT) % 11
+        batch.extra = {
+            "advantages_BT": mixed_BT / 5 - 1,
+            "sampled_BT": -3.6 - mixed_BT / 50,
+            "reference_BT": -3.8 + mixed_BT / 40,
+            "drawn": torch.tensor([16.0, 5.0, 2.0, 4.0, 1.0]) * (i == 0),
+        }
+    return found
+
+
 def network():
     return Llama(SHAPE, seed=3)
 
@@ -88,7 +121,13 @@ CASES = {  # objective, model, batches of one step by rows (pairs) of a micro-ba
     "cross-entropy in chunks": (lambda: CrossEntropy(chunk=5), network, rows_of_dialogs),
     "weighted cross-entropy": (CrossEntropy, network, weighted_rows),
     "dpo": (lambda: PairLoss(beta=0.1, nll=0.2), network, pairs),
+    "ipo": (lambda: PairLoss(beta=0.1, nll=0.2, kind="ipo"), network, pairs),
+    "simpo": (lambda: PairLoss(beta=2.0, nll=0.2, kind="simpo", gamma=1.0), network, pairs),
+    "grpo": (lambda: GroupLoss(clip=0.2, kl=0.3), network, drawn_answers),
     "reward": (RankingLoss, scorer, rankings),
+    "reward, answers in blocks": (RankingLoss, scorer, partial(rankings_in_one_row, "blocks")),
+    "reward, answers in a row": (RankingLoss, scorer, partial(rankings_in_one_row, "row")),
+    "reward of steps": (StepLoss, scorer, answers_by_steps),
     "distillation by logits": (taught, network, rows_of_dialogs),
 }
 

@@ -207,8 +207,13 @@ class Placed:
     def whole(self) -> Llama | None:
         """The whole model on the CPU of process 0, float32; every process must ask."""
         weights = self.whole_weights()
-        if not weights:
-            return None
+        return self._filled(weights) if weights else None
+
+    def copy(self) -> Llama:
+        """The whole model on the CPU of every process, float32; not of a pipeline."""
+        return self._filled(self._gathered())
+
+    def _filled(self, weights: Mapping[str, Tensor]) -> Llama:
         model = Llama(self.config, seed=None)
         with torch.no_grad():
             for name, weight in model.named_parameters():
@@ -217,13 +222,17 @@ class Placed:
 
     def whole_weights(self) -> dict[str, Tensor]:
         """Every weight of the model on the CPU of process 0, in float32; nothing elsewhere."""
-        mine = {name: whole(weight.detach()).cpu() for name, weight in self.named().items()}
+        mine = self._gathered()
         if self.layout.pp == 1:
             return mine if dist.get_rank() == 0 else {}
         found: list[Any] = [None] * self.layout.pp
         group = self.meshes.rows["pp"].get_group()
         dist.gather_object(mine, found if self.meshes.coordinate["pp"] == 0 else None, group=group, group_dst=0)
         return {name: weight for part in found for name, weight in part.items()} if dist.get_rank() == 0 else {}
+
+    def _gathered(self) -> dict[str, Tensor]:
+        """Every weight of the parts that are here, on the CPU."""
+        return {name: whole(weight.detach()).cpu() for name, weight in self.named().items()}
 
 
 def _padded(mask: Tensor | None, length: int, padding: int, device: torch.device) -> Tensor:
