@@ -1,7 +1,7 @@
 """Stages of a recipe made several times over, each copy with random numbers of its own: three base seeds, one set of test items.
 
 `copies: {of: [flagship, flagship-chat, scores], names: [b, c]}` adds `b-flagship`, `c-flagship`, `b-flagship-chat` and so on. A
-copy has the settings of its original, and wherever they, or its `from`, name a stage that is copied, it reads the copy of the same
+copy has the settings of its original, and wherever they, or its `from`, name a stage that is copied, it reads the copy of its own
 letter. Everything random hangs on a stage's name, so the copies differ by chance alone and share whatever is not copied.
 """
 

@@ -46,7 +46,10 @@ def bounded_mean(values: Sequence[float], least: float = 0.0, most: float = 1.0)
 
 
 def student95(degrees: float) -> float:
-    """97.5 % quantile of Student's t; `degrees` may be a fraction. With t = sqrt(degrees) tan(a), a's density is cos(a)^(degrees - 1)."""
+    """97.5 % quantile of Student's t; `degrees` may be a fraction.
+
+    With t = sqrt(degrees) tan(a), the density of a is cos(a)^(degrees - 1).
+    """
     width = math.pi / 2 / ANGLES
     mass = np.cos((np.arange(ANGLES) + 0.5) * width) ** (degrees - 1)
     upto = np.cumsum(mass)

@@ -1,4 +1,4 @@
-"""The head of a reward model: a number from the last state of an answer, and if wanted from how likely the trunk finds the answer.
+"""The head of a reward model: a number from the last state of an answer, and if wanted from how likely the trunk finds it.
 
 The paper reads the last state alone (section 4.1.2). A small trunk already knows more of an answer than its last state shows:
 that each token follows from those before it. With `likelihood` the score is the head's number plus a learnt multiple of the
@@ -18,7 +18,7 @@ FIRST_WEIGHT = 0.25  # of a nat; a pair 4 nats apart begins at a certainty of 0.
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """The tokens of N answers: the flat position of what comes before each, the token, and the number of its answer ([S] each)."""
+    """Tokens of N answers: flat position of the one before each, the token itself, and the number of its answer ([S] each)."""
 
     before_S: Tensor
     ids_S: Tensor

@@ -25,14 +25,9 @@ from puna.core.stage import Artifact, StageContext
 from puna.evals.seeds import GAINS_FILE
 from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
-<<<<<<< HEAD
 from puna.model.reward import AnswerTokens, RewardHead
-from puna.post import checkpoints
-from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences, read_preferences, row_length
-=======
 from puna.post import checkpoints, spread
-from puna.post.examples import Encoded, Ranked, encode_dialog, encode_preferences, read_preferences, row_length
->>>>>>> w-ranks
+from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences, read_preferences, row_length
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
 from puna.post.reward_measure import best_of_n, measure, sampled_prompts
