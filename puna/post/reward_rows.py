@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Literal
 
 import numpy as np
@@ -126,14 +126,12 @@ def _places(row: Ranked, order: Sequence[int], start: int) -> list[list[int]]:
 
 
 def _tokens(rows: Sequence[Ranked], places: Sequence[list[list[int]]], flat: Tensor) -> dict[str, Tensor]:
-    """Of every learnt token the flat position before it, its id and the number of its answer; an answer's first follows the prompt."""
+    """Of every learnt token the flat position before it, its id and its answer's number; the first follows the prompt."""
     before: list[int] = []
     ids: list[int] = []
     numbers: list[int] = []
-    answers = [
-        (answer, place) for row, found in zip(rows, places, strict=True) for answer, place in zip(row.answers, found, strict=True)
-    ]
-    for number, (answer, place) in enumerate(answers):
+    answers = (answer for row in rows for answer in row.answers)
+    for number, (answer, place) in enumerate(zip(answers, chain.from_iterable(places), strict=True)):
         prompt = len(answer.ids) - (len(place) - 1)
         learnt = [i for i, flag in enumerate(answer.loss_mask[prompt:]) if flag]
         before += [place[i] for i in learnt]

@@ -52,7 +52,7 @@ class Settings(spread.Settings):
         dpo_prompts, dpo_k, pairs_per_prompt: sampling of preference pairs, on prompts of their own.
         prompts_start, prompts_of: where this loop's prompts begin, and how many prompts the numbers are meant for: a smaller file
             shrinks every slice alike. Slices of different rounds and purposes never overlap.
-        reward: train a reward model each round; `reward_start` from the base (as the paper), from the first SFT model, or from the
+        reward: train a reward model each round; `reward_start` from the base (the paper), from the first SFT model or from the
             average of its round. `reward_likelihood` lets it read how likely its trunk finds an answer, besides the last state.
         reward_first: train one on the tasks' own preferences too, before the first round samples, from the first SFT model where
             there is no average yet. `reward_least_pairs` is the fewest pairs that any of them is trained on, `reward_form` how

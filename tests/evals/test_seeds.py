@@ -56,8 +56,8 @@ def scored(tmp_path, name, prefix, passes):
     directory = tmp_path / name
     directory.mkdir()
     rows = [
-        {"task_id": str(i), "model": prefix + model, "family": "f", "capability": "c", "lang": "en", "text": "", "passed": p == "1",
-         "finished": True}
+        {"task_id": str(i), "model": prefix + model, "family": "f", "capability": "c", "lang": "en", "text": "",
+         "passed": p == "1", "finished": True}
         for model, text in passes.items()
         for i, p in enumerate(text)
     ]  # fmt: skip
