@@ -36,6 +36,11 @@ class Claim(BaseSettings):
     better: str
     control: str | tuple[str, ...] = Field(min_length=1)
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Names of the controls."""
+        return (self.control,) if isinstance(self.control, str) else self.control
+
 
 class Settings(BaseSettings):
     """`compare` is tested besides what the first scores among the inputs compare; all names are those of the first seed."""
@@ -51,7 +56,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     claims = [Claim(name=c["name"], better=c["better"], control=c["control"]) for c in named] + list(settings.compare)
     passed = [_passed(artifact) for artifact in scores]
     tests = [
-        {"name": claim.name, "better": claim.better, "control": claim.control}
+        {"name": claim.name, "better": claim.better, "control": " and ".join(claim.controls)}
         | crossed([_differences(claim, models, prefix) for models, prefix in zip(passed, prefixes, strict=True)])
         for claim in claims
     ]
@@ -114,11 +119,10 @@ def _passed(scores: Artifact) -> dict[str, Cells]:
 
 def _differences(claim: Claim, models: dict[str, Cells], prefix: str) -> Cells:
     """Pass of the better model minus that of the control, or the mean of the controls, by item."""
-    controls = (claim.control,) if isinstance(claim.control, str) else claim.control
-    missing = next((name for name in (claim.better, *controls) if prefix + name not in models), None)
+    missing = next((name for name in (claim.better, *claim.controls) if prefix + name not in models), None)
     if missing is not None:
         raise InputError(f"'{prefix + missing}' was not scored", where=claim.name, fix="add it to the `from` of its scores")
-    others = [models[prefix + name] for name in controls]
+    others = [models[prefix + name] for name in claim.controls]
     items = models[prefix + claim.better].items()
     return {item: value - sum(other[item] for other in others) / len(others) for item, value in items}
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from puna.core.stage import Artifact
+from puna.evals.seeds import seed_prefixes
 from puna.evals.stats import paired
 from puna.post.origin import origin
 from puna.report.sources import made_by, read_json, stage
@@ -31,14 +32,20 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
                 title = f"{found['name']}, {found['length']} tokens" if "length" in found else found["name"]
                 claims.append(_told({**found, "name": title, "stage": artifact.name}, artifact, known))
     claims += [claim for reward in made_by(known.values(), "post.reward") for claim in _best_of_n(reward)]
-    return [claim for seeds in made_by(known.values(), "evals.seeds") for claim in _over_seeds(seeds)] + claims
+    return [claim for seeds in made_by(known.values(), "evals.seeds") for claim in _over_seeds(seeds, known)] + claims
 
 
-def _over_seeds(seeds: Artifact) -> list[Claim]:
-    """Claims about several base models, which say more than those about each."""
-    found = read_json(seeds, "seeds.json").get("comparisons", [])
-    claims = [{**one, "name": f"{one['name']}, {len(one['each'])} base models", "stage": seeds.name} for one in found]
-    return [{**claim, "verdict": SHOWN[direction(claim)]} for claim in claims]
+def _over_seeds(seeds: Artifact, known: Mapping[str, Artifact]) -> list[Claim]:
+    """Claims about several base models, which say more than those about each; `unchanged` of them a gate handed on as they were."""
+    found = read_json(seeds, "seeds.json")
+    prefixes = seed_prefixes(found["scores"], seeds.name)
+    claims = []
+    for one in found["comparisons"]:
+        models = [known[prefix + one["better"]] for prefix in prefixes if prefix + one["better"] in known]
+        unchanged = sum(origin(model, known) != model.name for model in models if stage(model) in ("post.average", "post.dpo"))
+        name = f"{one['name']}, {len(one['each'])} base models"
+        claims.append({**one, "name": name, "stage": seeds.name, "unchanged": unchanged, "verdict": SHOWN[direction(one)]})
+    return claims
 
 
 def _told(claim: Claim, scores: Artifact, known: Mapping[str, Artifact]) -> Claim:
@@ -148,6 +155,7 @@ def sentence(claim: Claim) -> str:
     test = f", McNemar p = {claim['p']:.2g}" if "p" in claim else ""
     if "each" in claim:
         test = f" items, each model {', '.join(f'{100 * value:+.1f}' for value in claim['each'])}"
+        test += f", {claim['unchanged']} of them handed on by a gate" if claim["unchanged"] else ""
     return (
         f"{claim['name']}: {100 * claim['difference']:+.1f} points ({100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}, "
         f"n = {claim['n']}{test}): {claim['verdict']}."

@@ -203,14 +203,16 @@ def _unchanged(artifacts: Sequence[Artifact], models: Sequence[str]) -> str:
 
 
 def _accuracy_chart(section: Section, artifacts: Sequence[Artifact], members: set[str]) -> None:
+    measured = False
     for artifact in made_by(artifacts, "evals.scores"):
         scores = read_json(artifact, "scores.json").get("models", {})
         shown = {name: score["overall"] for name, score in scores.items() if name in members and score["overall"]["n"]}
         if shown:
             mid, low, high = ([100 * s[key] for s in shown.values()] for key in ("accuracy", "low", "high"))
             section.figure(*charts.bars(list(shown), mid, low, high, "percent right"), "Held-out accuracy with 95 % intervals.")
-        else:
-            section.text("No held-out task with a verifier: accuracy was not measured.")
+            measured = True
+    if not measured:
+        section.text("No held-out task with a verifier: accuracy was not measured.")
 
 
 def _claims(section: Section, claims: Sequence[dict[str, Any]], members: set[str]) -> None:

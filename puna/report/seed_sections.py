@@ -1,0 +1,37 @@
+"""The report on several base models of one recipe: what each reached, and what holds over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from puna.core.stage import Artifact
+from puna.evals.seeds import seed_prefixes
+from puna.report.claims import sentence
+from puna.report.page import Section
+from puna.report.sources import made_by, percent, read_json
+
+
+def seeds_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> Section | None:
+    """Accuracy of every model by base model, and the claims over all of them."""
+    found = made_by(artifacts, "evals.seeds")
+    if not found:
+        return None
+    section = Section("Several base models", "5.1")
+    known = {artifact.name: artifact for artifact in artifacts}
+    for seeds in found:
+        names = [name for name in read_json(seeds, "seeds.json")["scores"] if name in known]
+        prefixes = seed_prefixes(names, seeds.name)
+        models = [read_json(known[name], "scores.json")["models"] for name in names]
+        of_seeds = list(zip(models, prefixes, strict=True))
+        rows = [[model, *(percent(of.get(prefix + model, {}).get("overall", {})) for of, prefix in of_seeds)] for model in models[0]]
+        section.table(["model", *names], rows, "Percent right on the same held-out items, each with the interval of its items.")
+        section.text(
+            "The differences below are over items and base models, both taken as drawn at random: their intervals say what to "
+            "expect of another base model and other items."
+        )
+        for claim in claims:
+            if claim["stage"] == seeds.name:
+                section.text(sentence(claim))
+        section.data[seeds.name] = read_json(seeds, "seeds.json")
+    return section
