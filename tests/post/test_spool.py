@@ -73,11 +73,11 @@ def test_proof_counts_prompts_that_splits_share(tmp_path):
 
 def test_memory_does_not_grow_with_the_text(tmp_path):
     peaks = []
-    for count in (40, 400):
+    for count in (20, 150):
         path = tmp_path / f"{count}.jsonl"
         with path.open("w") as file:
             for i in range(count):
-                pair = [{"role": "user", "content": f"{i} " + "word " * 2000}, {"role": "assistant", "content": "yes " * 2000}]
+                pair = [{"role": "user", "content": f"{i} " + "word " * 1000}, {"role": "assistant", "content": "yes " * 1000}]
                 file.write(json.dumps({"messages": pair}) + "\n")
         ctx = local_context(tmp_path / f"tasks-{count}", name="tasks", seed=7)
         tracemalloc.start()
@@ -86,4 +86,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
         tracemalloc.stop()
         assert summary["dialogs"] + summary["held"] == count and summary["prompts"] == 5
         assert len(list(read_rows(ctx.out / "train.jsonl", Dialog))) == summary["dialogs"]
-    assert peaks[1] - peaks[0] < 1e6  # bytes; the rows of the larger file are 7 MB
+    assert peaks[1] - peaks[0] < 3e5  # bytes; the rows of the larger file are 1.4 MB
