@@ -3,7 +3,8 @@
 Sources are the mini-world and any JSONL of tasks, dialogs, trees or instructions (`puna.post.formats`). Rows with a checkable
 answer are tasks and are split into gold, prompts, dev and test by the hash of their canonical prompt, so no prompt can be in two
 splits; `split.json` counts the overlap again from what was written. Rows without one are dialogs: most to learn from, one in
-twenty held out for the loss that judges models when nothing can be verified.
+twenty held out for the loss that judges models when nothing can be verified. Dialogs and preferences wait on disk
+(`puna.post.spool`), so memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -11,29 +12,29 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.post.formats import UnreadableRow, read_row
+from puna.post.prompts import SPLITS, opening, prompt_id, split_proof
+from puna.post.spool import Spool, digests_of
 from puna.post.task_files import json_rows
-from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, write_rows
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, row_line, write_rows
 
 KIND = "tasks"
 REVISION = 2
 
-SPLITS = ("test", "dev", "gold", "prompts")  # in the order they are served when a source is small
 HELD_SHARE = 0.05  # of dialogs without a verifier
 HELD_MAX = 500
-NGRAM = 13  # words; the usual unit of contamination checks (GPT-3, appendix C; posttraining uses 8 to 13)
 
 Shape = Literal["auto", "task", "gsm8k", "dialog", "oasst", "instruction", "preference", "pair"]
 
@@ -109,12 +110,17 @@ def _long_form(entry: Any) -> Any:
 
 @dataclass
 class Collected:
-    """Everything read so far, by split; `seen` maps the prompt id of each task to its split."""
+    """Everything read so far, by split; `seen` maps the prompt id of each task to its split.
 
+    `dialogs` and `held` are numbers of rows of `dialog_rows`, `preferences` of `preference_rows`.
+    """
+
+    dialog_rows: Spool
+    preference_rows: Spool
     tasks: dict[str, list[Task]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    dialogs: list[Dialog] = field(default_factory=list)
-    held: list[Dialog] = field(default_factory=list)
-    preferences: list[Preference] = field(default_factory=list)
+    dialogs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    held: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    preferences: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     bad: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[str, str] = field(default_factory=dict)
     duplicates: int = 0
@@ -122,7 +128,7 @@ class Collected:
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Read every source, split, write the artifact."""
-    collected = Collected()
+    collected = Collected(Spool(ctx.scratch / "dialogs.jsonl"), Spool(ctx.scratch / "preferences.jsonl"))
     for source in settings.sources:
         if isinstance(source, WorldSource):
             _read_world(source, settings, ctx, collected)
@@ -132,9 +138,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     if settings.dialog_prompts:
         _add_prompts(settings.dialog_prompts, collected)
     gold = [dialog for dialog in map(gold_dialog, collected.tasks["gold"]) if dialog]
-    train = gold + collected.dialogs
-    held = collected.held + [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
-    if not train and not any(collected.tasks.values()):
+    if not gold and not len(collected.dialogs) and not any(collected.tasks.values()):
         raise InputError(
             "no source gave a usable row" + (f": {collected.bad[0]['reason']}" if collected.bad else ""),
             where=", ".join(_name(source) for source in settings.sources),
@@ -142,7 +146,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         )
     if not collected.tasks["dev"]:
         ctx.note("nothing in these sources can be verified: models will be judged by the loss on held-out dialogs")
-    return _write(ctx, collected, train, held, len(gold))
+    return _write(ctx, collected, gold)
 
 
 def outside(settings: Settings) -> dict[str, str]:
@@ -153,28 +157,6 @@ def outside(settings: Settings) -> dict[str, str]:
         with path.open("rb") as file:
             found[str(path)] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return found
-
-
-def prompt_key(messages: list[MessageRow]) -> str:
-    """The id by which a prompt is held out: of what was asked, whatever system message steered the answers."""
-    return prompt_id([message for message in opening(messages) if message.role != "system"])
-
-
-def prompt_text(messages: Iterable[MessageRow]) -> str:
-    """A prompt in canonical form: roles and contents, compatibility-normalised, case and white space folded."""
-    parts = (f"{m.role}: {unicodedata.normalize('NFKC', m.content)}" for m in messages)
-    return "\n".join(" ".join(part.casefold().split()) for part in parts)
-
-
-def prompt_id(messages: Iterable[MessageRow]) -> str:
-    """32 hex digits that name a prompt, whoever wrote the answer."""
-    return hashlib.blake2b(prompt_text(messages).encode(), digest_size=16).hexdigest()
-
-
-def opening(messages: list[MessageRow]) -> list[MessageRow]:
-    """The messages before the assistant first speaks: the prompt a dialog or a preference grew from."""
-    first = next((i for i, message in enumerate(messages) if message.role == "assistant"), len(messages))
-    return messages[:first]
 
 
 def gold_dialog(task: Task) -> Dialog | None:
@@ -209,7 +191,7 @@ def _read_files(source: FileSource, settings: Settings, ctx: StageContext, colle
     name = _name(source)
     provenance = Provenance(source=name, licence=source.licence)
     tasks: dict[str, Task] = {}
-    dialogs: dict[str, Dialog] = {}
+    first_dialog, first_preference = len(collected.dialog_rows), len(collected.preference_rows)
     bad_before, before = len(collected.bad), _count(collected)
     for path in _paths(source.path):
         for number, row in json_rows(path, collected.bad):
@@ -220,10 +202,14 @@ def _read_files(source: FileSource, settings: Settings, ctx: StageContext, colle
                 continue
             collected.duplicates += sum(prompt_id(task.prompt) in tasks for task in rows.tasks)
             tasks |= {prompt_id(task.prompt): task for task in rows.tasks}
-            dialogs |= {dialog.id: dialog for dialog in rows.dialogs}
-            collected.preferences.extend(rows.preferences)
+            for dialog in rows.dialogs:
+                collected.dialog_rows.add(dialog, prompt_id(opening(dialog.messages)))
+            for preference in rows.preferences:
+                collected.preference_rows.add(preference, prompt_id(opening(preference.context)))
     _split_tasks(tasks, _sizes(source, settings), name, ctx, collected)
-    _split_dialogs(dialogs, collected)
+    _split_dialogs(collected.dialog_rows.once(first_dialog), collected)
+    pairs = np.arange(first_preference, len(collected.preference_rows))
+    collected.preferences = np.concatenate([collected.preferences, pairs])
     bad = len(collected.bad) - bad_before
     if bad:
         ctx.note(f"{name}: {bad} rows could not be read and are listed in bad_rows.jsonl ({collected.bad[bad_before]['reason']})")
@@ -262,14 +248,14 @@ def _split_tasks(tasks: dict[str, Task], sizes: dict[str, int], name: str, ctx: 
         start += sizes[split]
 
 
-def _split_dialogs(dialogs: dict[str, Dialog], collected: Collected) -> None:
+def _split_dialogs(dialogs: np.ndarray, collected: Collected) -> None:
     """Hold some dialogs out, chosen by the hash of their prompts so that one prompt is never on both sides."""
-    by_prompt = {key: prompt_id(opening(dialog.messages)) for key, dialog in dialogs.items()}
-    prompts = sorted(set(by_prompt.values()))
-    share = min(HELD_MAX, round(len(prompts) * HELD_SHARE)) if len(prompts) > 1 else 0
-    held = set(prompts[: max(share, 1 if len(prompts) > 1 else 0)])
-    for key, dialog in dialogs.items():
-        (collected.held if by_prompt[key] in held else collected.dialogs).append(dialog)
+    by_row = collected.dialog_rows.prompts(dialogs)
+    prompts = np.unique(by_row)
+    share = max(1, min(HELD_MAX, round(len(prompts) * HELD_SHARE))) if len(prompts) > 1 else 0
+    held = np.isin(by_row, prompts[:share])
+    collected.held = np.concatenate([collected.held, dialogs[held]])
+    collected.dialogs = np.concatenate([collected.dialogs, dialogs[~held]])
 
 
 def _place(task: Task, split: str, collected: Collected) -> None:
@@ -293,11 +279,16 @@ def _add_prompts(wanted: int, collected: Collected) -> None:
         if prompt and prompt[-1].role == "user":
             task = Task(id=content_id({"prompt": prompt}), prompt=prompt, verifier="", provenance=provenance, **about)
             found.setdefault(prompt_id(prompt), task)
+        if len(found) > 2 * wanted:
+            for key in sorted(found)[wanted:]:
+                del found[key]
 
-    for dialog in collected.dialogs:
+    for line in collected.dialog_rows.lines(collected.dialogs):
+        dialog = Dialog.model_validate_json(line)
         if not dialog.tools:
             add(opening(dialog.messages), dialog.provenance, lang=dialog.lang, capability=dialog.capability)
-    for preference in collected.preferences:
+    for line in collected.preference_rows.lines(collected.preferences):
+        preference = Preference.model_validate_json(line)
         if not preference.tools:
             add(preference.context, preference.provenance)
     for key in sorted(found)[:wanted]:
@@ -307,31 +298,38 @@ def _add_prompts(wanted: int, collected: Collected) -> None:
 
 def _drop_leaks(collected: Collected, ctx: StageContext) -> None:
     """Dialogs and preferences on a prompt of dev or test, or on a held-out dialog's, are left out of training."""
-    forbidden = {key for key, split in collected.seen.items() if split in ("dev", "test")}
-    forbidden |= {prompt_id(opening(dialog.messages)) for dialog in collected.held}
-    dialogs = [d for d in collected.dialogs if prompt_id(opening(d.messages)) not in forbidden]
-    preferences = [p for p in collected.preferences if prompt_id(opening(p.context)) not in forbidden]
+    asked = digests_of(key for key, split in collected.seen.items() if split in ("dev", "test"))
+    forbidden = np.concatenate([asked, collected.dialog_rows.prompts(collected.held)])
+    dialogs = _without(collected.dialogs, collected.dialog_rows, forbidden)
+    preferences = _without(collected.preferences, collected.preference_rows, forbidden)
     dropped = len(collected.dialogs) + len(collected.preferences) - len(dialogs) - len(preferences)
     if dropped:
         ctx.note(f"{dropped} dialogs or preferences are on held-out prompts and were left out of training")
     collected.dialogs, collected.preferences = dialogs, preferences
 
 
-def _write(ctx: StageContext, collected: Collected, train: list[Dialog], held: list[Dialog], gold: int) -> dict[str, Any]:
+def _without(rows: np.ndarray, spool: Spool, prompts: np.ndarray) -> np.ndarray:
+    """The rows on none of these prompts."""
+    return rows[~np.isin(spool.prompts(rows), prompts)]
+
+
+def _write(ctx: StageContext, collected: Collected, gold: list[Dialog]) -> dict[str, Any]:
+    judged = [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
+    dialogs, held = (collected.dialog_rows.lines(rows) for rows in (collected.dialogs, collected.held))
+    _write_lines(ctx.out / "train.jsonl", chain(_lines(gold), dialogs))
+    _write_lines(ctx.out / "held.jsonl", chain(held, _lines(judged)))
+    _write_lines(ctx.out / "preferences.jsonl", collected.preference_rows.lines(collected.preferences))
     bare = {split: [task.model_copy(update={"gold": None}) for task in tasks] for split, tasks in collected.tasks.items()}
-    write_rows(ctx.out / "train.jsonl", train)
-    write_rows(ctx.out / "held.jsonl", held)
     for split in ("prompts", "dev", "test"):
         write_rows(ctx.out / f"{split}.jsonl", bare[split])
-    write_rows(ctx.out / "preferences.jsonl", collected.preferences)
-    proof = _proof(collected.tasks, train)
+    proof = split_proof(collected.tasks, ctx.out / "train.jsonl")
     (ctx.out / "split.json").write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n")
     if collected.bad:
         (ctx.out / "bad_rows.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in collected.bad))
     return {
-        "gold": gold,
+        "gold": len(gold),
         "dialogs": len(collected.dialogs),
-        "held": len(held),
+        "held": len(collected.held) + len(judged),
         "preferences": len(collected.preferences),
         "bad_rows": len(collected.bad),
         "duplicates": collected.duplicates,
@@ -341,29 +339,13 @@ def _write(ctx: StageContext, collected: Collected, train: list[Dialog], held: l
     }
 
 
-def _proof(tasks: dict[str, list[Task]], train: list[Dialog]) -> dict[str, Any]:
-    """Counted from the rows as written: prompts per split, prompts two splits share, long word runs of test seen elsewhere."""
-    prompts = {split: {prompt_id(task.prompt) for task in tasks[split]} for split in SPLITS}
-    prompts["train"] = {prompt_id(opening(dialog.messages)) for dialog in train}
-    names = ("train", "prompts", "dev", "test")
-    overlap = {f"{a}/{b}": len(prompts[a] & prompts[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
-    tested = [_ngrams(task.prompt) for task in tasks["test"]]
-    wanted, known = set().union(*tested), set()
-    for messages in [*(opening(dialog.messages) for dialog in train), *(task.prompt for task in tasks["prompts"])]:
-        known |= _ngrams(messages) & wanted if wanted else set()
-    touched = sum(bool(grams & known) for grams in tested)
-    return {
-        "tasks": {split: len(tasks[split]) for split in SPLITS},
-        "different_prompts": {n: len(prompts[n]) for n in names},
-        "overlap": overlap,
-        f"test_prompts_sharing_{NGRAM}_words": touched,
-        "split_by": "blake2b of the canonical prompt",
-    }
+def _lines(rows: Iterable[Dialog]) -> Iterator[bytes]:
+    return (row_line(row).encode() for row in rows)
 
 
-def _ngrams(messages: Iterable[MessageRow]) -> set[str]:
-    words = re.findall(r"\w+", prompt_text(messages))
-    return {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
+def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(lines)
 
 
 def _families(tasks: list[Task]) -> dict[str, int]:

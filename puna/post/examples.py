@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from puna.post.prompts import prompt_key
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import render, with_tools
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, read_rows
@@ -95,8 +96,6 @@ def encode_preferences(tokenizer: Tokenizer, preferences: Iterable[Preference], 
 
     A row with one over-long or empty answer is left out whole: the others have nothing to be compared with.
     """
-    from puna.post.collect import prompt_key
-
     found = RankedRows()
     for preference in preferences:
         if preference.strength not in STRONG:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from puna.core.intervals import bounded_mean
 from puna.core.stage import Artifact
-from puna.post.collect import prompt_key
 from puna.post.examples import Ranked
+from puna.post.prompts import prompt_key
 from puna.tokenizer.chat import parse
 from puna.tokenizer.dialog import MessageRow, Sample, Task, read_rows
 

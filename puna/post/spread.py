@@ -69,12 +69,14 @@ def on_ranks(
 
 
 def laid_out(model: Llama, meshes: Meshes | None, settings: Any) -> Llama | Placed:
-    """A model cut up over the processes of `meshes`; where there are none it is moved to the device."""
+    """A model cut up over the processes of `meshes`, its own weights let go; where there are none it is moved to the device."""
     from puna.train.parallel.placed import Placed
 
     if meshes is None:
         return model.to(settings.device)
-    return Placed(model.config, meshes, weights=dict(model.named_parameters()), precision=settings.precision)
+    placed = Placed(model.config, meshes, weights=dict(model.named_parameters()), precision=settings.precision)
+    model.to("meta")  # what its caller still holds takes no memory
+    return placed
 
 
 def gathered(model: Llama | Placed, device: str) -> Llama:

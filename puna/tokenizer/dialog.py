@@ -174,9 +174,14 @@ def write_rows(path: str | Path, rows: Iterable[BaseModel]) -> int:
     count = 0
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n")
+            file.write(row_line(row))
             count += 1
     return count
+
+
+def row_line(row: BaseModel) -> str:
+    """A row as `write_rows` writes it, its line end included."""
+    return json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n"
 
 
 def content_id(value: Any) -> str:

@@ -40,7 +40,7 @@ def artifacts(root: Path) -> dict[str, Artifact]:
     """What the stages read: a random base, a policy that knows the toy's two answers, tasks with preferences, labelled steps."""
     base, tasks = base_artifact(root / "base"), tasks_artifact(root / "tasks")
     write_rows(tasks.path / "preferences.jsonl", [_preference(i) for i in range(20)])
-    policy = run_stage(root, "post.sft", "policy", [base, tasks], steps=40, lr=1e-2, batch_tokens=512, **JUDGED)
+    policy = run_stage(root, "post.sft", "policy", [base, tasks], steps=25, lr=1e-2, batch_tokens=384, **JUDGED)
     steps = root / "steps"
     steps.mkdir()
     write_rows(steps / LABELS, [_labelled(i) for i in range(20)])

@@ -14,7 +14,7 @@ from puna.core.intervals import wilson
 from puna.core.stage import local_context
 from puna.core.store import digest_files
 from puna.post import reject
-from puna.post.collect import prompt_id
+from puna.post.prompts import prompt_id
 from puna.post.reject import PromptSlice, pass_at
 from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward
 from puna.post.reward_measure import mean_interval
