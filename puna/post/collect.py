@@ -28,7 +28,7 @@ from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, write_rows
 
 KIND = "tasks"
-REVISION = 2
+REVISION = 3
 
 SPLITS = ("test", "dev", "gold", "prompts")  # in the order they are served when a source is small
 HELD_SHARE = 0.05  # of dialogs without a verifier
@@ -362,8 +362,9 @@ def _proof(tasks: dict[str, list[Task]], train: list[Dialog]) -> dict[str, Any]:
 
 
 def _ngrams(messages: Iterable[MessageRow]) -> set[str]:
-    words = re.findall(r"\w+", prompt_text(messages))
-    return {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
+    """Runs of NGRAM words inside one message; its role is no word of it."""
+    contents = [re.findall(r"\w+", unicodedata.normalize("NFKC", message.content).casefold()) for message in messages]
+    return {" ".join(words[i : i + NGRAM]) for words in contents for i in range(len(words) - NGRAM + 1)}
 
 
 def _families(tasks: list[Task]) -> dict[str, int]:
