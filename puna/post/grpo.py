@@ -161,7 +161,7 @@ class GroupBatches:
         self.engine.forget()
         groups = []
         for (task, prompt), completions in zip(chosen, self.engine.generate(requests), strict=True):
-            answers = [c.ids + ([] if c.stop_id is None else [c.stop_id]) for c in completions]
+            answers = [c.drawn for c in completions]
             rewards = [float(judge_answer(self.tokenizer, task, c).passed) for c in completions]
             groups.append(Group(prompt, answers, [c.finished for c in completions], rewards))
         return groups
