@@ -16,12 +16,11 @@ from puna.core.errors import InputError, PunaError
 from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Message, with_tools
-from puna.tokenizer.tool_calls import calls_text
+from puna.tokenizer.tool_calls import ROLE_OF, calls_text
 
 HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"}
 )
-ROLE_OF = {"developer": "system", "tool": "ipython", "function": "ipython"}
 
 
 def _no_bool(value: Any) -> Any:

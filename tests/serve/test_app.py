@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -213,6 +214,25 @@ def test_bad_requests(body, status, param):
             assert (reply.status_code, error["param"]) == (status, param)
             assert set(error) == {"message", "type", "param", "code"}
             assert error["message"] and "\n" not in error["message"]
+
+
+def test_a_line_for_each_request_without_its_texts(caplog):
+    caplog.set_level("INFO", logger="puna.requests")
+    with client() as c:
+        ask(c)
+        ask(c, stream=True)
+        ask(c, temperature=3)
+        c.get("/health")
+        c.get("/no%0Asuch")
+    prompt = len(render(TOKENIZER, [Message("user", "Hi")], generation_prompt=True).ids)
+    said = [re.sub(r"\d+\.\d ms", "T ms", record.getMessage()) for record in caplog.records if record.name == "puna.requests"]
+    assert said == [
+        f"POST /v1/chat/completions 200 T ms {prompt} + {len(HELLO)} tokens",
+        f"POST /v1/chat/completions 200 T ms {prompt} + {len(HELLO)} tokens",
+        "POST /v1/chat/completions 400 T ms",
+        "GET /health 200 T ms",
+        "GET /no%0Asuch 404 T ms",
+    ]
 
 
 def test_harmless_fields_are_accepted():
