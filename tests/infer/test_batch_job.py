@@ -207,12 +207,14 @@ def test_rows_of_other_tools_mean_what_ours_mean(model, tmp_path):
     theirs = [
         {"question": " 3 figs and 1,000 more?", "answer": "3+1000\n#### 1,003"},
         {"messages": [{"role": "developer", "content": "s"}, {"role": "user", "content": "u"},
-                      {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "4"}]},
+                      {"role": "assistant", "content": None, "tool_calls": [call]},
+                      {"role": "tool", "tool_call_id": "1", "content": "4"}]},
     ]  # fmt: skip
     ours = [
         {"prompt": [{"role": "user", "content": "3 figs and 1,000 more?"}], "verifier": "number", "reference": "1003"},
         {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
-                      {"role": "assistant", "tool_calls": '{"name": "add", "parameters": {"a": 1}}'}, {"role": "ipython", "content": "4"}]},
+                      {"role": "assistant", "tool_calls": '{"name": "add", "parameters": {"a": 1}}'},
+                      {"role": "ipython", "content": "4"}]},
     ]  # fmt: skip
     for other, own in zip(theirs, ours, strict=True):
         assert PromptRow.model_validate(other).dialog == PromptRow.model_validate(own).dialog
