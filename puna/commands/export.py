@@ -9,6 +9,8 @@ import typer
 
 from puna.commands.options import Json, show
 
+SHOWN = 5  # reasons for leaving rows out
+
 
 def export(
     source: Annotated[Path, typer.Argument(help="A tasks or samples artifact, or JSONL of any shape that post.collect reads.")],
@@ -30,5 +32,9 @@ def export(
         lines.append(f"{report.as_pairs} rankings of several answers are written as their pairs")
     if report.unranked:
         lines.append(f"{report.unranked} rows have answers without a rank, which are not written")
-    lines += [f"{count} left out: {reason}" for reason, count in report.left_out.most_common()]
+    kinds = report.left_out.most_common()
+    lines += [f"{count} left out: {kind}" for kind, count in kinds[:SHOWN]]
+    if kinds[SHOWN:]:
+        rest = sum(count for _, count in kinds[SHOWN:])
+        lines.append(f"{rest} left out for {len(kinds) - SHOWN} other reasons, listed in {out}.left_out.jsonl")
     show({"out": str(out), **report.summary()}, "\n".join(lines), as_json)

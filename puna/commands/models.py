@@ -78,6 +78,9 @@ def serve(
     lora: Lora = None,
     draft: Draft = None,
     kernels: Kernels = "auto",
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests/--no-log-requests", help="A line on stderr for each request, without its texts.")
+    ] = False,
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
@@ -87,7 +90,7 @@ def serve(
 
     serve_model(
         path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora),
-        draft=_draft(directory, draft), kernels=kernels,
+        draft=_draft(directory, draft), kernels=kernels, log_requests=log_requests,
     )  # fmt: skip
 
 

@@ -61,6 +61,5 @@ def run_tasks(
 
 def judge(tokenizer: Tokenizer, task: Task, completion: Completion) -> Answer:
     """Decode, parse and verify one completion."""
-    ended = [] if completion.stop_id is None else [completion.stop_id]
-    passed = completion.finished and verify(task, parse(tokenizer, completion.ids + ended))
+    passed = completion.finished and verify(task, parse(tokenizer, completion.drawn))
     return Answer(task.id, tokenizer.decode(completion.ids), passed, completion.finished, completion.ids, completion.logprob)

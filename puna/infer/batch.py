@@ -216,7 +216,7 @@ def _message(tokenizer: Tokenizer, row: PromptRow, completion: Completion) -> Me
     """What was said; of a text that was continued, all of it as content."""
     if row.dialog is None:
         return Message("assistant", tokenizer.decode(completion.ids, skip_special=True))
-    return parse(tokenizer, completion.ids + ([] if completion.stop_id is None else [completion.stop_id]))
+    return parse(tokenizer, completion.drawn)
 
 
 def _sample(message: Message, completion: Completion) -> dict[str, Any]:

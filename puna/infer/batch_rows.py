@@ -21,6 +21,7 @@ from puna.infer.grammar import Grammar, json_grammar, regex_grammar
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, render
 from puna.tokenizer.dialog import MessageRow, Provenance, Task, reason_of
+from puna.tokenizer.tool_calls import ROLE_OF, calls_text
 from puna.verify.check import VERIFIERS, verify
 
 FORM = 'one JSON object a line: {"prompt": "text to continue"} or {"messages": [{"role": "user", "content": ...}]}'
@@ -50,6 +51,19 @@ class PromptRow(BaseModel):
     reference: Any = None
     constraint: dict[str, Any] | None = None
     lang: str = "en"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_forms(cls, row: Any) -> Any:
+        """GSM8K's question and answer as messages with a verifier; roles and calls of messages as the OpenAI API has them."""
+        if not isinstance(row, dict):
+            return row
+        question, number = row.get("question"), str(row.get("answer", "")).rpartition("####")
+        if isinstance(question, str) and "prompt" not in row and "messages" not in row:
+            checked = {"verifier": "number", "reference": number[2].strip().replace(",", "")} if number[1] else {}
+            row = {**checked, **row, "prompt": [{"role": "user", "content": question.strip()}]}
+        lists = {name: row[name] for name in ("prompt", "messages") if isinstance(row.get(name), list)}
+        return {**row, **{name: [_message(one) for one in messages] for name, messages in lists.items()}}
 
     @model_validator(mode="after")
     def _one_prompt(self) -> PromptRow:
@@ -88,6 +102,20 @@ class PromptRow(BaseModel):
             id=str(line), prompt=self.dialog, verifier=self.verifier, reference=self.reference, constraint=self.constraint,
             lang=self.lang, provenance=Provenance(source="batch", licence="NOASSERTION"),
         )  # fmt: skip
+
+
+def _message(given: Any) -> Any:
+    """A message with our name of its role and its calls as text."""
+    if not isinstance(given, dict):
+        return given
+    calls, content = given.get("tool_calls"), given.get("content")
+    said = {
+        **given,
+        "role": ROLE_OF.get(str(given.get("role")), given.get("role")),
+        "content": "" if content is None else content,
+    }
+    said.pop("tool_call_id", None)
+    return {**said, "tool_calls": calls_text(calls)} if isinstance(calls, list) else said
 
 
 @dataclass(frozen=True)

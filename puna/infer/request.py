@@ -83,6 +83,11 @@ class Completion:
     alternatives: list[Alternatives] | None = None
     prompt_logprobs: list[float | None] | None = None
 
+    @property
+    def drawn(self) -> list[int]:
+        """All ids that were drawn, the stop token included."""
+        return self.ids + ([] if self.stop_id is None else [self.stop_id])
+
 
 @dataclass
 class Token:

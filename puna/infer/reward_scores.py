@@ -95,8 +95,7 @@ def compare_rewards(
         dialogs = []
         for (task, _), drawn in zip(prompts, Engine(model, stop_ids=tokenizer.stop_ids).generate(requests), strict=True):
             for one in drawn:
-                ended = [] if one.stop_id is None else [one.stop_id]
-                dialogs.append(render(tokenizer, [*task.prompt, parse(tokenizer, one.ids + ended)]))
+                dialogs.append(render(tokenizer, [*task.prompt, parse(tokenizer, one.drawn)]))
         read = [dialog for dialog in dialogs if len(dialog.ids) <= reward.trunk.config.max_seq_len]
         scored[name] = reward.scores(read)
         summary[name] = described(scored[name]) | {"too_long": len(dialogs) - len(read)}

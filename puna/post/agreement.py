@@ -18,7 +18,7 @@ from typing import Any, get_args
 from puna.core.errors import InputError
 from puna.core.intervals import wilson
 from puna.post.annotations import EDITED, SKIPPED, item_of
-from puna.tokenizer.dialog import Preference, Strength, read_rows
+from puna.tokenizer.dialog import Preference, Strength, content_id, read_rows
 
 STRENGTHS: tuple[Strength, ...] = get_args(Strength)  # the strongest first
 
@@ -53,13 +53,14 @@ def agreement(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def read_votes(paths: Sequence[Path]) -> dict[str, dict[str, Vote]]:
-    """Votes by annotator and comparison; of a comparison that one annotator decided twice the last counts."""
+    """Votes by annotator and comparison, which is of the same two answers; of one decided twice the last vote counts."""
     votes: dict[str, dict[str, Vote]] = {}
     for path in paths:
         if path.suffix == SKIPPED:
             continue  # a glob over the folder names these too
         for row in read_rows(path, Preference):
-            item = item_of(row, path)
+            shown = [candidate.messages for candidate in row.candidates[:EDITED]]  # models may have written others by then
+            item = content_id({"item": item_of(row, path), "candidates": shown})
             votes.setdefault(row.provenance.judge or path.stem, {})[item] = _vote(row, path)
     if not votes:
         raise InputError("there are no annotations", where=", ".join(map(str, paths)), fix="puna annotate SOURCE makes them")

@@ -31,7 +31,7 @@ from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, row_line, write_rows
 
 KIND = "tasks"
-REVISION = 2
+REVISION = 3
 
 HELD_SHARE = 0.05  # of dialogs without a verifier
 HELD_MAX = 500

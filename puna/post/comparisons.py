@@ -21,7 +21,7 @@ from puna.core.errors import InputError
 from puna.core.rng import python_stream
 from puna.post.formats import UnreadableRow, listed_tools, read_messages
 from puna.post.task_files import json_rows
-from puna.tokenizer.dialog import Candidate, MessageRow, Provenance, Sample, Task, content_id, read_rows
+from puna.tokenizer.dialog import Candidate, MessageRow, Provenance, Sample, Task, content_id, read_rows, reason_of
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what a row of another form runs into
 FORM = (
@@ -73,7 +73,7 @@ class Read:
     def notes(self) -> list[str]:
         """Lines for the user about what was left out."""
         told = {
-            "rows have no two different answers": self.same,
+            "rows leave nothing to choose: one answer, or none that first differ in an assistant's message": self.same,
             "answers were cut at their longest and are not offered": self.unfinished,
             "rows are there twice": self.repeated,
         }
@@ -176,7 +176,7 @@ def _from_row(
         else:
             asked, answers = _asked(row, file.name, licence), _candidates(row)
     except MALFORMED as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = reason_of(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(f"a row cannot be compared: {reason}", where=f"{file}:{number}", fix=FORM) from error
     return _choose(asked, answers, seed)
 
@@ -279,4 +279,5 @@ def _prompts(source: Path | None, licence: str) -> Iterator[tuple[str, _Asked]]:
         try:
             yield str(row.get("id", number)), _asked(row, file.name, licence)
         except MALFORMED as error:
-            raise InputError(f"a row cannot be answered: {error}", where=f"{file}:{number}", fix=PROMPT_FORM) from error
+            reason = reason_of(error) if isinstance(error, ValidationError) else str(error)
+            raise InputError(f"a row cannot be answered: {reason}", where=f"{file}:{number}", fix=PROMPT_FORM) from error

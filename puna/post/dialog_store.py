@@ -168,7 +168,7 @@ class Mixed:
     def tokens(self) -> float:
         """Tokens of one epoch: exact once every row has been read, until then what the rows read so far make of it."""
         found = self.store.read(self.rows)
-        return float(found.sum()) * len(self.rows) / max(1, len(found))
+        return float(found[found <= self.longest].sum()) * len(self.rows) / max(1, self.store.known(self.rows))
 
 
 def longest_of(store: DialogStore, rows: Iterable[int]) -> int:

@@ -13,24 +13,29 @@ the missing keys of nested objects with nulls.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
 from puna.core.errors import InputError
 from puna.post.collect import gold_dialog
 from puna.post.comparisons import sampled_answer, sampled_prompts
 from puna.post.formats import Rows, UnreadableRow, read_row
 from puna.post.task_files import json_rows
-from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Sample, Task, content_id
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Sample, Task, content_id, reason_of
 from puna.tokenizer.tool_calls import calls_list
 
 Form = Literal["hf", "sharegpt", "alpaca", "trl"]
 ROLES = {"ipython": "tool"}
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "ipython": "observation"}
 CALLER = "function_call"
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")  # what a reason says of one row alone
+KIND_LETTERS = 100
 
 
 class UnsayableRow(ValueError):
@@ -39,8 +44,8 @@ class UnsayableRow(ValueError):
 
 @dataclass
 class Report:
-    """What came of an export: lines written, rows left out by reason, rankings of several answers written as pairs, and rows
-    whose unranked answers have no place in them.
+    """What came of an export: lines written, rows left out by kind of reason, rankings of several answers written as pairs, and
+    rows whose unranked answers have no place in them.
     """
 
     written: int = 0
@@ -77,7 +82,7 @@ def export(source: Path, out: Path, form: Form, *, prompts: Path | None = None) 
                     raise row
                 found = said(row, form)
             except (UnsayableRow, UnreadableRow) as error:
-                report.left_out[str(error)] += 1
+                report.left_out[_kind(error)] += 1
                 listed.write(json.dumps({"line": line, "reason": str(error)}, ensure_ascii=False) + "\n")
                 continue
             report.as_pairs += len(found) > 1
@@ -92,6 +97,11 @@ def export(source: Path, out: Path, form: Form, *, prompts: Path | None = None) 
         raise InputError(f"nothing could be written as {form}{why}", where=str(file), fix="choose another --as")
     partial.replace(out)
     return report
+
+
+def _kind(error: Exception) -> str:
+    """A reason without what it quotes of its row, so that a million bad rows are a few kinds."""
+    return QUOTED.sub("...", str(error).partition("\n")[0])[:KIND_LETTERS]
 
 
 def said(row: Dialog | Preference, form: Form) -> list[str]:
@@ -157,8 +167,8 @@ def _sampled(row: dict[str, Any], tasks: dict[str, Task]) -> Dialog:
     """A sample as a dialog; how it was drawn and scored is in its provenance."""
     try:
         sample = Sample.model_validate(row)
-    except ValueError as error:
-        raise UnreadableRow(f"sample row: {error}") from error
+    except ValidationError as error:
+        raise UnreadableRow(f"sample row: {reason_of(error)}") from error
     if sample.task_id not in tasks:
         raise UnreadableRow("sample row: its prompt is not among the prompts")
     if not sample.finished:

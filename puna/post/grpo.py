@@ -168,7 +168,7 @@ class GroupBatches:
         world, found = World.current(), []
         mine = slice(world.process, None, world.processes)
         for (task, _), completions in zip(chosen[mine], self.engine.generate(requests[mine]), strict=True):
-            answers = [c.ids + ([] if c.stop_id is None else [c.stop_id]) for c in completions]
+            answers = [c.drawn for c in completions]
             rewards = [float(judge_answer(self.tokenizer, task, c).passed) for c in completions]
             found.append((answers, [c.finished for c in completions], rewards))
         everyone = world.gather_json(found)

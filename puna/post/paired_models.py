@@ -7,9 +7,11 @@ An answer that its model did not end itself is drawn again: to rank half an answ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed, python_stream
@@ -32,7 +34,7 @@ class Drawing:
 
 
 class PairedModels:
-    """Draws pairs in one thread of its own, ahead of being asked.
+    """Draws pairs in one thread of its own, ahead of being asked; the thread does not keep the program from ending.
 
     Args:
         models: engine and tokenizer of at least two models, by name.
@@ -40,22 +42,39 @@ class PairedModels:
 
     def __init__(self, models: Mapping[str, tuple[Engine, Tokenizer]], how: Drawing, seed: int):
         self.models, self.how, self.seed = models, how, seed
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._drawn: dict[str, Future[Comparison | None]] = {}
+        self._waiting: SimpleQueue[tuple[Future[Comparison | None], Comparison] | None] = SimpleQueue()
+        Thread(target=self._work, name="answers", daemon=True).start()
 
     def start(self, comparison: Comparison) -> Future[Comparison | None]:
-        """Begin to draw; the result is the comparison with its candidates, None where the models did not give two answers."""
-        if comparison.id not in self._drawn:
-            self._drawn[comparison.id] = self._thread.submit(self._draw, comparison)
-        return self._drawn[comparison.id]
+        """Begin to draw; the result is the comparison with its candidates, None where the models did not give two answers.
+
+        What has failed is drawn again.
+        """
+        found = self._drawn.get(comparison.id)
+        if found is None or (found.done() and (found.cancelled() or found.exception() is not None)):
+            found = self._drawn[comparison.id] = Future()
+            self._waiting.put((found, comparison))
+        return found
 
     def fits(self, comparison: Comparison) -> bool:
         """Whether every model can read the context and still answer."""
         return all(len(_prompt(tokenizer, comparison)) < engine.max_seq_len for engine, tokenizer in self.models.values())
 
     def close(self) -> None:
-        """Draw no more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Draw no more; the answers being written are left."""
+        for found in self._drawn.values():
+            found.cancel()
+        self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (asked := self._waiting.get()) is not None:
+            found, comparison = asked
+            if found.set_running_or_notify_cancel():
+                try:
+                    found.set_result(self._draw(comparison))
+                except Exception as error:
+                    found.set_exception(error)
 
     def _draw(self, comparison: Comparison) -> Comparison | None:
         names = python_stream(self.seed, "models", comparison.id).sample(sorted(self.models), 2)
@@ -70,7 +89,7 @@ class PairedModels:
         request = Request(_prompt(tokenizer, comparison), n=TRIES, temperature=how.temperature, top_p=how.top_p,
                           max_tokens=how.max_tokens, seed=seed)  # fmt: skip
         found = engine.generate([request])[0]
-        messages = [parse(tokenizer, [*c.ids, c.stop_id]) for c in found if c.stop_id is not None]
+        messages = [parse(tokenizer, completion.drawn) for completion in found if completion.finished]
         return [Candidate(messages=[MessageRow.model_validate(message)], origin=name) for message in messages]
 
 

@@ -71,5 +71,6 @@ def split_proof(tasks: Mapping[str, Sequence[Task]], train: Path) -> dict[str, A
 
 
 def _ngrams(messages: Iterable[MessageRow]) -> set[str]:
-    words = re.findall(r"\w+", prompt_text(messages))
-    return {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
+    """Runs of NGRAM words inside one message; its role is no word of it."""
+    contents = [re.findall(r"\w+", unicodedata.normalize("NFKC", message.content).casefold()) for message in messages]
+    return {" ".join(words[i : i + NGRAM]) for words in contents for i in range(len(words) - NGRAM + 1)}

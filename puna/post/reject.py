@@ -25,6 +25,7 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
 from puna.infer.engine import Completion, Engine, Request
+from puna.model.llama import Llama
 from puna.post import checkpoints
 from puna.post.choose import Drawn, Kept, Scorer, drawn_from, select
 from puna.post.gate import MAX_RUNNING
@@ -122,9 +123,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     scorer = _scorer(ctx)
     wanted = _choosable(prompts[start:end], scorer, settings, ctx)
     systems = {task.id: steering(task, settings, ctx) for task in wanted}
-    chosen = [task for task in wanted if len(prompt_ids(tokenizer, task.prompt, systems[task.id])) < model.config.max_seq_len]
-    if len(chosen) < len(wanted):
-        ctx.note(f"{len(wanted) - len(chosen)} prompts leave the model no room for an answer: left out")
+    chosen = [task for task, _ in with_room([(task, systems[task.id]) for task in wanted], model, tokenizer, ctx)]
     engine = Engine(model, stop_ids=tokenizer.stop_ids, max_running=MAX_RUNNING)
     samples = list(_samples(engine, tokenizer, [(task, systems[task.id]) for task in chosen], policy.digest, settings, ctx))
     drawn = [
@@ -193,6 +192,15 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Iterable[MessageLike], system: str 
 Asked = tuple[Task, str | None]  # a task, and the system prompt put before it
 
 
+def with_room(asked: Sequence[Asked], model: Llama, tokenizer: Tokenizer, ctx: StageContext) -> list[Asked]:
+    """Those whose prompt leaves the model room for an answer; how many do not is noted."""
+    limit = model.config.max_seq_len
+    kept = [(task, system) for task, system in asked if len(prompt_ids(tokenizer, task.prompt, system)) < limit]
+    if len(kept) < len(asked):
+        ctx.note(f"{len(asked) - len(kept)} prompts leave the model no room for an answer: left out")
+    return kept
+
+
 def _samples(
     engine: Engine, tokenizer: Tokenizer, asked: list[Asked], policy: str, settings: Settings, ctx: StageContext
 ) -> Iterator[Sample]:
@@ -203,15 +211,17 @@ def _samples(
         ctx.progress(min(len(asked), first + PROMPTS_PER_PART), len(asked), samples=(first + len(part)) * settings.k)
 
 
-def part_of(ctx: StageContext, number: int, make: Callable[[], Iterable[Sample]]) -> Iterator[Sample]:
-    """The samples of a part, made and kept in scratch, or read from there; looks first whether to stop."""
-    path = ctx.scratch / f"samples-{number}.jsonl"
+def part_of(
+    ctx: StageContext, number: int, make: Callable[[], Iterable[Any]], cls: type[Any] = Sample, name: str = "samples"
+) -> Iterator[Any]:
+    """The rows of a part, made and kept in scratch as `name`-NUMBER.jsonl, or read from there; looks first whether to stop."""
+    path = ctx.scratch / f"{name}-{number}.jsonl"
     if not path.exists():
         ctx.checkpoint_or_stop(lambda: None)
         unfinished = path.with_suffix(".partial")
         write_rows(unfinished, make())
         unfinished.rename(path)
-    yield from read_rows(path, Sample)
+    yield from read_rows(path, cls)
 
 
 def _draw(
@@ -238,7 +248,7 @@ def sampled(
 ) -> Sample:
     """The completion of an answer `begun` with some ids as a row; its ids keep the stop token, so what ended it is on record."""
     written = [*begun, *completion.ids]
-    ids = written + ([] if completion.stop_id is None else [completion.stop_id])
+    ids = [*begun, *completion.drawn]
     scores = {"logprob": float(f"{completion.logprob:.6g}")}
     if task.verifier:
         scores["verifier"] = float(completion.finished and verify(task, parse(tokenizer, ids)))

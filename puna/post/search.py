@@ -111,7 +111,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     hard = [task for task in hard_tasks(ctx.inputs.one("tasks"), ctx.inputs.all("samples")) if reject.is_wanted(task, settings)]
     start, end = settings.prompts.bounds(len(hard))
     asked = [(task, reject.steering(task, settings, ctx)) for task in hard[start:end]]
-    asked = [(t, system) for t, system in asked if len(prompt_ids(tokenizer, t.prompt, system)) < model.config.max_seq_len]
+    asked = reject.with_room(asked, model, tokenizer, ctx)
     engine = Engine(model, stop_ids=tokenizer.stop_ids, max_running=MAX_RUNNING)
     samples: list[Sample] = []
     for number, first in enumerate(range(0, len(asked), PROMPTS_PER_PART)):

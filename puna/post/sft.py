@@ -115,7 +115,8 @@ class Pool:
         }
         self.streams = self.store.bytes > STREAMED_BYTES
         looked = _largest_and_some(self.store) if self.streams else range(len(self.store))
-        longest = longest_of(self.store, looked)
+        longest = longest_of(self.store, looked) or next(filter(None, map(self.store.tokens, range(len(self.store)))), 0)
+        self.streams = self.streams and longest > 0  # where nothing fits, all has been read by now
         self.length = min(limit, settings.length or row_length(longest, limit))
         self.examples = Mixed(self.store, self._mixed(), self.length)
         if not self.streams:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,7 +75,7 @@ class Worked:
     """An answer behind its prompt: `ends` are places in `ids`. `key` names the prompt, `passed` is the verifier's result."""
 
     key: str
-    ids: list[int]
+    ids: array[int]
     ends: list[int]
     values: list[float]
     passed: bool
@@ -159,7 +160,7 @@ def worked(tokenizer: Tokenizer, row: Labelled, target: Target) -> Worked:
     ends, values = [len(prompt) + end for end in row.ends], row.values
     if target == "outcome":
         ends, values = ([len(ids) - 1], [float(row.passed)]) if row.ids else ([], [])
-    return Worked(prompt_key(row.prompt), ids, ends, values, row.passed)
+    return Worked(prompt_key(row.prompt), array("i", ids), ends, values, row.passed)
 
 
 def step_batch(rows: Sequence[Worked], length: int) -> Batch:

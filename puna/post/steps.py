@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field, PositiveInt
 
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
-from puna.infer.engine import Completion, Engine, Request
+from puna.infer.engine import Engine, Request
 from puna.post import checkpoints, reject
 from puna.post.gate import MAX_RUNNING
 from puna.post.reject import prompt_ids
@@ -77,18 +78,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     model, tokenizer = checkpoints.load(policy)
     prompts = [task for task in read_rows(ctx.inputs.one("tasks").path / "prompts.jsonl", Task) if task.verifier]
     start, end = settings.prompts.bounds(len(prompts))
-    tasks = [t for t in prompts[start:end] if len(prompt_ids(tokenizer, t.prompt)) < model.config.max_seq_len]
+    tasks = [task for task, _ in reject.with_room([(task, None) for task in prompts[start:end]], model, tokenizer, ctx)]
     engine = Engine(model, stop_ids=tokenizer.stop_ids, max_running=MAX_RUNNING)
     rows: list[Labelled] = []
     for number, first in enumerate(range(0, len(tasks), PROMPTS_PER_PART)):
         part = tasks[first : first + PROMPTS_PER_PART]
-        path = ctx.scratch / f"labels-{number}.jsonl"
-        if not path.exists():
-            ctx.checkpoint_or_stop(lambda: None)
-            partial = path.with_suffix(".partial")
-            write_rows(partial, label(engine, tokenizer, part, settings, ctx.stream_seed("steps")))
-            partial.rename(path)
-        rows += read_rows(path, Labelled)
+        make = partial(label, engine, tokenizer, part, settings, ctx.stream_seed("steps"))
+        rows += reject.part_of(ctx, number, make, Labelled, "labels")
         ctx.progress(first + len(part), len(tasks), answers=len(rows))
     write_rows(ctx.out / LABELS, rows)
     (ctx.out / TOKENS).write_text(json.dumps({"tokenizer": tokenizer.digest}) + "\n")
@@ -102,7 +98,7 @@ def label(engine: Engine, tokenizer: Tokenizer, tasks: Sequence[Task], settings:
         Request(prompt, n=settings.k, seed=derive_seed(seed, task.id), **settings.drawing())
         for task, prompt in zip(tasks, prompts, strict=True)
     ]
-    answers = [[_ended(c) for c in found] for found in engine.generate(firsts)]
+    answers = [[completion.drawn for completion in found] for found in engine.generate(firsts)]
     begun = {
         (place, tuple(ids[: end + 1])): None
         for place, found in enumerate(answers)
@@ -138,12 +134,7 @@ def _worth(
             places.append(at)
     found = dict(zip(places, engine.generate(requests), strict=True))
     for at, (place, ids) in enumerate(begun):  # without room for one more token nothing can be finished
-        yield sum(right(tokenizer, tasks[place], [*ids, *_ended(c)]) for c in found.get(at, ())) / settings.rollouts
-
-
-def _ended(completion: Completion) -> list[int]:
-    """Ids with the stop token, if there was one."""
-    return completion.ids + ([] if completion.stop_id is None else [completion.stop_id])
+        yield sum(right(tokenizer, tasks[place], [*ids, *c.drawn]) for c in found.get(at, ())) / settings.rollouts
 
 
 def right(tokenizer: Tokenizer, task: Task, ids: Sequence[int]) -> bool:

@@ -24,7 +24,7 @@ from puna.post.comparisons import Comparison
 from puna.post.paired_models import PairedModels
 from puna.serve.local import BODY_BYTES, address, bind, listen, local_app, read_body
 from puna.serve.protocol import ApiError, as_api_error
-from puna.tokenizer.dialog import MessageRow, Row
+from puna.tokenizer.dialog import MessageRow, Row, reason_of
 
 HOST = "127.0.0.1"
 PAGE_FILES = {
@@ -190,7 +190,7 @@ class Desk:
     async def _answered(self, comparison: Comparison) -> Comparison | None:
         assert self.models is not None
         try:
-            return await asyncio.to_thread(self.models.start(comparison).result)
+            return await asyncio.shield(asyncio.wrap_future(self.models.start(comparison)))
         except PunaError as error:
             raise as_api_error(error) from None
 
@@ -215,6 +215,4 @@ async def _read(request: Request, cls: type[Asked]) -> Asked:
     try:
         return cls.model_validate_json(await read_body(request, BODY_BYTES))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ApiError(400, f"{place}: {first['msg']}" if place else first["msg"]) from None
+        raise ApiError(400, reason_of(error)) from None

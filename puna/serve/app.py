@@ -30,6 +30,7 @@ from puna.serve.generate import Generator
 from puna.serve.local import BODY_BYTES, LOOPBACK, address, bind, listen, local_app, read_body
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
 from puna.serve.replies import chat_reply, chat_stream, completion_reply, completion_stream
+from puna.serve.request_log import JOB, RequestLog, show
 from puna.serve.worker import EngineThread
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import render
@@ -63,12 +64,17 @@ def serve(
     port: int = 8000,
     limits: Limits | None = None,
     layout: Layout = ONE,
+    *,
+    log_requests: bool = False,
     **options: Any,
 ) -> None:
     """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
-    With a `layout` of several ranks every process of it comes here, and the first one listens. `options`: as in `opened`.
+    With a `layout` of several ranks every process of it comes here, and the first one listens. `log_requests`: a line each on
+    stderr (`puna.serve.request_log`). `options`: as in `opened`.
     """
+    if log_requests:
+        show()
     listening = bind(host, port) if first_rank(layout) else None
     try:
         with opened(directory, layout, **options) as found:
@@ -110,6 +116,7 @@ def build_app(
         worker.close()
 
     app = local_app(name, host, PAGE_FILES, lifespan=lifespan)
+    app.add_middleware(RequestLog)
     app.state.worker = worker
     _add_api(app, Generator(worker, tokenizer, limits.max_tokens, limits.seconds), name, limits)
     return app
@@ -146,6 +153,7 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits) -> N
         try:
             grammar = await asyncio.to_thread(_prepared, lambda asked: grammar_of(asked, generator.tokenizer), asked)
             job = generator.start(asked, prompts, calls=chat and asked.offers_tools, grammar=grammar)
+            request.scope[JOB] = job
         except BaseException:
             running.leave()
             raise

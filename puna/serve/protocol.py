@@ -10,18 +10,27 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
 from puna.core.errors import InputError, PunaError
 from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Message, with_tools
-from puna.tokenizer.tool_calls import calls_text
+from puna.tokenizer.tool_calls import ROLE_OF, calls_text
 
 HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"}
 )
-ROLE_OF = {"developer": "system", "tool": "ipython", "function": "ipython"}
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, and not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]  # JSON's true is no 1
+Number = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class ApiError(Exception):
@@ -45,7 +54,7 @@ class Wire(BaseModel):
 
 
 class StreamOptions(Wire):
-    include_usage: bool = False
+    include_usage: StrictBool = False
 
 
 class ChatMessage(Wire):
@@ -63,21 +72,21 @@ class Sampling(Wire):
     """The fields both endpoints share, with OpenAI's defaults; top_k, min_p, repetition_penalty and guided_* are vLLM's."""
 
     model: str | None = None
-    n: int = Field(default=1, ge=1)
-    temperature: float | None = Field(default=1.0, ge=0, le=2)
-    top_p: float | None = Field(default=1.0, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
-    top_k: int | None = Field(default=0, ge=-1)
-    min_p: float | None = Field(default=0.0, ge=0, le=1)
-    presence_penalty: float | None = Field(default=0.0, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=0.0, ge=-2, le=2)
-    repetition_penalty: float | None = Field(default=1.0, gt=0)
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    n: Whole = Field(default=1, ge=1)
+    temperature: Number | None = Field(default=1.0, ge=0, le=2)
+    top_p: Number | None = Field(default=1.0, gt=0, le=1)
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    seed: Whole | None = None
+    top_k: Whole | None = Field(default=0, ge=-1)
+    min_p: Number | None = Field(default=0.0, ge=0, le=1)
+    presence_penalty: Number | None = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: Number | None = Field(default=1.0, gt=0)
+    logit_bias: dict[int, Annotated[Number, Field(ge=-100, le=100)]] | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     stop: str | list[str] | None = None
-    stream: bool = False
+    stream: StrictBool = False
     stream_options: StreamOptions | None = None
 
     def alternatives(self) -> int | None:
@@ -101,12 +110,12 @@ class Sampling(Wire):
 
 class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_ALTERNATIVES)
+    logprobs: StrictBool | None = None
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MOST_ALTERNATIVES)
 
     def alternatives(self) -> int | None:
         if self.top_logprobs and not self.logprobs:
@@ -152,10 +161,10 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(default=16, ge=1)
-    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
-    echo: bool = False
+    prompt: str | list[Whole] | list[str] | list[list[Whole]]
+    max_tokens: Whole | None = Field(default=16, ge=1)
+    logprobs: Annotated[Whole, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    echo: StrictBool = False
 
     def alternatives(self) -> int | None:
         if self.echo and self.stream:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+ROLE_OF = {"developer": "system", "tool": "ipython", "function": "ipython"}  # of OpenAI's messages in the chat format
 NAME, PARAMETERS, END, BETWEEN = '{"name": ', ', "parameters": ', "}", "; "
 
 

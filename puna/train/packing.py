@@ -315,8 +315,8 @@ class DialogBatches:
             i = self._order[self._drawn]
             self._drawn += 1
             passed = 0 if length(i) else passed + 1
-            if passed == len(self.examples):
-                raise self._nothing(passed)
+            if passed == 2 * len(self.examples) - 1:  # among so many draws in a row lies a whole epoch
+                raise self._nothing(len(self.examples))
             if length(i):
                 drawn.append(i)
                 total += length(i)

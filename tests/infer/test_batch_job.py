@@ -17,6 +17,7 @@ from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.data.engines import processes
 from puna.infer.batch import Job, generate
+from puna.infer.batch_rows import PromptRow
 from puna.infer.engine import Engine, Request
 from puna.infer.reward_scores import Reward
 from puna.model.checkpoint import load_model, save_model
@@ -199,6 +200,28 @@ def test_bad_rows_are_named_before_anything_runs(model, tmp_path, row, named):
     assert [line["id"] for line in lines(tmp_path / "out")] == [1, 4]
     [bad] = lines(tmp_path / "out.bad.jsonl")
     assert bad["line"] == 3 and named in bad["reason"]
+
+
+def test_rows_of_other_tools_mean_what_ours_mean(model, tmp_path):
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    theirs = [
+        {"question": " 3 figs and 1,000 more?", "answer": "3+1000\n#### 1,003"},
+        {"messages": [{"role": "developer", "content": "s"}, {"role": "user", "content": "u"},
+                      {"role": "assistant", "content": None, "tool_calls": [call]},
+                      {"role": "tool", "tool_call_id": "1", "content": "4"}]},
+    ]  # fmt: skip
+    ours = [
+        {"prompt": [{"role": "user", "content": "3 figs and 1,000 more?"}], "verifier": "number", "reference": "1003"},
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+                      {"role": "assistant", "tool_calls": '{"name": "add", "parameters": {"a": 1}}'},
+                      {"role": "ipython", "content": "4"}]},
+    ]  # fmt: skip
+    for other, own in zip(theirs, ours, strict=True):
+        assert PromptRow.model_validate(other).dialog == PromptRow.model_validate(own).dialog
+    found = [PromptRow.model_validate(rows[0]) for rows in (theirs, ours)]
+    assert {(row.verifier, row.reference) for row in found} == {("number", "1003")}
+    generate(Job(model, written(tmp_path / "in", theirs[:1]), max_tokens=2, score="verify"), tmp_path / "out")
+    assert lines(tmp_path / "out")[0]["samples"][0]["score"] == 0.0
 
 
 def test_verdicts_and_the_best(model, tmp_path):

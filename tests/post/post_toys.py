@@ -120,10 +120,14 @@ def gradients(model: torch.nn.Module, objective: object, batches: list) -> tuple
 
 
 def assert_same_step(model: torch.nn.Module, objective: object, together: list, apart: list):
-    """One optimiser step has the same loss and gradients in few micro-batches as in many."""
+    """One optimiser step has the same loss and gradients in few micro-batches as in many, to 1e-5 of each gradient's norm.
+
+    What is a rounding error as a whole is measured by a fiftieth of all gradients together.
+    """
     loss, grads = gradients(model, objective, together)
     other, others = gradients(model, objective, apart)
     assert len(apart) > len(together)
     assert loss == pytest.approx(other, rel=1e-5)
+    least = 2e-2 * torch.stack([gradient.norm() for gradient in grads]).norm()
     for a, b in zip(grads, others, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert (a - b).norm() <= 1e-5 * a.norm().clamp(min=least)

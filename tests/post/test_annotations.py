@@ -177,6 +177,20 @@ def test_agreement_counts_winners_not_sides(tmp_path):
     assert "30 of 40 (75 %" in text(report) and "kappa 0.50" in text(report)
 
 
+def test_votes_on_other_answers_are_not_compared(tmp_path):
+    """Models that were drawn from anew wrote other answers under the same comparison."""
+    ann, bo = Annotations(tmp_path, "ann"), Annotations(tmp_path, "bo")
+    for i in range(3):
+        vote(ann, i, 0)
+        vote(bo, i, 0)
+    lines = bo.path.read_text().splitlines()
+    row = json.loads(lines[2])
+    row["candidates"][0]["messages"][0]["content"] += " and more"
+    bo.path.write_text("\n".join([*lines[:2], json.dumps(row)]) + "\n")
+    (both,) = agreement([ann.path, bo.path])["pairs"]
+    assert both["shared"] == both["agree"]["count"] == 2
+
+
 def test_position_bias_is_seen(tmp_path):
     own = Annotations(tmp_path, "lefty")
     for i in range(20):

@@ -157,6 +157,18 @@ def test_a_file_is_written_whole_and_what_is_left_out_is_listed(tmp_path):
         export(source, out, "xml")
 
 
+def test_reasons_are_counted_by_kind_and_the_first_few_are_shown(tmp_path):
+    """A thousand rows with a fault of their own each are one kind; the list beside the output keeps every reason."""
+    wrong = [json.dumps({"question": f"q{i}", "answer": f"#### {i} figs"}) for i in range(1000)]
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    write_rows(source, [PLAIN, TOOL])
+    source.write_text(source.read_text() + "\n".join([*wrong, *("{" * n for n in range(1, 9))]) + "\n")
+    report = export(source, out, "alpaca")
+    kinds = dict(report.left_out.most_common())
+    assert len(kinds) <= 4 and max(kinds.values()) == 1000 and sum(kinds.values()) == 1009
+    assert len((tmp_path / "out.jsonl.left_out.jsonl").read_text().splitlines()) == 1009
+
+
 def test_artifacts_and_samples(tmp_path):
     tasks, samples = tmp_path / "tasks", tmp_path / "samples"
     tasks.mkdir(), samples.mkdir()

@@ -15,8 +15,8 @@ from puna.core.errors import InputError
 from puna.core.rng import python_stream
 from puna.core.stage import Artifact, StageContext, local_context
 from puna.post import dialog_store, sft
-from puna.post.dialog_store import DialogStore
-from puna.post.examples import encode_dialogs, row_length
+from puna.post.dialog_store import DialogStore, Mixed
+from puna.post.examples import encode_dialog, encode_dialogs, row_length
 from puna.tokenizer.dialog import Dialog, MessageRow, read_rows, write_rows
 from puna.train.packing import Batch, dialog_batches
 
@@ -132,12 +132,43 @@ def test_a_stage_streams_and_reports(tmp_path, monkeypatch):
     assert streamed.summary()["epochs"] == plain.summary()["epochs"]
 
 
-def test_nothing_that_fits_is_an_error_and_no_endless_search(tmp_path, monkeypatch):
+def test_where_nothing_fits_the_base_goes_on_as_it_does_from_small_inputs(tmp_path, monkeypatch):
+    base, made = base_artifact(tmp_path / "base", max_seq_len=LIMIT), tasks_artifact(tmp_path / "tasks", gold=2, dev=4)
+    write_rows(made.path / "train.jsonl", [SILENT, dialog(1, 600)])
+    summaries = []
+    for name, limit in (("plain", sft.STREAMED_BYTES), ("streamed", 0)):
+        monkeypatch.setattr(sft, "STREAMED_BYTES", limit)
+        found = run_stage(tmp_path, "post.sft", name, [base, made], steps=1, max_tokens=4, dev=4)
+        assert (found.path / "model.safetensors").read_bytes() == (base.path / "model.safetensors").read_bytes()
+        notes = (found.path / "volatile" / "notes.txt").read_text()
+        assert "1 of 2 rows are longer" in notes and "base is handed on unchanged" in notes
+        summaries.append(found.summary())
+    assert summaries[0] == summaries[1]
+
+
+def test_the_only_row_that_fits_is_found_wherever_it_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "STREAMED_BYTES", 0)
-    settings = sft.Settings()
-    ctx = context(tmp_path / "a", tasks(tmp_path / "t", [SILENT, dialog(1, 600)]))
-    with pytest.raises(InputError, match="none of 2 examples fits"):
-        pool(ctx, settings).batches(settings, ctx)(0)
+    monkeypatch.setattr(sft, "LARGEST", 1)
+    monkeypatch.setattr(sft, "EVENLY", 2)
+    rows = [dialog(1, 600), dialog(2, 600), dialog(3), dialog(4, 600)]
+    settings = sft.Settings(batch_tokens=LIMIT)
+    ctx = context(tmp_path / "a", tasks(tmp_path / "t", rows))
+    found = pool(ctx, settings)
+    assert found.streams and found.batches(settings, ctx)(0)[0].tokens() % len(encode_dialog(TOKENIZER, rows[2]).ids) == 0
+
+
+def test_epochs_of_a_stream_do_not_count_what_is_left_out(tmp_path):
+    rows = [dialog(i) for i in range(10)] + [dialog(i, 600) for i in range(10)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    store = DialogStore(TOKENIZER, [tmp_path / "rows.jsonl"], LIMIT, tmp_path / "scratch")
+    mixed = Mixed(store, store.rows_of(slice(0, 1)), LIMIT)
+    every = sum(len(encode_dialog(TOKENIZER, row).ids) for row in rows[:10])
+    for i in (*range(5), *range(10, 15)):
+        mixed.length(i)
+    assert mixed.tokens() == pytest.approx(every, rel=0.1)  # half of both kinds was read
+    for i in range(20):
+        mixed.length(i)
+    assert mixed.tokens() == every
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):

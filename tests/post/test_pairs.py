@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from puna.core.rng import python_stream
 from puna.core.stage import local_context
 from puna.post.dpo import PairLoss, Settings, cached_reference
-from puna.post.examples import Ranked, encode_answer, encode_preferences
+from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences
 from puna.post.logits import LogitLoss
 from puna.post.pairs import RankedBatches, answer_logps, content_tokens, ranked_batch, reference_logps
 from puna.post.reward import RankingLoss, RewardModel
@@ -47,6 +48,15 @@ def test_dpo_gradient_is_the_same_for_any_micro_batch(kind: str):
     whole = RankedBatches(rows, 8, 128, seed=0, reference=reference)(0)
     single = RankedBatches(rows, 8, 128, seed=0, reference=reference, micro=1)(0)
     assert_same_step(model, PairLoss(0.1, 0.2, kind, gamma=0.5), whole, single)
+
+
+def test_rows_are_kept_in_six_bytes_a_token():
+    ids, learnt = list(range(128_000, 128_000 + 5000)), [0, 1] * 2500
+    tracemalloc.start()
+    encoded = Encoded(ids, learnt, learnt[::-1])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (encoded.ids, encoded.loss_mask, encoded.format_mask) == (ids, learnt, learnt[::-1]) and size < 7 * len(ids)
 
 
 def test_lengths_count_the_content_alone():

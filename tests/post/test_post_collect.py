@@ -110,6 +110,21 @@ def test_split_does_not_depend_on_the_order_of_rows(tmp_path):
     assert ids[0] == ids[1] and len(ids[0]) == 5
 
 
+def test_long_runs_of_words_that_test_prompts_share_with_others_are_counted(tmp_path):
+    """Against plain searching: some prompts begin alike for thirteen words or more, some for twelve, some not at all."""
+    opening = [f"w{i}" for i in range(12)]
+    rows = [{"question": " ".join([*(opening if i % 3 else []), f"k{i // 6}" if i % 3 == 1 else f"u{i}", f"v{i}"]),
+             "answer": f"#### {i}"} for i in range(60)]  # fmt: skip
+    out, _, _ = gathered(tmp_path, lines(tmp_path / "a.jsonl", *rows), gold=15, prompts=25, dev=5, test=15)
+    read = [task.prompt[0].content for task in read_rows(out / "prompts.jsonl", Task)]
+    read += [dialog.messages[0].content for dialog in read_rows(out / "train.jsonl", Dialog)]
+    seen = " | ".join(read)
+    prompts = [task.prompt[0].content.split() for task in read_rows(out / "test.jsonl", Task)]
+    shared = sum(any(" ".join(words[i : i + 13]) in seen for i in range(len(words) - 12)) for words in prompts)
+    assert json.loads((out / "split.json").read_text())["test_prompts_sharing_13_words"] == shared
+    assert 0 < shared < sum(words[0] == "w0" for words in prompts) < len(prompts)
+
+
 def test_dialogs_alone_give_no_tasks_but_held_out_dialogs(tmp_path):
     rows = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(40)]
     out, summary, notes = gathered(tmp_path, {"path": lines(tmp_path / "chat.jsonl", *rows), "licence": "MIT"})

@@ -8,14 +8,14 @@ from collections import Counter
 
 import pytest
 import torch
-from post_toys import base_artifact, run_stage, tasks_artifact, toy_model, toy_task, toy_tokenizer
+from post_toys import base_artifact, run_stage, tasks_artifact, toy_model, toy_task, toy_tasks, toy_tokenizer
 
 from puna.core.intervals import wilson
 from puna.core.stage import local_context
 from puna.core.store import digest_files
 from puna.post import reject
 from puna.post.prompts import prompt_id
-from puna.post.reject import PromptSlice, pass_at
+from puna.post.reject import PromptSlice, pass_at, with_room
 from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward
 from puna.post.reward_measure import mean_interval
 from puna.tokenizer.chat import render
@@ -194,6 +194,17 @@ def test_reward_with_too_few_pairs_says_so_and_is_not_used(sampled, tmp_path):
         tmp_path, "post.reject", "samples", [policy, tasks, made], prompts={"count": 60}, k=8, max_tokens=8, raw=True
     )
     assert digest_files(plain.path)[0] == samples.digest
+
+
+def test_prompts_without_room_for_an_answer_are_left_out_with_a_note(tmp_path):
+    """In sampling, in labelling steps and in the search alike; a system prompt takes room too."""
+    ctx, model, tasks = local_context(tmp_path / "a"), toy_model(max_seq_len=40), toy_tasks(2)
+    notes: list[str] = []
+    ctx.report = lambda event: notes.append(event["text"])
+    assert with_room([(task, None) for task in tasks], model, TOKENIZER, ctx) == [(task, None) for task in tasks] and not notes
+    asked = [(tasks[0], "s" * 40), (tasks[1], None)]
+    assert with_room(asked, model, TOKENIZER, ctx) == asked[1:]
+    assert notes == ["1 prompts leave the model no room for an answer: left out"]
 
 
 def test_held_prompts_are_the_same_in_every_round():

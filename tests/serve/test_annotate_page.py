@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,48 @@ def test_two_models_answer_and_a_dialog_with_tools_goes_on_message_by_message(tm
     first_row, second_row = rows(out)
     assert {c.origin for c in first_row.candidates} == {"one", "two"} and first_row.tools == second_row.tools == TOOLS
     assert second_row.provenance.parents == [first_row.id] and second_row.context[:1] == first_row.context
+
+
+def test_a_draw_that_failed_is_drawn_again(tmp_path):
+    (comparison,) = prompts(tmp_path, {"prompt": "a"})
+
+    class Once(Says):
+        failed = False
+
+        def generate(self, requests):
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("out of memory")
+            return super().generate(requests)
+
+    models = PairedModels({"one": (Once("x"), TOKENIZER), "two": (Says("y"), TOKENIZER)}, Drawing(), seed=1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        models.start(comparison).result(5)
+    again = models.start(comparison)
+    assert {c.messages[0].content for c in again.result(5).candidates} == {"x", "y"} and models.start(comparison) is again
+    models.close()
+
+
+def test_the_end_does_not_wait_for_a_draw(tmp_path):
+    first, second = prompts(tmp_path, {"prompt": "a"}, {"prompt": "b"})
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Says):
+        def generate(self, requests):
+            begun.set()
+            go_on.wait(30)
+            return super().generate(requests)
+
+    models = PairedModels({"one": (Slow("x"), TOKENIZER), "two": (Slow("y"), TOKENIZER)}, Drawing(), seed=1)
+    drawn, waiting = models.start(first), models.start(second)
+    assert begun.wait(5)
+    models.close()
+    assert waiting.cancelled() and drawn.running()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "answers" and thread.is_alive()]
+    assert thread.daemon
+    go_on.set()
+    thread.join(5)
+    assert not thread.is_alive() and drawn.done()
 
 
 def test_answers_that_did_not_end_or_are_the_same_leave_no_choice(tmp_path):

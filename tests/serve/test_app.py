@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -188,6 +189,12 @@ def test_completions():
         ({"top_p": 0}, 400, "top_p"),
         ({"max_tokens": 0}, 400, "max_tokens"),
         ({"n": 1000}, 400, "n"),
+        ({"n": True}, 400, "n"),
+        ({"max_tokens": True}, 400, "max_tokens"),
+        ({"temperature": False}, 400, "temperature"),
+        ({"seed": True}, 400, "seed"),
+        ({"logit_bias": {"5": True}}, 400, "logit_bias.5"),
+        ({"logprobs": 1}, 400, "logprobs"),
         ({"stop": 3}, 400, "stop"),
         ({"guided_json": 3}, 400, "guided_json"),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format"),
@@ -207,6 +214,25 @@ def test_bad_requests(body, status, param):
             assert (reply.status_code, error["param"]) == (status, param)
             assert set(error) == {"message", "type", "param", "code"}
             assert error["message"] and "\n" not in error["message"]
+
+
+def test_a_line_for_each_request_without_its_texts(caplog):
+    caplog.set_level("INFO", logger="puna.requests")
+    with client() as c:
+        ask(c)
+        ask(c, stream=True)
+        ask(c, temperature=3)
+        c.get("/health")
+        c.get("/no%0Asuch")
+    prompt = len(render(TOKENIZER, [Message("user", "Hi")], generation_prompt=True).ids)
+    said = [re.sub(r"\d+\.\d ms", "T ms", record.getMessage()) for record in caplog.records if record.name == "puna.requests"]
+    assert said == [
+        f"POST /v1/chat/completions 200 T ms {prompt} + {len(HELLO)} tokens",
+        f"POST /v1/chat/completions 200 T ms {prompt} + {len(HELLO)} tokens",
+        "POST /v1/chat/completions 400 T ms",
+        "GET /health 200 T ms",
+        "GET /no%0Asuch 404 T ms",
+    ]
 
 
 def test_harmless_fields_are_accepted():

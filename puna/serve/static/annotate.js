@@ -37,7 +37,7 @@ function show(next) {
   byId('bar').max = Math.max(1, state.total); byId('bar').value = state.done + state.skipped;
   byId('counts').textContent = `${state.done} done of ${state.total}` + (state.skipped ? `, ${state.skipped} skipped` : '')
     + (state.no_choice ? `, ${state.no_choice} without a choice` : '');
-  for (const id of ['scale', 'edit', 'skip', 'save']) byId(id).hidden = !item;
+  for (const id of ['scale', 'edit', 'skip', 'save', 'keys']) byId(id).hidden = !item;
   byId('go-on').hidden = !item || !state.can_follow;
   byId('undo').disabled = !state.can_undo;
   if (item) {

@@ -1,0 +1,56 @@
+"""One line for each request that was answered: method, path, status, milliseconds, and the tokens read and written.
+
+The lines go to the logger `puna.requests`, so a program around the app decides where they are kept; `puna serve --log-requests`
+shows them. Neither prompts nor answers are in them, and no address of a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from urllib.parse import quote
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from puna.serve.generate import Job
+
+LOGGER = logging.getLogger("puna.requests")
+JOB = "puna.job"  # where the scope of a request keeps what it asked of the engine
+
+
+class RequestLog:
+    """Middleware that logs when the last byte is sent, or the client has hung up (status 499, as nginx has it)."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not LOGGER.isEnabledFor(logging.INFO):
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 499
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            await send(message)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+
+        try:
+            await self.app(scope, receive, sent)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            took = 1000 * (time.perf_counter() - started)
+            job: Job | None = scope.get(JOB)
+            tokens = "" if job is None else f" {job.prompt_tokens} + {job.completion_tokens} tokens"
+            LOGGER.info("%s %s %d %.1f ms%s", scope["method"], quote(scope["path"]), status, took, tokens)
+
+
+def show() -> None:
+    """Write the lines to stderr, each behind the time of day."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
