@@ -119,7 +119,7 @@ def open_taught(settings: sft.Settings, ctx: StageContext) -> Taught:
     models = ctx.inputs.all("model")
     if len(models) != 2:
         raise InputError(
-            f"logit distillation takes a student and a teacher and got {len(models)} models",
+            f"distillation takes a student and a teacher and got {len(models)} models",
             where=ctx.name,
             fix="from: [student, teacher, tasks]",
         )

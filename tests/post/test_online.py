@@ -24,10 +24,12 @@ from puna.core.errors import InputError, Preempted
 from puna.core.rng import python_stream
 from puna.core.stage import local_context
 from puna.core.store import digest_files
+from puna.model.checkpoint import load_model
 from puna.post import logits, online
-from puna.post.draws import Draws
+from puna.post.draws import Draws, answer_ids, read_prompts
 from puna.post.logits import LogitLoss
 from puna.post.online import DivergenceLoss, Own, OwnBatches, Settings
+from puna.post.reject import PromptSlice
 from puna.tokenizer.chat import render
 from puna.train.packing import IGNORED, pack
 
@@ -200,6 +202,12 @@ def test_own_answers_are_counted_and_scored(world, tmp_path):
     sampled = sum(row.get("sampled", 0) for row in rows)
     assert made.summary()["sampled_tokens"] == sampled > 10
     assert made.summary()["own_kl"] == [row["own_kl"] for row in rows if "own_kl" in row][-1] > 0
+    first = run_stage(tmp_path, "post.online", "first", list(world), **{**COMMON, "steps": 1}, own={**OWN, "share": 1.0})
+    prompts = read_prompts(world[2], PromptSlice(), TOKENIZER, 128, local_context(tmp_path / "first", seed=7), verified=False)
+    draws = Draws(load_model(world[0].path).eval(), TOKENIZER, prompts, local_context(tmp_path / "again", name="first", seed=7),
+                  "post.online", per_draw=5, k=2, max_tokens=6)  # fmt: skip
+    answers = [answer_ids(one) for _, _, found in draws(0) for one in found]
+    assert first.summary()["sampled_tokens"] == sum(map(len, answers)) and len(answers) == 10
 
 
 @pytest.mark.parametrize("more", [{"own": OWN}, {"own": {**OWN, "share": 1.0}, "lora": {"rank": 2}}])
