@@ -61,7 +61,8 @@ class Settings(BaseSettings):
         top_k, weight: of the logit KL; `weight` also of the other divergences.
         own_share: of the steps of `on-policy` that read own answers, from `own_from` of all steps on. Reverse KL.
         rejected: whose wrong answers `preferences` ranks below the teacher's right ones; the student draws `student_k` a prompt.
-        dpo_lr, least_pairs: of `preferences`, whose steps are one pass over the pairs.
+        dpo_lr, least_pairs: of `preferences`, whose steps are one pass over the pairs; at the rate of the flagship's rounds the
+            embedded student only lost (docs/distil.md).
         own_rounds: settings of the student's own rounds (`post.rounds`), the control without a teacher; None leaves it out. What
             it does not name is as here.
         precision: of the products of training.
@@ -84,7 +85,7 @@ class Settings(BaseSettings):
     own_from: Share = 0.25
     rejected: Literal["student", "teacher"] = "student"
     student_k: PositiveInt = 4
-    dpo_lr: NonNegativeFloat = 2e-4
+    dpo_lr: NonNegativeFloat = 3e-5
     least_pairs: NonNegativeInt = 200
     own_rounds: rounds.Settings | None = None
     dev: PositiveInt = 500

@@ -35,7 +35,7 @@ from puna.train.packing import IGNORED, pack
 
 TOKENIZER = toy_tokenizer()
 DIVERGENCES = [("forward", 0.5), ("reverse", 0.5), ("jensen-shannon", 0.3)]
-COMMON = {"steps": 6, "lr": 5e-3, "batch_tokens": 512, "max_tokens": 6, "dev": 10, "log_every": 2}
+COMMON = {"steps": 5, "lr": 5e-3, "batch_tokens": 256, "max_tokens": 5, "dev": 5, "log_every": 2}
 OWN = {"share": 0.6, "prompts_per_step": 5, "k": 2}
 
 
@@ -182,7 +182,7 @@ def world(tmp_path_factory):
     """A student, a larger teacher that has learnt the tasks, and the tasks."""
     root = tmp_path_factory.mktemp("online")
     large, tasks = base_artifact(root / "large", seed=2, dim=32, ffn_dim=64), tasks_artifact(root / "tasks")
-    teacher = run_stage(root, "post.sft", "teacher", [large, tasks], steps=40, lr=1e-2, batch_tokens=512, max_tokens=6)
+    teacher = run_stage(root, "post.sft", "teacher", [large, tasks], steps=30, lr=1e-2, batch_tokens=512, max_tokens=5, dev=5)
     return base_artifact(root / "student", seed=3), replace(teacher, name="teacher"), tasks
 
 
@@ -205,7 +205,7 @@ def test_own_answers_are_counted_and_scored(world, tmp_path):
     first = run_stage(tmp_path, "post.online", "first", list(world), **{**COMMON, "steps": 1}, own={**OWN, "share": 1.0})
     prompts = read_prompts(world[2], PromptSlice(), TOKENIZER, 128, local_context(tmp_path / "first", seed=7), verified=False)
     draws = Draws(load_model(world[0].path).eval(), TOKENIZER, prompts, local_context(tmp_path / "again", name="first", seed=7),
-                  "post.online", per_draw=5, k=2, max_tokens=6)  # fmt: skip
+                  "post.online", per_draw=5, k=2, max_tokens=5)  # fmt: skip
     answers = [answer_ids(one) for _, _, found in draws(0) for one in found]
     assert first.summary()["sampled_tokens"] == sum(map(len, answers)) and len(answers) == 10
 
