@@ -3,9 +3,8 @@
 At each step the policy answers some prompts k times; a verifier rewards an answer with 1 or 0 (0 also where it did not end); how
 much better an answer is than the others of its group is the advantage of all its tokens. Groups whose rewards are all alike say
 nothing and are left out, counted. Losses are sums over tokens, divided by the tokens of the whole optimiser step: neither the
-length of an answer nor the cut into micro-batches changes what a token weighs. Samples are drawn at temperature 1, so that the
-model itself is what is optimised; they depend on the weights and on named streams alone, so a resumed run draws them again. The
-dev tasks are the gate (`puna.post.gated`).
+length of an answer nor the cut into micro-batches changes what a token weighs. How answers are drawn, and drawn again by a
+resumed run: `puna.post.draws`. The dev tasks are the gate (`puna.post.gated`).
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from puna.core.rng import derive_seed
 from puna.core.stage import Artifact, StageContext
 from puna.evals.tasks import judge as judge_answer
-from puna.infer.engine import Engine, Request
+from puna.infer.engine import Completion
 from puna.model.llama import Llama
 from puna.post import checkpoints, gated, lora, spread
+from puna.post.draws import Draws, Prompt, answered, read_prompts
 from puna.post.examples import row_length
-from puna.post.gate import MAX_RUNNING, open_judge, write_verdict
+from puna.post.gate import open_judge, write_verdict
 from puna.post.lora import Lora
 from puna.post.losses import clipped_policy, group_advantages, k3
 from puna.post.reject import PromptSlice
 from puna.post.sft import pass_on
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import render
-from puna.tokenizer.dialog import Task, read_rows
+from puna.tokenizer.dialog import Task
+from puna.train import state
 from puna.train.objectives import beside, token_logps
-from puna.train.packing import PADDING, Batch, empty_batch, epochs, pack
+from puna.train.packing import PADDING, Batch, empty_batch, pack
 from puna.train.world import World
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ REVISION = 1
 ROWS = ("ids_BT", "targets_BT", "positions_BT", "documents_BT")  # of a batch
 FIGURES = ("reward", "unfinished", "alike", "clipped")
 
-Prompt = tuple[Task, list[int]]  # and its ids
 Logps = Callable[[Batch], Tensor]
 
 
@@ -128,10 +126,10 @@ class GroupBatches:
         self, model: Llama, tokenizer: Tokenizer, prompts: Sequence[Prompt], settings: Settings, ctx: StageContext,
         reference: Logps | None = None,
     ):  # fmt: skip
-        self.model, self.tokenizer, self.prompts = model, tokenizer, prompts
+        self.model, self.tokenizer = model, tokenizer
         self.settings, self.ctx, self.reference = settings, ctx, reference
-        self.engine = Engine(model, stop_ids=tokenizer.stop_ids, max_running=MAX_RUNNING, kernels="torch")
-        self._order = epochs(len(prompts), derive_seed(ctx.seed, "post.grpo"))
+        self.draws = Draws(model, tokenizer, prompts, ctx, "post.grpo", per_draw=settings.prompts_per_step, k=settings.k,
+                           max_tokens=settings.max_tokens)  # fmt: skip
         self._last: tuple[int, list[Batch]] = (-1, [])
 
     def __call__(self, step: int) -> list[Batch]:
@@ -146,33 +144,35 @@ class GroupBatches:
         """All of one draw, of every process. If later steps take them too they are kept in scratch: the weights are not."""
         if self.settings.updates == 1:
             return self.batches(self.groups(draw))
-        path, world = self.ctx.scratch / f"drawn-{draw}.safetensors", World.current()
+        path, world = self._kept(draw), World.current()
         if world.any(not path.exists()):
             batches = self.batches(self.groups(draw))
             _add_logps(batches, "sampled_BT", lambda batch: _logps(self.model, batch))
             if world.process == 0:
                 _write(batches, path)
             world.barrier()
+        if world.process == 0:
+            self._drop_but(draw)
         return _read(path)
 
+    def _kept(self, draw: int) -> Path:
+        return self.ctx.scratch / f"drawn-{draw}.safetensors"
+
+    def _drop_but(self, draw: int) -> None:
+        """Remove every draw but this one and those in the midst of which a checkpoint may be resumed."""
+        steps = state.kept_steps(self.ctx.scratch / "train")
+        needed = {self._kept(number) for number in (draw, *(step // self.settings.updates for step in steps))}
+        for path in set(self.ctx.scratch.glob("drawn-*.safetensors")) - needed:
+            path.unlink()
+
     def groups(self, draw: int) -> list[Group]:
-        """The prompts of a draw, answered by the model as it is now; each process answers some, and all get all."""
-        first = draw * self.settings.prompts_per_step
-        chosen = [self.prompts[self._order[first + i]] for i in range(self.settings.prompts_per_step)]
-        requests = [
-            Request(ids, n=self.settings.k, temperature=1.0, max_tokens=self.settings.max_tokens,
-                    seed=self.ctx.stream_seed("draw", first + i))
-            for i, (_, ids) in enumerate(chosen)
-        ]  # fmt: skip
-        self.engine.forget()
-        world, found = World.current(), []
-        mine = slice(world.process, None, world.processes)
-        for (task, _), completions in zip(chosen[mine], self.engine.generate(requests[mine]), strict=True):
-            answers = [c.drawn for c in completions]
+        """The prompts of a draw, answered by the model as it is now."""
+
+        def told(task: Task, completions: list[Completion]) -> tuple[list[list[int]], list[bool], list[float]]:
             rewards = [float(judge_answer(self.tokenizer, task, c).passed) for c in completions]
-            found.append((answers, [c.finished for c in completions], rewards))
-        everyone = world.gather_json(found)
-        return [Group(ids, *everyone[i % world.processes][i // world.processes]) for i, (_, ids) in enumerate(chosen)]
+            return [c.drawn for c in completions], [c.finished for c in completions], rewards
+
+        return [Group(prompt, *found) for prompt, found in self.draws(draw, told)]
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:
         """Micro-batches of the groups that have something to say; if none has, of one answer at advantage 0."""
@@ -196,8 +196,7 @@ class GroupBatches:
 
 
 def _batch(samples: Sequence[tuple[list[int], list[int], float]], length: int) -> Batch:
-    examples = [([*prompt, *answer], [0] * len(prompt) + [1] * len(answer)) for prompt, answer, _ in samples]
-    batch = pack(examples, None, length)
+    batch = pack([answered(prompt, answer) for prompt, answer, _ in samples], None, length)
     advantages_BT = torch.tensor([advantage for _, _, advantage in samples])[batch.documents_BT.clamp(min=0)]
     batch.extra["advantages_BT"] = advantages_BT.masked_fill(batch.documents_BT == PADDING, 0.0)
     return batch
@@ -249,7 +248,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     policy, tasks = ctx.inputs.one("model"), ctx.inputs.one("tasks")
     model, tokenizer = lora.load(policy, settings.lora, ctx)
     model.to(settings.device)
-    prompts = _prompts(settings, tasks, tokenizer, model.config.max_seq_len, ctx)
+    prompts = read_prompts(tasks, settings.prompts, tokenizer, model.config.max_seq_len, ctx, verified=True)
     if not prompts:
         return pass_on(policy, "no prompt can be verified", ctx)
     batches = GroupBatches(model, tokenizer, prompts, settings, ctx, _reference(settings, policy, model))
@@ -261,18 +260,6 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     checkpoints.save(model, tokenizer, ctx, [policy])
     figures = ("policy", "kl") if settings.kl else ()
     return {"model": policy.name, "prompts": len(prompts), **gated.outcome(result, verdict, (*FIGURES, *figures), ctx)}
-
-
-def _prompts(settings: Settings, tasks: Artifact, tokenizer: Tokenizer, limit: int, ctx: StageContext) -> list[Prompt]:
-    """Prompts that can be verified and leave the model room for an answer."""
-    rows = list(read_rows(tasks.path / "prompts.jsonl", Task))
-    start, end = settings.prompts.bounds(len(rows))
-    encoded = [(task, render(tokenizer, task.prompt, generation_prompt=True).ids) for task in rows[start:end] if task.verifier]
-    fitting = [(task, ids) for task, ids in encoded if len(ids) < limit]
-    if len(fitting) < end - start:
-        ctx.note(f"{len(encoded) - len(fitting)} of {end - start} prompts leave the model no room for an answer and "
-                 f"{end - start - len(encoded)} cannot be verified: left out")  # fmt: skip
-    return fitting
 
 
 def _reference(settings: Settings, policy: Artifact, model: Llama) -> Logps | None:

@@ -138,7 +138,11 @@ def _tail_log_mass(log_probs_NK: Tensor) -> Tensor:
 
 
 def dense_kl(
-    student_logits_NV: Tensor, teacher_logits_NV: Tensor, kind: Divergence = "forward", weight: float = 0.5
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
+    kind: Divergence = "forward",
+    weight: float = 0.5,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, int]:
     """How far a student is from a teacher over the whole vocabulary: the sum over tokens in nats, and the tokens.
 
@@ -147,16 +151,18 @@ def dense_kl(
     weight * KL(teacher || m) + (1 - weight) * KL(student || m) (Agarwal et al. 2024, eq. 1), between the two and bounded.
 
     Never negative, and zero with zero gradient when equal. `weight` lies between 0 and 1, both excluded; the teacher's logits
-    come without a gradient.
+    come without a gradient. A `temperature` over 1 softens both; the result is multiplied by its square, which keeps the size of
+    the gradient (Hinton et al. 2015, section 2).
     """
-    student_NV, teacher_NV = F.log_softmax(student_logits_NV.float(), -1), F.log_softmax(teacher_logits_NV.float(), -1)
-    tokens = len(student_NV)
+    student_NV = F.log_softmax(student_logits_NV.float() / temperature, -1)
+    teacher_NV = F.log_softmax(teacher_logits_NV.float() / temperature, -1)
+    tokens, scale = len(student_NV), temperature**2
     if kind == "forward":
-        return _kl(teacher_NV, student_NV), tokens
+        return scale * _kl(teacher_NV, student_NV), tokens
     if kind == "reverse":
-        return _kl(student_NV, teacher_NV), tokens
+        return scale * _kl(student_NV, teacher_NV), tokens
     mixed_NV = torch.logaddexp(teacher_NV + math.log(weight), student_NV + math.log1p(-weight))
-    return weight * _kl(teacher_NV, mixed_NV) + (1 - weight) * _kl(student_NV, mixed_NV), tokens
+    return scale * (weight * _kl(teacher_NV, mixed_NV) + (1 - weight) * _kl(student_NV, mixed_NV)), tokens
 
 
 def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:

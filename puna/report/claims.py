@@ -36,7 +36,7 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
 
 
 def _over_seeds(seeds: Artifact, known: Mapping[str, Artifact]) -> list[Claim]:
-    """Claims about several base models, which say more than those about each; `unchanged` of them a gate handed on as they were."""
+    """Claims about several base models, of which a gate handed `unchanged` on as they were."""
     found = read_json(seeds, "seeds.json")
     prefixes = seed_prefixes(found["scores"], seeds.name)
     claims = []

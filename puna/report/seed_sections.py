@@ -23,8 +23,13 @@ def seeds_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
         names = [name for name in read_json(seeds, "seeds.json")["scores"] if name in known]
         prefixes = seed_prefixes(names, seeds.name)
         models = [read_json(known[name], "scores.json")["models"] for name in names]
-        of_seeds = list(zip(models, prefixes, strict=True))
-        rows = [[model, *(percent(of.get(prefix + model, {}).get("overall", {})) for of, prefix in of_seeds)] for model in models[0]]
+        rows = [
+            [
+                model,
+                *(percent(of.get(prefix + model, {}).get("overall", {})) for of, prefix in zip(models, prefixes, strict=True)),
+            ]
+            for model in models[0]
+        ]
         section.table(["model", *names], rows, "Percent right on the same held-out items, each with the interval of its items.")
         section.text(
             "The differences below are over items and base models, both taken as drawn at random: their intervals say what to "

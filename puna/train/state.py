@@ -72,6 +72,11 @@ def newest(folder: Path, note: Callable[[str], None], world: World) -> tuple[Pat
     return None
 
 
+def kept_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder`, newest first: a run goes on from one of them."""
+    return [int(path.name[5:]) for path in _found(folder)]
+
+
 def read_tensors(path: Path, places: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Tensors of a checkpoint: all of them, whole; or those of `places`, read into it by this process's shares."""
     single = path / "state.safetensors"

@@ -194,3 +194,11 @@ def test_stopped_and_resumed_leaves_the_same_bytes(world, tmp_path, more):
     ctx = local_context(tmp_path / "stopped", name="grpo", inputs=world, seed=7)
     assert grpo.run(settings, ctx) == summary
     assert digest_files(ctx.out)[0] == digest_files(whole.out)[0]
+
+
+def test_draws_that_no_checkpoint_can_need_are_dropped(world, tmp_path):
+    """Two updates a draw; the last checkpoints are in the midst of draw 2 and at the beginning of draw 3 when that is drawn."""
+    settings = Settings(**{**COMMON, "steps": 8, "updates": 2, "prompts_per_step": 4, "checkpoint_seconds": 0.0})
+    ctx = local_context(tmp_path / "grpo", name="grpo", inputs=world, seed=7)
+    grpo.run(settings, ctx)
+    assert {path.name for path in ctx.scratch.glob("drawn-*")} == {"drawn-2.safetensors", "drawn-3.safetensors"}

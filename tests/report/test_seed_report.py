@@ -26,15 +26,15 @@ def run_of_two(tmp_path):
         overall = {prefix + "chat.average": rate(passed), prefix + "base": rate(10)}
         models = {name: {"overall": value, "unfinished": 0} for name, value in overall.items()}
         scored = made(tmp_path, prefix + "scores", "evals.scores", {"scores.json": {"models": models, "comparisons": []}})
-        item = {"task_id": "1", "model": prefix + "base", "family": "f", "capability": "c", "lang": "en", "text": "", "passed": True}
-        write_items([item | {"finished": True}], scored.path / ITEMS_FILE)
+        item = {"task_id": "1", "model": prefix + "base", "family": "f", "capability": "c", "lang": "en", "text": ""}
+        write_items([item | {"passed": True, "finished": True}], scored.path / ITEMS_FILE)
         artifacts.append(scored)
         kept = "average" if prefix else "chat.sft-a"
         summary = {"kept": kept, "parts": {prefix + "chat.sft-a": {}, prefix + "chat.sft-b": {}}}
         artifacts.append(made(tmp_path, prefix + "chat.average", "post.average", {"summary.json": summary}))
         artifacts.append(made(tmp_path, prefix + "chat.sft-a", "post.sft", {"summary.json": {}}))
-    test = {"name": "averaging", "better": "chat.average", "control": "base", "difference": 0.55, "low": 0.4, "high": 0.7, "n": 100,
-            "each": [0.5, 0.6]}  # fmt: skip
+    test = {"name": "averaging", "better": "chat.average", "control": "base", "difference": 0.55, "low": 0.4, "high": 0.7,
+            "n": 100, "each": [0.5, 0.6]}  # fmt: skip
     found = {"scores": ["scores", "b-scores"], "comparisons": [test]}
     return [*artifacts, made(tmp_path, "seeds", "evals.seeds", {"seeds.json": found})]
 
@@ -43,8 +43,8 @@ def test_claims_over_base_models_come_first_and_show_each(tmp_path):
     claim = collect_claims(run_of_two(tmp_path))[0]
     assert claim["verdict"] == "helped" and claim["unchanged"] == 1
     assert sentence(claim) == (
-        "averaging, 2 base models: +55.0 points (+40.0 to +70.0, n = 100 items, each model +50.0, +60.0, 1 of them handed on by a "
-        "gate): helped."
+        "averaging, 2 base models: +55.0 points (+40.0 to +70.0, n = 100 items, each model +50.0, +60.0, 1 of them handed on by "
+        "a gate): helped."
     )
 
 

@@ -13,6 +13,7 @@ from puna.post.dpo import PairLoss
 from puna.post.examples import Encoded, Ranked
 from puna.post.grpo import GroupLoss
 from puna.post.logits import LogitLoss
+from puna.post.online import DivergenceLoss
 from puna.post.pairs import RankedBatches
 from puna.post.reward import RankingLoss, RewardModel
 from puna.post.reward_rows import AnswerRows
@@ -116,6 +117,10 @@ def taught():
     return LogitLoss(Llama(SHAPE, seed=11), k=6, weight=0.4)
 
 
+def scored():
+    return DivergenceLoss(Llama(SHAPE, seed=11), "jensen-shannon", 0.3, 1.5, 0.4, own=True)
+
+
 CASES = {  # objective, model, batches of one step by rows (pairs) of a micro-batch
     "cross-entropy": (CrossEntropy, network, rows_of_dialogs),
     "cross-entropy in chunks": (lambda: CrossEntropy(chunk=5), network, rows_of_dialogs),
@@ -129,6 +134,7 @@ CASES = {  # objective, model, batches of one step by rows (pairs) of a micro-ba
     "reward, answers in a row": (RankingLoss, scorer, partial(rankings_in_one_row, "row")),
     "reward of steps": (StepLoss, scorer, answers_by_steps),
     "distillation by logits": (taught, network, rows_of_dialogs),
+    "distillation by all logits": (scored, network, weighted_rows),
 }
 
 
