@@ -144,7 +144,8 @@ def test_ranks_share_the_rows_of_a_step():
     examples = dialogs(30, seed=4)
     whole = dialog_batches(examples, 24, 120, seed=1)(3)[0]
     parts = [dialog_batches(examples, 24, 120, seed=1, rank=r, world=2, micro_rows=1)(3) for r in range(2)]
-    rows = sorted(row for part in parts for batch in part for row in batch.ids_BT.tolist())
+    rows = sorted(row for part in parts for batch in part if batch.tokens() for row in batch.ids_BT.tolist())
     assert rows == sorted(whole.ids_BT.tolist())
+    assert [[batch.tokens() > 0 for batch in part] for part in parts] == [[True] * 3, [True, True, False]]  # five rows
     lonely = dialog_batches(examples, 24, 24, seed=1, rank=1, world=2)(0)
     assert lonely[0].tokens() == 0 and empty_batch(1, 24).supervised().numel() == 0
