@@ -191,6 +191,8 @@ class Desk:
         assert self.models is not None
         try:
             return await asyncio.shield(asyncio.wrap_future(self.models.start(comparison)))
+        except asyncio.CancelledError:  # Ctrl-C, which does not wait for a draw
+            raise ApiError(503, "the page is being stopped") from None
         except PunaError as error:
             raise as_api_error(error) from None
 
