@@ -40,7 +40,7 @@ def read_prompts(
 
 
 class Draws:
-    """`self(draw, told)` are the prompts of one draw, each with what is told of the `k` answers that the model gives as it is now.
+    """`self(draw, told)` are the prompts of one draw, each with what is told of the `k` answers of the model as it is now.
 
     Args:
         stage: names the stream of the order in which prompts come, e.g. "post.grpo".
@@ -56,7 +56,7 @@ class Draws:
         self._order = epochs(len(prompts), derive_seed(ctx.seed, stage))
 
     def __call__(self, draw: int, told: Callable[[Task, list[Completion]], Any]) -> list[tuple[list[int], Any]]:
-        """Ids of each prompt, and what `told` says of its answers, as JSON. Each process answers some prompts, and all get all."""
+        """Ids of each prompt, and what `told` says of its answers, as JSON; each process answers some, and all get all."""
         first = draw * self.per_draw
         chosen = [self.prompts[self._order[first + i]] for i in range(self.per_draw)]
         requests = [

@@ -24,13 +24,16 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {  # inputs and settings by
     "post.sft": (["base", "tasks"], {"steps": 3, "lr": 1e-2, "batch_tokens": 384, "micro_rows": 1, **JUDGED}),
     "post.sft, adapters": (["base", "tasks"], {"steps": 3, "lr": 1e-2, "batch_tokens": 384, "lora": {"rank": 2}, **JUDGED}),
     "post.logits": (["base", "policy", "tasks"], {"steps": 3, "lr": 1e-2, "batch_tokens": 384, "k": 8, **JUDGED}),
+    "post.online, own answers": (["other", "policy", "tasks"], {"steps": 3, "lr": 1e-2, "batch_tokens": 384, "divergence": "reverse",
+                                                                "own": {"share": 0.5, "prompts_per_step": 3}, **JUDGED}),
     "post.dpo": (["policy", "tasks"], {"lr": 1e-3, "pairs_per_step": 7, "micro_pairs": 3, "passes": 1.2, "least_pairs": 1,
                                        "evaluate_every": 2, **JUDGED}),
     "post.dpo, ipo of adapters": (["policy", "tasks"], {"lr": 1e-3, "loss": "ipo", "pairs_per_step": 7, "least_pairs": 1,
                                                         "evaluate_every": 0, "lora": {"rank": 2}, **JUDGED}),
     "post.grpo": (["policy", "tasks"], {"steps": 4, "lr": 1e-3, "updates": 2, "k": 5, "prompts_per_step": 3, "kl": 0.1,
                                         "micro_samples": 2, "evaluate_every": 0, **JUDGED}),
-    "post.reward": (["base", "tasks"], {"steps": 3, "pairs_per_step": 7, "least_pairs": 1, "form": "blocks", "log_every": 1}),
+    "post.reward": (["base", "tasks"], {"steps": 3, "pairs_per_step": 7, "least_pairs": 1, "form": "blocks", "likelihood": True,
+                                        "log_every": 1}),
     "post.step_reward": (["base", "steps"], {"steps": 3, "answers_per_step": 7, "least_answers": 1, "log_every": 1}),
 }  # fmt: skip
 STOPPED = "post.grpo"  # in two processes it is asked to stop at a step between two updates on the same answers, and goes on
@@ -41,11 +44,12 @@ def artifacts(root: Path) -> dict[str, Artifact]:
     base, tasks = base_artifact(root / "base"), tasks_artifact(root / "tasks")
     write_rows(tasks.path / "preferences.jsonl", [_preference(i) for i in range(20)])
     policy = run_stage(root, "post.sft", "policy", [base, tasks], steps=25, lr=1e-2, batch_tokens=384, **JUDGED)
+    other = base_artifact(root / "other", seed=3)
     steps = root / "steps"
     steps.mkdir()
     write_rows(steps / LABELS, [_labelled(i) for i in range(20)])
     (steps / TOKENS).write_text(json.dumps({"tokenizer": toy_tokenizer().digest}))
-    return {"base": base, "tasks": tasks, "policy": policy, "steps": finished(steps, "steps", "steps")}
+    return {"base": base, "other": other, "tasks": tasks, "policy": policy, "steps": finished(steps, "steps", "steps")}
 
 
 def _preference(i: int) -> Preference:

@@ -26,7 +26,7 @@ from puna.core.stage import local_context
 from puna.core.store import digest_files
 from puna.model.checkpoint import load_model
 from puna.post import logits, online
-from puna.post.draws import Draws, answer_ids, read_prompts
+from puna.post.draws import Draws, read_prompts
 from puna.post.logits import LogitLoss
 from puna.post.online import DivergenceLoss, Own, OwnBatches, Settings
 from puna.post.reject import PromptSlice
@@ -206,7 +206,7 @@ def test_own_answers_are_counted_and_scored(world, tmp_path):
     prompts = read_prompts(world[2], PromptSlice(), TOKENIZER, 128, local_context(tmp_path / "first", seed=7), verified=False)
     draws = Draws(load_model(world[0].path).eval(), TOKENIZER, prompts, local_context(tmp_path / "again", name="first", seed=7),
                   "post.online", per_draw=5, k=2, max_tokens=5)  # fmt: skip
-    answers = [answer_ids(one) for _, _, found in draws(0) for one in found]
+    answers = [ids for _, found in draws(0, lambda _, completions: [one.drawn for one in completions]) for ids in found]
     assert first.summary()["sampled_tokens"] == sum(map(len, answers)) and len(answers) == 10
 
 

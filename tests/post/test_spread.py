@@ -148,7 +148,7 @@ def test_graphs_hand_device_processes_and_adapters_to_what_trains():
     loop = rounds.expand("chat", rounds.Settings(**own, lora={"rank": 3}), [base, tasks])
     herd = distil.expand("small", distil.Settings(**own), [base, teacher, tasks])
     training = [entry for graph in (loop, herd) for entry in list(graph.values())[:-1]
-                if entry["uses"] in ("post.sft", "post.dpo", "post.reward", "post.logits")]  # fmt: skip
+                if entry["uses"] in ("post.sft", "post.dpo", "post.reward", "post.logits", "post.online")]  # fmt: skip
     assert len(training) == 2 + 2 * 4 + 5
     assert all((entry["device"], entry["parallel"]["dp"]) == ("cuda", 4) for entry in training)
     adapted = {entry["uses"] for entry in loop.values() if (entry.get("lora") or {}).get("rank") == 3}
