@@ -26,6 +26,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 QUERIES = 64  # queries of a block of attention
+APART, WORTH = 256, 0.8  # row by row: least length, and most of the work that may be left; many small products cost more
 KEPT = 1 << 25  # shares of attention that a layer may keep for its backward pass; they grow with the square of the length
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 PLAIN = (Tensor, nn.Parameter)
@@ -161,7 +162,8 @@ class _SwiGLU(torch.autograd.Function):
 
 class _SelfAttention(torch.autograd.Function):
     """Queries, keys and values by one product, turned; attention by blocks of queries, each over the stretch of keys that any of
-    its queries sees. The query heads of one key head are rows of one product; the shares are kept.
+    its queries sees, row by row where rows hold other documents. The query heads of one key head are rows of one product; the
+    shares are kept.
     """
 
     @staticmethod
@@ -170,21 +172,22 @@ class _SelfAttention(torch.autograd.Function):
         x, weight = x_BTD.to(dtype), torch.cat(weights).to(dtype)
         (B, T, _), E = x.shape, cos.shape[-1]
         H, K = (len(part) // E for part in weights[:2])
-        G, stretches = H // K, _stretches(T, bias)
+        G, stretches = H // K, _stretches(B, T, bias)
         qkv_BTJE = product(x, weight).view(B, T, H + 2 * K, E)
         turned = qkv_BTJE[:, :, : H + K]
         turned = torch.addcmul(turned * cos, turned.roll(E // 2, -1), sin)
         q, k, v = _by_head(turned[:, :, :H], K), _by_head(turned[:, :, H:], K), _by_head(qkv_BTJE[:, :, H + K :], K)
         y, shares = torch.empty(q.shape, dtype=dtype), []
         with torch.autocast("cpu", enabled=False):
-            for a, b, low, high in stretches:
-                scores = torch.baddbmm(_NOTHING, q[:, a * G : b * G], k[:, low:high].mT, beta=0, alpha=E**-0.5)
+            for first, end, a, b, low, high in stretches:
+                heads, part = slice(first * K, end * K), slice(a * G, b * G)
+                scores = torch.baddbmm(_NOTHING, q[heads, part], k[heads, low:high].mT, beta=0, alpha=E**-0.5)
                 if bias is None:
                     scores.view(B * K, b - a, G, -1)[..., a:] += _triangle(b - a)[:, None]
                 else:
-                    scores.view(B, K, b - a, G, -1).add_(bias[:, :, a:b, None, low:high])
+                    scores.view(end - first, K, b - a, G, -1).add_(bias[first:end, :, a:b, None, low:high])
                 shares.append(scores.softmax(-1).to(dtype))
-                y[:, a * G : b * G] = torch.bmm(shares[-1], v[:, low:high])
+                y[heads, part] = torch.bmm(shares[-1], v[heads, low:high])
         ctx.save_for_backward(x, weight, cos, sin, q.to(dtype), k.to(dtype), v, *shares)
         ctx.shape, ctx.stretches, ctx.dtypes = (B, T, H, K, E), stretches, (x_BTD.dtype, weights[0].dtype)
         return _by_token(y, B, K, G).reshape(B, T, H * E)
@@ -197,12 +200,12 @@ class _SelfAttention(torch.autograd.Function):
         G, scale = H // K, E**-0.5
         d_y = _by_head(gradient.reshape(B, T, H, E), K)
         d_q, d_k, d_v = torch.empty_like(q), torch.zeros(k.shape), torch.zeros(k.shape)
-        for share, (a, b, low, high) in zip(shares, ctx.stretches, strict=True):
-            part = slice(a * G, b * G)
-            d_v[:, low:high] += torch.bmm(share.mT, d_y[:, part])
-            d_scores = torch._softmax_backward_data(torch.bmm(d_y[:, part], v[:, low:high].mT), share, -1, share.dtype)
-            d_q[:, part] = torch.bmm(d_scores, k[:, low:high])
-            d_k[:, low:high] += torch.bmm(d_scores.mT, q[:, part])
+        for share, (first, end, a, b, low, high) in zip(shares, ctx.stretches, strict=True):
+            heads, part = slice(first * K, end * K), slice(a * G, b * G)
+            d_v[heads, low:high] += torch.bmm(share.mT, d_y[heads, part])
+            d_scores = torch._softmax_backward_data(torch.bmm(d_y[heads, part], v[heads, low:high].mT), share, -1, share.dtype)
+            d_q[heads, part] = torch.bmm(d_scores, k[heads, low:high])
+            d_k[heads, low:high] += torch.bmm(d_scores.mT, q[heads, part])
         d_turned = torch.cat((_by_token(d_q, B, K, G), _by_token(d_k, B, K, 1)), 2)
         d_qk = torch.addcmul((d_turned * (sin * scale)).roll(E // 2, -1), d_turned, cos * scale)
         d_qkv = torch.cat((d_qk, _by_token(d_v, B, K, 1)), 2).to(x.dtype).reshape(B, T, -1)
@@ -233,16 +236,39 @@ def _triangle(size: int) -> Tensor:
     return torch.ones(size, size).tril_().log_()
 
 
+Stretch = tuple[int, int, int, int, int, int]  # first row, end, first query, end, first key, end
+
+
 @lru_cache(maxsize=1)  # all layers of a pass are given the same mask
-def _stretches(queries: int, bias: Tensor | None) -> list[tuple[int, int, int, int]]:
-    """(first query, end, first key, end) of each block of queries; without a mask all before the block's end is seen."""
+def _stretches(rows: int, queries: int, bias: Tensor | None) -> list[Stretch]:
+    """What each block of queries is multiplied with; without a mask all keys before the block's end.
+
+    Rows share a block, which then covers what any of them sees, unless each by itself has much less to do.
+    """
     size = QUERIES if queries >= 2 * QUERIES else QUERIES // 2
     blocks = [(a, min(a + size, queries)) for a in range(0, queries, size)]
     if bias is None:
-        return [(a, b, 0, b) for a, b in blocks]
-    seen = (bias > -torch.inf).amax((0, 1))
-    keys = [seen[a:b].any(0).nonzero()[:, 0].tolist() or [0] for a, b in blocks]
-    return [(a, b, found[0], found[-1] + 1) for (a, b), found in zip(blocks, keys, strict=True)]
+        return [(0, rows, a, b, 0, b) for a, b in blocks]
+    seen_BNT = torch.stack([(bias[:, 0, a:b] > -torch.inf).any(1) for a, b in blocks], 1).expand(rows, -1, -1)
+    together = _covering(seen_BNT.any(0, keepdim=True), blocks, rows)
+    apart = _covering(seen_BNT, blocks, 1) if rows > 1 and queries >= APART else together
+    return apart if _shares(apart) < WORTH * _shares(together) else together
+
+
+def _covering(seen_BNT: Tensor, blocks: Sequence[tuple[int, int]], rows: int) -> list[Stretch]:
+    """Stretches from the first to the last key seen, `rows` rows for each of B."""
+    low_BN, after_BN = seen_BNT.int().argmax(-1), seen_BNT.flip(-1).int().argmax(-1)  # of equals argmax takes the first
+    ends_BN = seen_BNT.shape[-1] - after_BN
+    return [
+        (row * rows, (row + 1) * rows, a, b, low, high)
+        for row, (lows, highs) in enumerate(zip(low_BN.tolist(), ends_BN.tolist(), strict=True))
+        for (a, b), low, high in zip(blocks, lows, highs, strict=True)
+    ]
+
+
+def _shares(stretches: Sequence[Stretch]) -> int:
+    """Shares of attention of one head over all of them."""
+    return sum((end - first) * (b - a) * (high - low) for first, end, a, b, low, high in stretches)
 
 
 def linear(x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
@@ -264,7 +290,9 @@ def attends(x_BTD: Tensor, bias: Any, heads: int) -> bool:
     """Whether the shares of attention over whole rows are few enough to be kept, under no mask or one for all heads."""
     B, T, _ = x_BTD.shape
     fits = bias is None or (type(bias) is Tensor and bias.dim() == 4 and bias.shape[1:] == (1, T, T) and not bias.requires_grad)
-    return fits and T > QUERIES // 2 and B * heads * T * T <= KEPT
+    if not fits or T <= QUERIES // 2:
+        return False
+    return B * heads * T * T <= KEPT or (bias is not None and heads * _shares(_stretches(B, T, bias)) <= KEPT)
 
 
 def self_attention(x_BTD: Tensor, weights: Sequence[Tensor], rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:

@@ -35,8 +35,23 @@ def test_linear_norm_and_swiglu_are_the_plain_ones():
     assert_same(cpu.swiglu, lambda x, g, u, d: F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d), x, gate, up, down)
 
 
+def unlike_rows(length: int) -> torch.Tensor:
+    """Two rows: one document, and six."""
+    return torch.stack([torch.zeros(length, dtype=torch.int64), torch.arange(length) * 6 // length])
+
+
+def test_rows_of_other_documents_are_taken_apart():
+    mask = additive(document_mask(unlike_rows(384)), torch.float32)
+    one = [(0, 1, a, a + 64, 0, a + 64) for a in range(0, 384, 64)]
+    six = [(1, 2, a, a + 64, a, a + 64) for a in range(0, 384, 64)]
+    assert cpu._stretches(2, 384, mask) == one + six
+    assert cpu._stretches(2, 384, mask[:1]) == [(0, 2, *stretch[2:]) for stretch in one]  # alike: together
+    short = additive(document_mask(unlike_rows(192)), torch.float32)
+    assert len(cpu._stretches(2, 192, short)) == 3  # too short to be worth it
+
+
 @pytest.mark.parametrize("length, heads, kv_heads", [(256, 4, 2), (100, 3, 3), (300, 4, 1), (33, 2, 2)])
-@pytest.mark.parametrize("kind", ["causal", "documents", "all", "shared"])
+@pytest.mark.parametrize("kind", ["causal", "documents", "unlike", "all", "shared"])
 def test_attention_in_blocks_is_attention(length, heads, kv_heads, kind):
     x, weights = draw(2, length, 24), [draw(n * 16, 24, seed=n) / 5 for n in (heads, kv_heads, kv_heads)]
     documents = (draw(2, length) > 1.5).cumsum(1)
@@ -44,6 +59,7 @@ def test_attention_in_blocks_is_attention(length, heads, kv_heads, kind):
     mask = {
         "causal": None,
         "documents": additive(document_mask(documents), torch.float32),
+        "unlike": additive(document_mask(unlike_rows(length)), torch.float32),
         "all": torch.zeros(2, 1, length, length),
         "shared": draw(1, 1, length, length),
     }[kind]
@@ -122,6 +138,7 @@ def test_where_they_step_aside(monkeypatch):
     assert not cpu.trains(x.double(), weight) and not cpu.trains(x.to("meta"), weight)
     rows = draw(1, 600, 8)
     assert cpu.attends(rows, None, 2) and not cpu.attends(rows, None, 100)  # too many shares to keep
+    assert cpu.attends(rows, additive(document_mask(torch.arange(600)[None] // 60), torch.float32), 100)  # a mask hides most
     assert not cpu.attends(rows, torch.zeros(1, 600, 600), 2)
     assert not cpu.attends(rows, torch.zeros(1, 2, 600, 600), 2)  # a mask of its own for each head
     with torch.no_grad():
