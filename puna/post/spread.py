@@ -60,8 +60,8 @@ def on_ranks(
     wanted = {"pp": layout.pp > 1, "tp": layout.tp > 1, "cp": layout.cp > 1, "recompute": layout.recompute != "none",
               "compile": layout.compile}  # fmt: skip
     for axis in (axis for axis, on in wanted.items() if on and axis not in axes):
-        fix = f"leave it out: here it is {', '.join(('dp', *axes))}"
-        raise InputError(f"'{ctx.name}' cannot be laid out so", where=f"parallel.{axis}", fix=fix)
+        fix = f"leave it out; this stage takes {', '.join(('dp', *axes))}"
+        raise InputError(f"stage '{ctx.name}' does not take '{axis}'", where=f"parallel.{axis}", fix=fix)
     if rows is not None and rows < layout.dp:
         raise InputError(f"{layout.dp} processes cannot share the {rows} rows of a step", where="parallel.dp",
                          fix="take fewer processes, or more rows per step")  # fmt: skip

@@ -17,8 +17,10 @@ from puna.core.graph import Source
 from puna.infer.fp8 import quantize_model
 from puna.model.checkpoint import save_model
 from puna.model.llama import Llama
-from puna.post import distil, rounds
+from puna.post import distil, dpo, rounds
+from puna.train import pretrain
 from puna.train.packing import Batch
+from puna.train.ranks import device_of
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,11 @@ def test_layouts_and_devices_that_a_stage_cannot_use_are_refused(made, tmp_path)
         with pytest.raises(InputError) as error:
             run_stage(tmp_path, stage, "refused", inputs, **settings)
         assert error.value.where == where
+
+
+def test_device_of_settings_is_found_where_each_stage_has_it():
+    assert device_of(dpo.Settings(device="cuda")) == "cuda" and device_of(dpo.Settings()) == "cpu"
+    assert device_of(pretrain.Settings(steps=1, watch={"device": "cuda"})) == "cuda"
 
 
 def test_fp8_models_are_refused_unless_adapters_are_trained(tmp_path):
