@@ -85,8 +85,9 @@ def test_a_teacher_equal_to_the_student_gives_nothing(kind, mixture):
     assert gradients(model, loss_of(kind, mixture, weight=1.0), [pack(examples(), None, 128)])[0] > 1e-3
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize(("kind", "mixture"), DIVERGENCES)
+@pytest.mark.parametrize(
+    ("kind", "mixture", "temperature"), [("forward", 0.5, 1.0), ("reverse", 0.5, 2.5), ("jensen-shannon", 0.3, 1.5)]
+)
 def test_gradient_is_that_of_the_definition(kind, mixture, temperature):
     """Each row alone, each token by sums of probabilities: a mean over all learnt tokens, which the prompt is no part of."""
     model, teacher, total, tokens = toy_model(), toy_model(1), 0.0, 0
