@@ -229,7 +229,7 @@ def packed_loss(model: Any, rows: list[dict[str, Any]]) -> float:
             examples.append((row["input_ids"][part], [int(label >= 0) for label in row["labels"][part]]))
             start += length
     batch = pack(examples, None, LENGTH)
-    return float(CrossEntropy().sums(model, batch)[0]["ce"]) / CrossEntropy().counts(batch)["ce"]
+    return CrossEntropy().sums(model, batch)[0]["ce"].item() / CrossEntropy().counts(batch)["ce"]
 
 
 def trl_dpo(root: Path, job: Job, way: str) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def pair_loss(model: Any, rows: list[dict[str, Any]]) -> float:
     batch.extra["reference_PR"] = torch.tensor([[float(row[f"ref_{side}_logps"]) for side in sides] for row in rows])
     objective = PairLoss(BETA, NLL)
     terms, counts = objective.sums(model, batch)[0], objective.counts(batch)
-    return sum(weight * float(terms[term]) / counts[term] for term, weight in objective.weights.items())
+    return sum(weight * terms[term].item() / counts[term] for term, weight in objective.weights.items())
 
 
 def trl_sample(root: Path, job: Job, way: str) -> dict[str, Any]:
