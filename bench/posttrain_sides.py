@@ -47,15 +47,15 @@ class Job:
 
     Attributes:
         steps: of SFT, the warm ones and a last one that is not timed included. batch_tokens: of a step of SFT.
-        pairs_per_step: of DPO; every pair is trained on once.
+        pairs_per_step: of DPO, at least three steps; every pair is trained on once.
         pairs, prompts: how many there are of them. k, max_tokens: answers of each prompt and their length.
     """
 
-    steps: int = 8
+    steps: int = 5
     batch_tokens: int = 4096
-    pairs: int = 48
+    pairs: int = 32
     pairs_per_step: int = 8
-    prompts: int = 32
+    prompts: int = 24
     k: int = 8
     max_tokens: int = 64
 
