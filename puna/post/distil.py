@@ -131,7 +131,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
         own = {**settings.common(), **settings.own_rounds.model_dump(exclude_unset=True)}
         given = [source for source in sources if source in (student, tasks)]
         own = {"rs_steps": own.pop("steps"), "prompts_of": settings.prompts_of} | own
-        stages |= rounds.expand(f"{name}.own", rounds.Settings(**own), given)
+        stages[f"{name}.own"] = {"uses": "post.rounds", "from": given, **own}
     last = {"uses": "post.distil", "from": [student, teacher, tasks, *stages], **settings.model_dump(mode="json")}
     return {**stages, name: last}
 
