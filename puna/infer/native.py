@@ -14,7 +14,7 @@ from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.infer.cache import PagedCache
-from puna.infer.kernels.build import Unavailable
+from puna.infer.kernels.build import Unavailable, library
 from puna.infer.kernels.pack import Compute
 from puna.infer.kernels.step import NativeModel, why_not
 from puna.infer.spans import Spans
@@ -46,6 +46,17 @@ def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSte
             raise
         say_once(f"decoding with PyTorch, several times slower than with the native kernels: {error.sentence()}")
         return None
+
+
+def runs_native(model: Llama) -> bool:
+    """Whether an engine computes this model with the kernels by itself; compiles them where they are not yet."""
+    if why_not(model) is not None:
+        return False
+    try:
+        library()
+    except Unavailable:
+        return False
+    return True
 
 
 @lru_cache(maxsize=16)

@@ -137,7 +137,8 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
 
 
 def _samples(settings: Settings, sources: list[str], **how: Any) -> Entry:
-    return {"uses": "post.reject", "from": sources, "max_tokens": settings.max_tokens, "prompts": settings.slice(), **how}
+    common = {"max_tokens": settings.max_tokens, "prompts": settings.slice(), "device": settings.device}
+    return {"uses": "post.reject", "from": sources, **common, **how}
 
 
 def _runs(settings: Settings, student: str, teacher: str, tasks: str, drawn: str) -> dict[str, Entry]:

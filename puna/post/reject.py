@@ -14,17 +14,21 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt
 
 from puna.core.errors import InputError
 from puna.core.intervals import wilson
 from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
-from puna.core.settings import Share
+from puna.core.settings import Share, execution
 from puna.core.stage import Artifact, StageContext
 from puna.infer.engine import Completion, Engine, Request
+from puna.infer.load import check_device
+from puna.infer.native import runs_native
+from puna.model.checkpoint import load_model
 from puna.model.llama import Llama
 from puna.post import checkpoints
 from puna.post.choose import Drawn, Kept, Scorer, drawn_from, select
@@ -35,7 +39,7 @@ from puna.tokenizer.dialog import Sample, Task, read_rows, write_rows
 from puna.verify.check import verify
 
 KIND = "samples"
-REVISION = 2
+REVISION = 3  # policies are sampled from in bfloat16
 
 PROMPTS_PER_PART = 512  # prompts drawn between two looks at whether to stop
 
@@ -60,13 +64,19 @@ class PromptSlice(BaseSettings):
 
 
 class Drawing(BaseSettings):
-    """Which prompts answers are drawn to, and how; `k` answers each."""
+    """Which prompts answers are drawn to, and how; `k` answers each.
+
+    `precision` is that of the policy while it is sampled from: `auto` takes bfloat16 on a GPU and where the engine has compiled
+    kernels for it, else float32.
+    """
 
     prompts: PromptSlice = PromptSlice()
     k: int = Field(8, ge=1)
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(64, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = execution("cpu")
 
     def drawing(self) -> dict[str, Any]:
         """The part of it that a request to the engine takes."""
@@ -119,7 +129,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     start, end = settings.prompts.bounds(len(prompts))
     if settings.prompts.count is not None and end - start < settings.prompts.count:
         ctx.note(f"{end - start} prompts where {settings.prompts.count} were wanted: the tasks hold {len(prompts)}")
-    model, tokenizer = checkpoints.load(policy)
+    model, tokenizer = open_policy(policy, settings)
     scorer = _scorer(ctx)
     wanted = _choosable(prompts[start:end], scorer, settings, ctx)
     systems = {task.id: steering(task, settings, ctx) for task in wanted}
@@ -145,6 +155,17 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "finished": sum(sample.finished for sample in samples),
         "unfaithful": sum(s.finished and not f for d in drawn for s, f in zip(d.samples, d.faithful, strict=True)),
     }
+
+
+def open_policy(artifact: Artifact, settings: Drawing) -> tuple[Llama, Tokenizer]:
+    """The policy as it is sampled from, on its device, and its tokenizer."""
+    check_device(settings.device, "device")
+    if settings.precision != "fp32":
+        narrow = load_model(artifact.path, dtype=torch.bfloat16, device=settings.device).eval()
+        if settings.precision == "bf16" or settings.device != "cpu" or runs_native(narrow):
+            return narrow, Tokenizer.load(artifact.path)
+    model, tokenizer = checkpoints.load(artifact)
+    return model.to(settings.device), tokenizer
 
 
 def write(ctx: StageContext, samples: list[Sample], kept: Kept, policy: Artifact, settings: Settings) -> None:

@@ -143,6 +143,7 @@ def _add_round(
         "uses": "post.reject",
         "from": [policy, tasks, *earlier],
         "prompts": _slice(start, settings.prompts, settings),
+        "device": settings.device,
         "k": settings.k,
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
@@ -164,6 +165,7 @@ def _add_round(
         "cap": 0,
         "round": number,
         "prompts": _slice(start + settings.prompts, settings.dpo_prompts, settings),
+        "device": settings.device,
         "max_tokens": settings.max_tokens,
         "pairs_per_prompt": settings.pairs_per_prompt,
     }

@@ -20,7 +20,7 @@ from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.core.stage import Artifact, StageContext
 from puna.infer.engine import Engine, Request
-from puna.post import checkpoints, reject
+from puna.post import reject
 from puna.post.choose import drawn_from, select
 from puna.post.gate import MAX_RUNNING
 from puna.post.reject import Asked, prompt_ids
@@ -31,7 +31,7 @@ from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Sample, Task, read_rows
 
 KIND = "samples"
-REVISION = 1
+REVISION = 2
 
 PROMPTS_PER_PART = 128  # prompts searched together, between two looks at whether to stop
 Values = Callable[[Sequence[Sequence[int]]], list[float]]  # chance of a right end, for prompts with their answers so far
@@ -104,7 +104,7 @@ class Tree:
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Search on the hard prompts of the `samples` inputs; write what rejection sampling writes."""
     policy = ctx.inputs.one("model")
-    model, tokenizer = checkpoints.load(policy)
+    model, tokenizer = reject.open_policy(policy, settings)
     scorer = load_steps(ctx.inputs.one("step_reward"))
     if scorer.tokenizer.digest != tokenizer.digest:
         raise InputError("the step model has another tokenizer than the policy", where=policy.name, fix="train one on its labels")

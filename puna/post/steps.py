@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
 from puna.infer.engine import Engine, Request
-from puna.post import checkpoints, reject
+from puna.post import reject
 from puna.post.gate import MAX_RUNNING
 from puna.post.reject import prompt_ids
 from puna.tokenizer.bpe import Tokenizer
@@ -26,7 +26,7 @@ from puna.tokenizer.dialog import MessageRow, Row, Task, read_rows, write_rows
 from puna.verify.check import verify
 
 KIND = "steps"
-REVISION = 1
+REVISION = 2
 
 LABELS, TOKENS = "labels.jsonl", "tokens.json"
 ENDINGS = (b".", b"!", b"?", b";", b"\xe0\xa5\xa4")  # of a sentence; the last is the danda of Hindi
@@ -75,7 +75,7 @@ def step_ends(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Draw answers, finish them from every step, write `labels.jsonl`."""
     policy = ctx.inputs.one("model")
-    model, tokenizer = checkpoints.load(policy)
+    model, tokenizer = reject.open_policy(policy, settings)
     prompts = [task for task in read_rows(ctx.inputs.one("tasks").path / "prompts.jsonl", Task) if task.verifier]
     start, end = settings.prompts.bounds(len(prompts))
     tasks = [task for task, _ in reject.with_room([(task, None) for task in prompts[start:end]], model, tokenizer, ctx)]

@@ -171,7 +171,7 @@ def test_overlong_dialog_scores_minus_infinity():
 
 def test_reward_stage_learns_and_measures_on_held_out_prompts(sampled):
     root, base, tasks, _, samples = sampled
-    made = run_stage(root, "post.reward", "reward", [base, tasks, samples], steps=80, lr=3e-3, held=0.3, least_pairs=10)
+    made = run_stage(root, "post.reward", "reward", [base, tasks, samples], steps=140, lr=3e-3, held=0.3, least_pairs=10)
     summary = made.summary()
     assert not summary["skipped"] and summary["loss"] < 0.6
     best = summary["best_of_n"]
@@ -219,3 +219,19 @@ def test_mean_interval():
     assert (found["low"], found["high"]) == pytest.approx(wilson(3, 4), abs=1e-6)
     assert mean_interval([1.0, 1.0, 0.9], least=-1.0)["high"] <= 1.0
     assert mean_interval([])["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "kernels", "dtype"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+    ],
+)
+def test_policies_are_sampled_from_in_bfloat16_where_that_is_faster(tmp_path, monkeypatch, precision, kernels, dtype):
+    monkeypatch.setattr(reject, "runs_native", lambda model: kernels)
+    model, tokenizer = reject.open_policy(base_artifact(tmp_path / "base"), reject.Settings(precision=precision))
+    assert model.model.embed_tokens.weight.dtype == dtype and not model.training
+    assert tokenizer.digest == toy_tokenizer().digest
