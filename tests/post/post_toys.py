@@ -99,7 +99,11 @@ def run_graph(root: Path, uses: str, name: str, inputs: list[Artifact], **settin
     entries = stage.expand(name, stage.Settings(**settings), [Source(a.name, a.kind) for a in inputs])
     for sub, entry in entries.items():
         own = {key: value for key, value in entry.items() if key not in ("uses", "from")}
-        made[sub] = run_stage(root, entry["uses"], sub, [made[source] for source in entry["from"]], **own)
+        sources = [made[source] for source in entry["from"]]
+        if sub != name and hasattr(load_stage(entry["uses"]), "expand"):
+            made |= run_graph(root, entry["uses"], sub, sources, **own)
+        else:
+            made[sub] = run_stage(root, entry["uses"], sub, sources, **own)
     return made
 
 

@@ -10,7 +10,7 @@ from post_toys import base_artifact, finished, run_graph, run_stage, tasks_artif
 from puna.core.errors import InputError
 from puna.core.graph import Source
 from puna.core.modules import load_stage
-from puna.post import distil
+from puna.post import distil, rounds
 from puna.post.checkpoints import POLICY
 from puna.post.gate import Verdict, read_verdict, write_verdict
 from puna.post.origin import handed_on
@@ -56,10 +56,13 @@ def test_own_rounds_are_a_loop_of_the_student_alone():
     stages = expanded(
         modes=("verified",), steps=30, dev=70, precision="bf16", own_rounds={"rounds": 1, "rs_steps": 25, "dev": 60}
     )
-    own = {name: entry for name, entry in stages.items() if name.startswith("small.own")}
+    entry = stages["small.own"]
+    assert (entry["uses"], entry["from"], entry["rs_steps"]) == ("post.rounds", ["student", "tasks"], 25)
+    given = {key: value for key, value in entry.items() if key not in ("uses", "from")}
+    own = rounds.expand("small.own", rounds.Settings(**given), entry["from"])
     assert "small.own.r1.dpo" in own and "small.own.r2.dpo" not in own
     assert all("teacher" not in entry["from"] and "small.samples" not in entry["from"] for entry in own.values())
-    assert own["small.own"]["rs_steps"] == 25 and own["small.own.r1.sft-a"]["dev"] == 60
+    assert own["small.own.r1.sft-a"]["steps"] == 25 and own["small.own.r1.sft-a"]["dev"] == 60
     assert own["small.own.r1.sft-a"]["precision"] == "bf16" and own["small.own"]["batch_tokens"] == 1024
     assert expanded(steps=30, own_rounds={})["small.own"]["rs_steps"] == 30
 
