@@ -56,7 +56,7 @@ class Job:
     pairs: int = 32
     pairs_per_step: int = 8
     prompts: int = 24
-    k: int = 8
+    k: int = 16
     max_tokens: int = 64
 
 
@@ -129,12 +129,13 @@ def timed(module: Any, name: str) -> list[tuple[float, float]]:
 
 
 def puna_sample(root: Path, job: Job, way: str) -> dict[str, Any]:
+    """`way`: precision of the policy."""
     from puna.post import reject
 
-    loading = timed(reject.checkpoints, "load")
+    loading = timed(reject, "open_policy")
     ctx = context(root, "sample")
     start = clock()
-    reject.run(reject.Settings(k=job.k, max_tokens=job.max_tokens, temperature=1.0), ctx)
+    reject.run(reject.Settings(k=job.k, max_tokens=job.max_tokens, temperature=1.0, precision=way), ctx)
     end = clock()
     tokens = sum(len(json.loads(line)["ids"]) for line in (ctx.out / "samples.jsonl").read_text().splitlines())
     return {"seconds": tuple((end[i] - start[i] - loading[0][i]) / tokens for i in (0, 1))}
@@ -287,17 +288,19 @@ def pair_loss(model: Any, rows: list[dict[str, Any]]) -> float:
 
 
 def trl_sample(root: Path, job: Job, way: str) -> dict[str, Any]:
-    """`way`: prompts of a call of transformers' `generate`; those of like length go together."""
+    """`way`: prompts of a call of transformers' `generate`, and its precision; prompts of like length go together."""
     import torch
 
     model, tokenizer = loaded(root)
+    size, precision = int(way.split()[0]), way.split()[1]
+    model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     prompts = [json.loads(line)["prompt"] for line in (root / "tasks/prompts.jsonl").read_text().splitlines()]
     stops, count = torch.tensor(model.generation_config.eos_token_id), 0
     tokenizer.padding_side = "left"
     start = clock()
     prompts.sort(key=lambda prompt: len(prompt[-1]["content"]))
-    for first in range(0, len(prompts), int(way)):
-        part = [[{"role": m["role"], "content": m["content"]} for m in prompt] for prompt in prompts[first : first + int(way)]]
+    for first in range(0, len(prompts), size):
+        part = [[{"role": m["role"], "content": m["content"]} for m in prompt] for prompt in prompts[first : first + size]]
         inputs = tokenizer.apply_chat_template(
             part, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
