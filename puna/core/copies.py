@@ -16,6 +16,8 @@ from puna.core.modules import did_you_mean
 from puna.core.settings import Settings
 from puna.core.source import Origins
 
+LABELS = ("name", "variant", "description")  # texts for readers, which name no stage even where they look so
+
 
 class Copies(Settings):
     """Which stages (`of`) are made again, once for each of `names`."""
@@ -53,9 +55,9 @@ def add_copies(stages: dict[str, Any], copies: Copies, origins: Origins, where: 
 
 
 def _renamed(value: Any, prefix: str, of: tuple[str, ...]) -> Any:
-    """A value in which every text that names a copied stage, or a sub-stage of one, names the copy."""
+    """A value in which every text but a label that names a copied stage, or a sub-stage of one, names the copy."""
     if isinstance(value, dict):
-        return {key: _renamed(item, prefix, of) for key, item in value.items()}
+        return {key: item if key in LABELS else _renamed(item, prefix, of) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_renamed(item, prefix, of) for item in value]
     if isinstance(value, str) and value.split(".")[0] in of:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
-ANGLES = 400_000  # at which Student's density is summed: five digits of its quantiles
+ANGLES = 400_000  # at which Student's density is summed: four digits of its quantiles
 HALVINGS = 60  # of a bracket two wide: below 1e-17, so to the last bit of a float
 
 

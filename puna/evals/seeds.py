@@ -60,7 +60,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         | crossed([_differences(claim, models, prefix) for models, prefix in zip(passed, prefixes, strict=True)])
         for claim in claims
     ]
-    tests += _best_of_n(ctx.inputs.all("reward"), prefixes)
+    tests += _best_of_n(ctx.inputs.all("reward"), prefixes, ctx)
     names = [artifact.name for artifact in scores]
     (ctx.out / "seeds.json").write_text(json.dumps({"scores": names, "comparisons": tests}, indent=1, ensure_ascii=False) + "\n")
     return {"seeds": len(scores), "comparisons": tests}
@@ -80,18 +80,19 @@ def seed_prefixes(names: Sequence[str], where: str) -> list[str]:
 def crossed(seeds: Sequence[Cells]) -> dict[str, Any]:
     """Mean difference over items and seeds with its 95 % interval, as JSON; `n` items that all seeds have.
 
-    `each` is the mean of every seed alone. (-1, 1) where fewer than two items are shared.
+    `each` is the mean of every seed alone, `differ` how many items say anything at all. (-1, 1) where fewer than two are shared.
     """
     shared = [item for item in seeds[0] if all(item in seed for seed in seeds)]
     n, k = len(shared), len(seeds)
     if n < 2:
-        return {"difference": 0.0, "low": -1.0, "high": 1.0, "n": n, "each": [0.0] * k}
+        return {"difference": 0.0, "low": -1.0, "high": 1.0, "n": n, "differ": 0, "each": [0.0] * k}
     cells_NK = np.array([[seed[item] for seed in seeds] for item in shared])
     mean, of_seed = float(cells_NK.mean()), cells_NK.mean(axis=0)
     half = _half_width(cells_NK)
     low, high = max(-1.0, mean - half), min(1.0, mean + half)
     each = [round(float(value), 6) for value in of_seed]
-    return {"difference": round(mean, 6), "low": round(low, 6), "high": round(high, 6), "n": n, "each": each}
+    differ = int((cells_NK != 0).any(axis=1).sum())
+    return {"difference": round(mean, 6), "low": round(low, 6), "high": round(high, 6), "n": n, "differ": differ, "each": each}
 
 
 def _half_width(cells_NK: np.ndarray) -> float:
@@ -127,16 +128,17 @@ def _differences(claim: Claim, models: dict[str, Cells], prefix: str) -> Cells:
     return {item: value - sum(other[item] for other in others) / len(others) for item, value in items}
 
 
-def _best_of_n(rewards: Sequence[Artifact], prefixes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each reward model of the first seed that every seed has: pairs in order, and choosing against chance."""
-    known = {artifact.name: artifact for artifact in rewards}
-    originals = [name for name in known if all(prefix + name in known for prefix in prefixes)]
-    tests = []
-    for name in originals:
-        gains = [_gains(known[prefix + name]) for prefix in prefixes]
-        if all(gains):
-            test = {"name": f"best of n by {name} against a random one", "better": name, "control": "a random sample"}
-            tests.append(test | crossed(gains))
+def _best_of_n(rewards: Sequence[Artifact], prefixes: Sequence[str], ctx: StageContext) -> list[dict[str, Any]]:
+    """For each reward model of the first seed: choosing by it against chance. Notes those that not every seed has measured."""
+    known, tests = {artifact.name: artifact for artifact in rewards}, []
+    copies = {prefix + name for name in known for prefix in prefixes[1:] if prefix + name in known}
+    for name in (name for name in known if name not in copies):
+        gains = [_gains(known[prefix + name]) if prefix + name in known else {} for prefix in prefixes]
+        if not all(gains):
+            ctx.note(f"{name} is no claim: {sum(not found for found in gains)} of {len(prefixes)} seeds have not measured it")
+            continue
+        test = {"name": f"best of n by {name} against a random one", "better": name, "control": "a random sample"}
+        tests.append(test | crossed(gains))
     return tests
 
 

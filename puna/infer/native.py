@@ -49,12 +49,13 @@ def native_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> NativeSte
 
 
 def runs_native(model: Llama) -> bool:
-    """Whether an engine computes this model with the kernels by itself; compiles them where they are not yet."""
+    """Whether an engine computes this model with the kernels by itself. Compiles them where they are not yet, or says why not."""
     if why_not(model) is not None:
         return False
     try:
         library()
-    except Unavailable:
+    except Unavailable as error:
+        say_once(f"sampling in float32 with PyTorch, slower than the native kernels in bfloat16: {error.sentence()}")
         return False
     return True
 

@@ -135,7 +135,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     systems = {task.id: steering(task, settings, ctx) for task in wanted}
     chosen = [task for task, _ in with_room([(task, systems[task.id]) for task in wanted], model, tokenizer, ctx)]
     engine = Engine(model, stop_ids=tokenizer.stop_ids, max_running=MAX_RUNNING)
-    samples = list(_samples(engine, tokenizer, [(task, systems[task.id]) for task in chosen], policy.digest, settings, ctx))
+    name, asked = parts_name("samples", model), [(task, systems[task.id]) for task in chosen]
+    samples = list(_samples(engine, tokenizer, asked, policy.digest, settings, ctx, name))
     drawn = [
         drawn_from(tokenizer, task, samples[i * settings.k : (i + 1) * settings.k], systems[task.id])
         for i, task in enumerate(chosen)
@@ -144,6 +145,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     write(ctx, samples, kept, policy, settings)
     return {
         **_rates(drawn, settings.k),
+        "precision": precision_of(model),
         "prompts": len(chosen),
         "first_prompt": start,
         "samples": len(samples),
@@ -166,6 +168,16 @@ def open_policy(artifact: Artifact, settings: Drawing) -> tuple[Llama, Tokenizer
             return narrow, Tokenizer.load(artifact.path)
     model, tokenizer = checkpoints.load(artifact)
     return model.to(settings.device), tokenizer
+
+
+def precision_of(model: Llama) -> str:
+    """The precision that a policy is sampled from in, for the record."""
+    return "bf16" if model.model.embed_tokens.weight.dtype == torch.bfloat16 else "fp32"
+
+
+def parts_name(name: str, model: Llama) -> str:
+    """What the finished parts of a stage are called: those drawn in another precision are not gone on with."""
+    return name if precision_of(model) == "fp32" else f"{name}-{precision_of(model)}"
 
 
 def write(ctx: StageContext, samples: list[Sample], kept: Kept, policy: Artifact, settings: Settings) -> None:
@@ -223,12 +235,12 @@ def with_room(asked: Sequence[Asked], model: Llama, tokenizer: Tokenizer, ctx: S
 
 
 def _samples(
-    engine: Engine, tokenizer: Tokenizer, asked: list[Asked], policy: str, settings: Settings, ctx: StageContext
+    engine: Engine, tokenizer: Tokenizer, asked: list[Asked], policy: str, settings: Settings, ctx: StageContext, name: str
 ) -> Iterator[Sample]:
     """k samples per task, part by part; a part finished before a kill is read from scratch."""
     for number, first in enumerate(range(0, len(asked), PROMPTS_PER_PART)):
         part = asked[first : first + PROMPTS_PER_PART]
-        yield from part_of(ctx, number, partial(_draw, engine, tokenizer, part, policy, settings, ctx))
+        yield from part_of(ctx, number, partial(_draw, engine, tokenizer, part, policy, settings, ctx), name=name)
         ctx.progress(min(len(asked), first + PROMPTS_PER_PART), len(asked), samples=(first + len(part)) * settings.k)
 
 

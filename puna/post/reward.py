@@ -3,7 +3,7 @@
 The trunk starts from the first model input (the paper: the pre-trained checkpoint), the score is read at the terminator of the
 last turn, and two or three answers a row are ranked edited > chosen > rejected. Prompts are held out by the hash of their text;
 what the model is worth (`puna.post.reward_measure`) is measured on those only, and where the trunk has learnt from answers of
-earlier samples, on none of their prompts.
+earlier samples or from dialogs, on none of their prompts.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from puna.post import checkpoints, spread
 from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences, read_preferences, row_length
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
+from puna.post.prompts import prompt_key
 from puna.post.reward_measure import best_of_n, measure, sampled_prompts
 from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.dialog import MessageRow
+from puna.tokenizer.dialog import Dialog, MessageRow, read_rows
 from puna.train.loop import train
 from puna.train.objectives import beside
 from puna.train.optim import OptimSettings
@@ -164,6 +165,9 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     known = [row for row in rows if not is_held(row.key, settings.held)]
     fresh = {preference.id for preference in read_preferences(_rankings([tasks, *unseen]))}
     held = [row for row in rows if is_held(row.key, settings.held) and row.identity in fresh]
+    if tasks.digest in checkpoints.ancestors(base[0]):
+        learnt = _prompts_of_dialogs(tasks)
+        held = [row for row in held if row.key not in learnt]
     summary: dict[str, Any] = {
         "pairs": len(known),
         "held_pairs": len(held),
@@ -184,6 +188,11 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     save_scorer(model, tokenizer, ctx)
     (ctx.out / STATE_FILE).write_text(json.dumps({"skipped": skipped}) + "\n")
     return {**summary, "skipped": skipped}
+
+
+def _prompts_of_dialogs(tasks: Artifact) -> set[str]:
+    """Names of the prompts that a model fine-tuned on these tasks has seen answers to."""
+    return {prompt_key(dialog.messages) for dialog in read_rows(tasks.path / "train.jsonl", Dialog)}
 
 
 def _rankings(artifacts: Sequence[Artifact]) -> list[Path]:

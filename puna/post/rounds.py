@@ -56,7 +56,7 @@ class Settings(spread.Settings):
             average of its round. `reward_likelihood` lets it read how likely its trunk finds an answer, besides the last state.
         reward_first: train one on the tasks' own preferences too, before the first round samples, from the first SFT model where
             there is no average yet. `reward_least_pairs` is the fewest pairs that any of them is trained on, `reward_form` how
-            answers lie in its rows.
+            answers lie in its rows, `reward_micro_pairs` how many pairs a forward pass reads.
         dpo_loss: of a pair, with `beta` and, for simpo, `gamma`.
         dev: dev tasks of every gate; max_tokens: longest answer.
         lora: SFT and DPO train adapters alone (`puna.post.lora`).
@@ -86,6 +86,7 @@ class Settings(spread.Settings):
     reward_least_pairs: NonNegativeInt = 100
     reward_form: Form = "blocks"
     reward_steps: PositiveInt = 100
+    reward_micro_pairs: PositiveInt | None = None
     reward_lr: NonNegativeFloat = 1e-3
     dpo_loss: PairLossKind = "sigmoid"
     beta: NonNegativeFloat = 0.1
@@ -208,6 +209,7 @@ def _reward(settings: Settings, trunk: str, tasks: str, paired: list[str]) -> En
         "uses": "post.reward",
         "from": [trunk, tasks, *paired],
         "likelihood": settings.reward_likelihood,
+        "micro_pairs": settings.reward_micro_pairs,
         "steps": settings.reward_steps,
         "lr": settings.reward_lr,
         "form": settings.reward_form,

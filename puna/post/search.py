@@ -121,7 +121,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             for tree in search(engine, tokenizer, part, scorer.values, policy.digest, settings, ctx.stream_seed("search")):
                 yield from tree.samples
 
-        samples += reject.part_of(ctx, number, make)
+        samples += reject.part_of(ctx, number, make, name=reject.parts_name("samples", model))
         ctx.progress(first + len(part), len(asked), samples=len(samples))
     by_task: dict[str, list[Sample]] = {task.id: [] for task, _ in asked}
     for sample in samples:
@@ -131,6 +131,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     reject.write(ctx, samples, kept, policy, settings)
     solved = [float(any(sample.scores["verifier"] > 0 for sample in found)) for found in by_task.values()]
     return {
+        "precision": reject.precision_of(model),
         "hard_prompts": len(hard),
         "prompts": len(asked),
         "solved": mean_interval(solved),

@@ -84,11 +84,11 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     for number, first in enumerate(range(0, len(tasks), PROMPTS_PER_PART)):
         part = tasks[first : first + PROMPTS_PER_PART]
         make = partial(label, engine, tokenizer, part, settings, ctx.stream_seed("steps"))
-        rows += reject.part_of(ctx, number, make, Labelled, "labels")
+        rows += reject.part_of(ctx, number, make, Labelled, reject.parts_name("labels", model))
         ctx.progress(first + len(part), len(tasks), answers=len(rows))
     write_rows(ctx.out / LABELS, rows)
     (ctx.out / TOKENS).write_text(json.dumps({"tokenizer": tokenizer.digest}) + "\n")
-    return _summary(rows, len(tasks))
+    return {"precision": reject.precision_of(model), **_summary(rows, len(tasks))}
 
 
 def label(engine: Engine, tokenizer: Tokenizer, tasks: Sequence[Task], settings: Settings, seed: int) -> Iterator[Labelled]:

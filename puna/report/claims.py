@@ -8,6 +8,7 @@ is the one the gate kept: the line then says what the gate did and carries no ve
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from puna.post.origin import origin
 from puna.report.sources import made_by, read_json, stage
 
 SIGNIFICANT = 0.05
+LEAST = 6  # items that differ, where a test has no exact p: five wins and no loss have p = 0.06
 SHOWN = {1: "helped", 0: "no difference shown", -1: "hurt"}
 Claim = dict[str, Any]  # with `verdict`, and either the figures of a test or an `outcome` in words
 
@@ -32,19 +34,23 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
                 title = f"{found['name']}, {found['length']} tokens" if "length" in found else found["name"]
                 claims.append(_told({**found, "name": title, "stage": artifact.name}, artifact, known))
     claims += [claim for reward in made_by(known.values(), "post.reward") for claim in _best_of_n(reward)]
+    named = Counter(claim["name"] for claim in claims)
+    claims = [{**claim, "name": f"{claim['name']} ({claim['stage']})"} if named[claim["name"]] > 1 else claim for claim in claims]
     return [claim for seeds in made_by(known.values(), "evals.seeds") for claim in _over_seeds(seeds, known)] + claims
 
 
 def _over_seeds(seeds: Artifact, known: Mapping[str, Artifact]) -> list[Claim]:
-    """Claims about several base models, of which a gate handed `unchanged` on as they were."""
+    """Claims about several base models, which say more than those about each; a gate handed on `unchanged` of them."""
     found = read_json(seeds, "seeds.json")
     prefixes = seed_prefixes(found["scores"], seeds.name)
     claims = []
     for one in found["comparisons"]:
         models = [known[prefix + one["better"]] for prefix in prefixes if prefix + one["better"] in known]
-        unchanged = sum(origin(model, known) != model.name for model in models if stage(model) in ("post.average", "post.dpo"))
-        name = f"{one['name']}, {len(one['each'])} base models"
-        claims.append({**one, "name": name, "stage": seeds.name, "unchanged": unchanged, "verdict": SHOWN[direction(one)]})
+        gated = [model for model in models if stage(model) in ("post.average", "post.dpo")]
+        unchanged = sum(origin(model, known) != model.name for model in gated)
+        told = {**one, "name": f"{len(prefixes)} base models: {one['name']}", "stage": seeds.name, "unchanged": unchanged}
+        refused = unchanged and stage(gated[0]) == "post.average"  # its best part, which was chosen and not averaged
+        claims.append({**told, "verdict": f"refused for {unchanged} of {len(prefixes)}" if refused else SHOWN[direction(one)]})
     return claims
 
 
@@ -143,7 +149,7 @@ def direction(test: dict[str, Any]) -> int:
 
     The interval is approximate where few items differ: four wins and no loss exclude zero at p = 0.125.
     """
-    if test["n"] == 0 or test.get("p", 0.0) >= SIGNIFICANT:
+    if test["n"] == 0 or test.get("p", 0.0) >= SIGNIFICANT or test.get("differ", LEAST) < LEAST:
         return 0
     return 1 if test["low"] > 0 else -1 if test["high"] < 0 else 0
 

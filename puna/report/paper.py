@@ -138,8 +138,8 @@ def _verdicts(report: dict[str, Any]) -> Section:
     section = Section("What helped and what did not", "5.1")
     section.text(
         "Every line is a paired test on the same held-out items, named in the recipe before the run, or what a gate did where it "
-        "refused a result; reward models are tested on held-out prompts. The tests are not corrected for their number: one in "
-        "twenty may show a difference by chance."
+        "refused a result; reward models are tested on held-out prompts. Where several base models are named, intervals are over "
+        "items and models together. The tests are not corrected for their number: one in twenty may show a difference by chance."
     )
     for claim in report["claims"]:
         colour = {"helped": "good", "hurt": "bad"}.get(claim["verdict"], "quiet")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-NAME = 70  # characters of a claim's name
+NAME = 84  # characters of a claim's name
 
 
 def table(run_dir: Path) -> str:
@@ -19,7 +19,7 @@ def render(report: dict[str, Any]) -> str:
     """Headline numbers, then every claim with its difference, interval, n, p and verdict, or with what a gate did."""
     lines = [f"{row['what']:<58} {row['value']}" for row in report["headlines"]]
     if report["claims"]:
-        lines += ["", f"{'claim (paired, same items)':<{NAME}} {'points':>8}  {'95 % interval':<16} {'n':>5}  {'p':>8}  verdict"]
+        lines += ["", f"{'claim (same items)':<{NAME}} {'points':>8}  {'95 % interval':<16} {'n':>5}  {'p':>8}  verdict"]
         lines += [_claim(claim) for claim in report["claims"]]
     return "\n".join(lines)
 
@@ -29,5 +29,6 @@ def _claim(claim: dict[str, Any]) -> str:
         return f"{claim['name'][:NAME]:<{NAME}} {claim['outcome']}"
     interval = f"{100 * claim['low']:+.1f} to {100 * claim['high']:+.1f}"
     p = f"{claim['p']:.2g}" if "p" in claim else "–"
+    verdict = f"{claim['verdict']}, {claim['unchanged']} handed on by a gate" if claim.get("unchanged") else claim["verdict"]
     figures = f"{100 * claim['difference']:>+8.1f}  {interval:<16} {claim['n']:>5}  {p:>8}"
-    return f"{claim['name'][:NAME]:<{NAME}} {figures}  {claim['verdict']}"
+    return f"{claim['name'][:NAME]:<{NAME}} {figures}  {verdict}"

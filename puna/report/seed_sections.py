@@ -20,9 +20,9 @@ def seeds_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
     section = Section("Several base models", "5.1")
     known = {artifact.name: artifact for artifact in artifacts}
     for seeds in found:
-        names = [name for name in read_json(seeds, "seeds.json")["scores"] if name in known]
+        names = read_json(seeds, "seeds.json")["scores"]
         prefixes = seed_prefixes(names, seeds.name)
-        models = [read_json(known[name], "scores.json")["models"] for name in names]
+        models = [read_json(known[name], "scores.json").get("models", {}) if name in known else {} for name in names]
         rows = [
             [
                 model,

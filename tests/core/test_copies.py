@@ -16,7 +16,7 @@ stages:
   scores:
     uses: evals.scores
     from: [tasks, base, chat.sft, chat]
-    compare: [{name: chat against base, better: chat.sft, control: base}]
+    compare: [{name: chat, better: chat.sft, control: base}]
   report: {uses: report.paper, from: all}
 """
 
@@ -33,9 +33,7 @@ def test_copies_read_copies_and_share_the_rest(tmp_path):
     assert list(recipe.stages) == ["tasks", "base", "chat", "scores", *made, "report"]
     assert recipe.stages["c-chat"].sources == ("c-base", "tasks")
     assert recipe.stages["b-scores"].sources == ("tasks", "b-base", "b-chat.sft", "b-chat")
-    assert recipe.stages["b-scores"].settings["compare"] == [
-        {"name": "chat against base", "better": "b-chat.sft", "control": "b-base"}
-    ]
+    assert recipe.stages["b-scores"].settings["compare"] == [{"name": "chat", "better": "b-chat.sft", "control": "b-base"}]
     assert recipe.stages["base"].settings == recipe.stages["b-base"].settings == {"steps": 5}
     assert "copies" not in recipe.data and "b-base" in recipe.data["stages"]
     assert recipe.origin("stages", "b-base", "steps") == recipe.origin("stages", "base", "steps")

@@ -12,10 +12,11 @@ from puna.core.rng import python_stream
 from puna.model.reward import FIRST_WEIGHT
 from puna.post.examples import encode_preferences
 from puna.post.pairs import ABSENT, RankedBatches, answer_logps, ranked_batch
-from puna.post.reward import RankingLoss, RewardModel, load_reward
+from puna.post.prompts import prompt_key
+from puna.post.reward import RankingLoss, RewardModel, is_held, load_reward
 from puna.post.reward_measure import Pair, calibration, length_bias, scored_pairs
 from puna.post.reward_rows import AnswerRows, answer_rows, row_tokens, shared_tokens, within
-from puna.tokenizer.dialog import Candidate, MessageRow, Preference, content_id, write_rows
+from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, content_id, read_rows, write_rows
 
 TOKENIZER = toy_tokenizer()
 
@@ -177,3 +178,19 @@ def test_pairs_of_three_ranked_answers_in_order():
     assert [pair.score for pair in pairs] == [2.0, 1.0, -1.0] and [pair.right for pair in pairs] == [1.0, 1.0, 0.0]
     tokens = [sum(answer.loss_mask) for answer in ROWS[1].answers]
     assert [pair.tokens for pair in pairs] == [tokens[0] - tokens[1], tokens[0] - tokens[2], tokens[1] - tokens[2]]
+
+
+def test_prompts_that_the_trunk_has_seen_answers_to_are_not_measured_on(tmp_path):
+    base, tasks = base_artifact(tmp_path / "base"), tasks_artifact(tmp_path / "tasks")
+    seen = [dialog.messages[0].content for dialog in read_rows(tasks.path / "train.jsonl", Dialog)]
+    asked = [*seen, *(f"new {i}" for i in range(30))]
+    write_rows(tasks.path / "preferences.jsonl", [preference(text, "yes", "no way") for text in asked])
+    policy = run_stage(tmp_path, "post.sft", "policy", [base, tasks], steps=1, dev=2, max_tokens=2)
+    settings = {"steps": 1, "least_pairs": 1, "held": 0.4}
+    fresh, tuned = (
+        run_stage(tmp_path, "post.reward", f"reward-{model.name}", [model, tasks], **settings).summary()
+        for model in (base, policy)
+    )
+    held = [text for text in asked if is_held(prompt_key([MessageRow(role="user", content=text)]), 0.4)]
+    assert fresh["held_pairs"] == len(held) and fresh["pairs"] == tuned["pairs"] == len(asked) - len(held)
+    assert 0 < tuned["held_pairs"] == sum(text not in seen for text in held) < len(held)

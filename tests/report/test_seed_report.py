@@ -4,8 +4,8 @@ import json
 
 from puna.core.stage import Artifact, local_context
 from puna.evals.one import ITEMS_FILE, write_items
-from puna.report import paper
-from puna.report.claims import collect_claims, sentence
+from puna.report import paper, results
+from puna.report.claims import collect_claims, direction, sentence
 from puna.report.seed_sections import seeds_section
 
 
@@ -40,12 +40,41 @@ def run_of_two(tmp_path):
 
 
 def test_claims_over_base_models_come_first_and_show_each(tmp_path):
-    claim = collect_claims(run_of_two(tmp_path))[0]
-    assert claim["verdict"] == "helped" and claim["unchanged"] == 1
+    *artifacts, seeds = run_of_two(tmp_path)
+    found = json.loads((seeds.path / "seeds.json").read_text())
+    found["comparisons"][0]["better"] = "base"
+    (seeds.path / "seeds.json").write_text(json.dumps(found))
+    claim = collect_claims([*artifacts, seeds])[0]
+    assert claim["verdict"] == "helped" and claim["unchanged"] == 0
     assert sentence(claim) == (
-        "averaging, 2 base models: +55.0 points (+40.0 to +70.0, n = 100 items, each model +50.0, +60.0, 1 of them handed on by "
-        "a gate): helped."
+        "2 base models: averaging: +55.0 points (+40.0 to +70.0, n = 100 items, each model +50.0, +60.0): helped."
     )
+    assert direction({**claim, "differ": 5}) == 0 and direction({**claim, "differ": 6}) == 1
+
+
+def test_an_average_that_was_refused_for_one_base_model_helped_nobody(tmp_path):
+    claim = collect_claims(run_of_two(tmp_path))[0]
+    assert claim["verdict"] == "refused for 1 of 2"
+    assert "1 of them handed on by a gate): refused for 1 of 2." in sentence(claim)
+    assert "1 handed on by a gate" in results.render({"headlines": [], "claims": [claim]})
+
+
+def test_claims_of_copies_say_whose_they_are(tmp_path):
+    artifacts = run_of_two(tmp_path)
+    for name, better in (("scores", "chat.sft-a"), ("b-scores", "b-chat.sft-a")):
+        path = tmp_path / name / "scores.json"
+        test = {
+            "name": "SFT",
+            "better": better,
+            "control": "base",
+            "difference": 0.1,
+            "low": 0.05,
+            "high": 0.15,
+            "n": 100,
+            "p": 0.01,
+        }
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"comparisons": [test]}))
+    assert [claim["name"] for claim in collect_claims(artifacts)[1:]] == ["SFT (scores)", "SFT (b-scores)"]
 
 
 def test_the_section_has_every_model_of_every_seed(tmp_path):
@@ -58,4 +87,4 @@ def test_the_section_has_every_model_of_every_seed(tmp_path):
 def test_the_page_is_written(tmp_path):
     context = local_context(tmp_path / "out", name="report", inputs=run_of_two(tmp_path))
     summary = paper.run(paper.Settings(), context)
-    assert "Several base models" in summary["sections"] and summary["claims"]["averaging, 2 base models"] == "helped"
+    assert "Several base models" in summary["sections"] and summary["claims"]["2 base models: averaging"] == "refused for 1 of 2"
