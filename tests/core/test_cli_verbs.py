@@ -1,6 +1,7 @@
 """The command line: exit codes, one message per mistake, JSON for programs, and the verbs about the store."""
 
 import json
+import os
 import re
 import subprocess
 import tomllib
