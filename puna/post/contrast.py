@@ -38,7 +38,7 @@ REVISION = 1
 
 
 class Settings(BaseSettings):
-    """`pairs_per_prompt`: how many of the student's wrong answers are paired, each with the teacher's first right one."""
+    """`pairs_per_prompt`: how many of the student's wrong answers are paired, each with the teacher's first accepted one."""
 
     pairs_per_prompt: PositiveInt = 1
 

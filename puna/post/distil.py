@@ -24,7 +24,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from puna.core.errors import InputError
 from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
-from puna.post import checkpoints, rounds, spread
+from puna.post import checkpoints, dpo, logits, rounds, sft, spread
 from puna.post.gate import comparison
 from puna.post.online import Own
 from puna.post.rounds import one_of_kind, part, verdict_of
@@ -77,7 +77,7 @@ class Settings(spread.Settings):
     prompts_of: PositiveInt = 12000
     k: PositiveInt = 4
     temperature: NonNegativeFloat = 0.8
-    cap: NonNegativeInt = 1
+    cap: PositiveInt = 1
     top_k: int = Field(64, ge=1)
     weight: Share = 0.5
     own_share: float = Field(0.5, gt=0, le=1)
@@ -115,6 +115,7 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
             where=", ".join(sources) or name,
             fix="from: [student, teacher, tasks]",
         )
+    _check_layout(name, settings)
     student, teacher, tasks = str(models[0]), str(models[1]), one_of_kind(sources, "tasks", name)
     stages: dict[str, Entry] = {
         f"{name}.samples": _samples(
@@ -134,6 +135,18 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
         stages[f"{name}.own"] = {"uses": "post.rounds", "from": given, **own}
     last = {"uses": "post.distil", "from": [student, teacher, tasks, *stages], **settings.model_dump(mode="json")}
     return {**stages, name: last}
+
+
+def _check_layout(name: str, settings: Settings) -> None:
+    """InputError, before any work, for a layout that one of the modes cannot take; own rounds look at theirs."""
+    axes: tuple[str, ...] = sft.AXES
+    modes = set(settings.modes)
+    if modes & {"logits", "verified-logits", *DIVERGENCES}:
+        axes = logits.AXES
+    if modes & {"on-policy", "preferences"}:
+        axes = ()
+    rows = dpo.Settings.model_validate({}).pairs_per_step if "preferences" in modes else None
+    spread.check_layout(settings, name, rows=rows, axes=axes)
 
 
 def _samples(settings: Settings, sources: list[str], **how: Any) -> Entry:

@@ -64,11 +64,13 @@ class Draws:
             for i, (_, ids) in enumerate(chosen)
         ]
         self.engine.forget()
-        world = World.current()
-        mine = slice(world.process, None, world.processes)
-        answers = self.engine.generate(requests[mine])
-        found = world.gather_json([told(task, one) for (task, _), one in zip(chosen[mine], answers, strict=True)])
-        return [(ids, found[i % world.processes][i // world.processes]) for i, (_, ids) in enumerate(chosen)]
+
+        def found(mine: Sequence[tuple[Task, Request]]) -> list[Any]:
+            answers = self.engine.generate([request for _, request in mine])
+            return [told(task, one) for (task, _), one in zip(mine, answers, strict=True)]
+
+        asked = [(task, request) for (task, _), request in zip(chosen, requests, strict=True)]
+        return [(ids, one) for (_, ids), one in zip(chosen, World.current().shared(asked, found), strict=True)]
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int]) -> Example:

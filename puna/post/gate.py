@@ -88,10 +88,12 @@ class Judge:
         return verdict
 
     def _accuracy(self, model: Llama) -> Verdict:
-        engine, world = Engine(model, stop_ids=self.tokenizer.stop_ids, max_running=MAX_RUNNING), World.current()
-        answers = run_tasks(engine, self.tokenizer, self.tasks[world.process :: world.processes], max_tokens=self.max_tokens)
-        parts = world.gather_json([answer.passed for answer in answers])
-        passed = tuple(parts[i % world.processes][i // world.processes] for i in range(len(self.tasks)))
+        engine = Engine(model, stop_ids=self.tokenizer.stop_ids, max_running=MAX_RUNNING)
+
+        def found(mine: Sequence[Task]) -> list[bool]:
+            return [answer.passed for answer in run_tasks(engine, self.tokenizer, mine, max_tokens=self.max_tokens)]
+
+        passed = tuple(World.current().shared(self.tasks, found))
         low, high = wilson(sum(passed), len(passed))
         return Verdict("accuracy", sum(passed) / len(passed), len(passed), low, high, passed, by_family(self.tasks, passed))
 

@@ -211,10 +211,9 @@ def _padding_like(batch: Batch) -> Batch:
 
 def _add_logps(batches: Sequence[Batch], name: str, logps: Logps) -> None:
     """Give every batch its log-probabilities as `extra[name]`; each process computes some."""
-    world = World.current()
-    parts = world.gather_json([logps(batch).tolist() for batch in batches[world.process :: world.processes]])
-    for i, batch in enumerate(batches):
-        batch.extra[name] = torch.tensor(parts[i % world.processes][i // world.processes], dtype=torch.float32)
+    found = World.current().shared(batches, lambda mine: [logps(batch).tolist() for batch in mine])
+    for batch, values in zip(batches, found, strict=True):
+        batch.extra[name] = torch.tensor(values, dtype=torch.float32)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 KIND = "model"
 REVISION = 3
 
+AXES = ("recompute", "compile")  # of a student without adapters, besides `dp`; the teacher is whole in every process
 CHUNK = 1024  # learnt positions whose logits exist at a time: 0.5 GB each of teacher and student at 128,256 ids
 
 
@@ -147,7 +148,7 @@ def finish(taught: Taught, result: TrainResult, settings: sft.Settings, ctx: Sta
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the first model input (the student's base) with the second one as the teacher."""
-    return spread.on_ranks(_train, settings, ctx, axes=() if settings.lora else ("recompute", "compile"))
+    return spread.on_ranks(_train, settings, ctx, axes=() if settings.lora else AXES)
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:

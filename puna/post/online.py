@@ -99,32 +99,38 @@ class DivergenceLoss(logits.TaughtLoss):
 class OwnBatches:
     """Given dialogs, and in a share of the steps the student's own answers: a function of the step and of the weights."""
 
-    def __init__(self, given: Batches, draws: Draws, own: Own, length: int, ctx: StageContext):
-        self.given, self.draws, self.own, self.length, self.ctx = given, draws, own, length, ctx
+    def __init__(self, given: Batches, draws: Draws, own: Own, length: int, ctx: StageContext, micro_rows: int | None = None):
+        self.given, self.draws, self.own, self.length, self.ctx, self.micro_rows = given, draws, own, length, ctx, micro_rows
 
     def __call__(self, step: int) -> list[Batch]:
         """Micro-batches of `step`."""
-        return [self.answers(step)] if self.is_own(step) else self.given(step)
+        return self.answers(step) if self.is_own(step) else self.given(step)
 
     def is_own(self, step: int) -> bool:
         """Whether a step reads own answers."""
         coin = numpy_stream(self.ctx.stream_seed("own"), step).random()
         return step >= self.own.first_step and bool(coin < self.own.share)
 
-    def answers(self, step: int) -> Batch:
-        """This process's answers to the prompts of `step`, unfinished ones too; they have no weight in the cross-entropy."""
+    def answers(self, step: int) -> list[Batch]:
+        """This process's answers to the prompts of `step`, unfinished ones too; they have no weight in the cross-entropy.
+
+        Micro-batches of `micro_rows` rows. Other processes may have more or fewer: each keeps a copy of the model, so that none
+        waits for another before the step's end.
+        """
         drawn = self.draws(step, lambda _, completions: [one.drawn for one in completions])
         found = [answered(prompt, ids) for prompt, answers in drawn for ids in answers]
         length, world = row_length(max(len(ids) for ids, _ in found), self.length), World.current()
         mine = found[world.rank :: world.size]
         batch = pack(mine, None, length) if mine else empty_batch(1, length)
         batch.weights_BT = torch.zeros(batch.targets_BT.shape)
-        return batch
+        rows = len(batch.ids_BT)
+        size = self.micro_rows or rows
+        return [batch.rows(start, start + size) for start in range(0, rows, size)]
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Train the first model input (the student's start) with the second one as the teacher."""
-    return spread.on_ranks(_train, settings, ctx, axes=() if settings.lora or settings.own else ("recompute", "compile"))
+    return spread.on_ranks(_train, settings, ctx, axes=() if settings.lora or settings.own else logits.AXES)
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
@@ -173,4 +179,4 @@ def _own_batches(given: Batches, taught: logits.Taught, settings: Settings, own:
                          fix="leave `own` out, or widen `own.prompts`")  # fmt: skip
     draws = Draws(taught.model, taught.tokenizer, prompts, ctx, "post.online", per_draw=own.prompts_per_step, k=own.k,
                   max_tokens=settings.max_tokens)  # fmt: skip
-    return OwnBatches(given, draws, own, taught.limit, ctx)
+    return OwnBatches(given, draws, own, taught.limit, ctx, settings.micro_rows)

@@ -140,10 +140,9 @@ def reference_logps(model: Any, batches: RankedBatches) -> Tensor:
 
     Each process computes some of the batches that one process would, and all get all.
     """
-    world, starts = World.current(), range(0, len(batches.rows), batches.micro)
-    mine = [_answers(model, batches, start) for start in starts[world.process :: world.processes]]
-    everyone = world.gather_json(mine)
-    parts = [torch.tensor(everyone[i % world.processes][i // world.processes], dtype=torch.float32) for i in range(len(starts))]
+    starts = range(0, len(batches.rows), batches.micro)
+    found = World.current().shared(starts, lambda mine: [_answers(model, batches, start) for start in mine])
+    parts = [torch.tensor(logps, dtype=torch.float32) for logps in found]
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 

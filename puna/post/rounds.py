@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
-from puna.post import checkpoints, spread
+from puna.post import checkpoints, dpo, reward, spread
 from puna.post.gate import Verdict, comparison, read_verdict
 from puna.post.lora import Lora
 from puna.post.losses import PairLossKind
@@ -104,8 +104,12 @@ class Settings(spread.Settings):
 def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, Entry]:
     """The loop as sub-stages `name.*`; the last entry is the deciding stage itself.
 
-    Samples among the sources, such as a capability expert's, join those of every round in SFT and reward models.
+    Samples among the sources, such as a capability expert's, join those of every round in SFT and reward models. A layout that
+    DPO or the reward model cannot take is refused here, not hours later.
     """
+    rows = [dpo.Settings.model_validate({}).pairs_per_step]
+    rows += [reward.Settings.model_validate({}).pairs_per_step] if settings.reward else []
+    spread.check_layout(settings, name, rows=min(rows))
     base, tasks = one_of_kind(sources, "model", name), one_of_kind(sources, "tasks", name)
     given = [str(source) for source in sources if getattr(source, "kind", "") == "samples"]
     stages: dict[str, Entry] = {}

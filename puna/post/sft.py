@@ -39,6 +39,7 @@ KIND = "model"
 REVISION = 2
 
 STREAMED_BYTES = 4 << 20  # of rows; as many are encoded in a second or two
+AXES = ("tp", "cp", "recompute", "compile")  # in which a whole model is laid out, besides `dp`
 LARGEST, EVENLY = 64, 256  # rows that are looked at for the row length where more are to be read
 
 Part = Literal["gold", "samples"]
@@ -80,8 +81,7 @@ class Settings(spread.Settings):
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Fine-tune the first model input on gold dialogs and pooled samples; report dev accuracy."""
-    axes = () if settings.lora else ("tp", "cp", "recompute", "compile")
-    return spread.on_ranks(_train, settings, ctx, axes=axes)
+    return spread.on_ranks(_train, settings, ctx, axes=() if settings.lora else AXES)
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
@@ -115,7 +115,9 @@ class Pool:
         }
         self.streams = self.store.bytes > STREAMED_BYTES
         looked = _largest_and_some(self.store) if self.streams else range(len(self.store))
-        longest = longest_of(self.store, looked) or next(filter(None, map(self.store.tokens, range(len(self.store)))), 0)
+        longest = longest_of(self.store, looked)
+        if not longest and any(map(self.store.tokens, range(len(self.store)))):
+            longest = self.store.limit  # one row fits, and how long the others are is not known
         self.streams = self.streams and longest > 0  # where nothing fits, all has been read by now
         self.length = min(limit, settings.length or row_length(longest, limit))
         self.examples = Mixed(self.store, self._mixed(), self.length)

@@ -2,8 +2,8 @@
 
 The processes are those of `puna.train.ranks`, as in pre-training: each reads its share of every optimiser step, counts are summed
 before the first micro-batch, and process 0 alone writes. Fine-tuning of whole models can also cut the model up (FSDP, tensor and
-context parallel). Adapters, reward models, DPO and GRPO keep a copy in every process: adapters are small, and what answers the
-dev tasks on the way needs all of its weights.
+context parallel). Adapters, reward models, DPO, GRPO and `post.online` with `own` keep a copy in every process: adapters are
+small, and what answers dev tasks or prompts on the way needs all of its weights.
 """
 
 from __future__ import annotations
@@ -46,26 +46,30 @@ class Settings(BaseSettings):
 def on_ranks(
     body: ranks.Body, settings: Any, ctx: StageContext, *, rows: int | None = None, axes: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """`puna.train.ranks.on_ranks`, once the layout is one that this stage can be run in.
+    """`puna.train.ranks.on_ranks`, once the device is there and `check_layout` has let the layout pass."""
+    check_device(settings.device, "device")
+    check_layout(settings, ctx.name, rows=rows, axes=axes)
+    return ranks.on_ranks(body, settings, ctx)
+
+
+def check_layout(settings: Settings, name: str, *, rows: int | None = None, axes: tuple[str, ...] = ()) -> None:
+    """InputError unless the stage of that name can be run in the layout of its settings.
+
+    A stage that expands asks before any work for all of its sub-stages; devices are another matter, those of where it will run.
 
     Args:
         rows: what an optimiser step reads at least; None where a process may go without.
         axes: ways besides `dp` in which the stage's model can be laid out; none where each process keeps a copy.
-
-    Raises:
-        InputError: the layout is none for this stage, or the device is not there.
     """
-    check_device(settings.device, "device")
-    layout: Layout = settings.parallel
+    layout = settings.parallel
     wanted = {"pp": layout.pp > 1, "tp": layout.tp > 1, "cp": layout.cp > 1, "recompute": layout.recompute != "none",
               "compile": layout.compile}  # fmt: skip
     for axis in (axis for axis, on in wanted.items() if on and axis not in axes):
         fix = f"leave it out; this stage takes {', '.join(('dp', *axes))}"
-        raise InputError(f"stage '{ctx.name}' does not take '{axis}'", where=f"parallel.{axis}", fix=fix)
+        raise InputError(f"stage '{name}' does not take '{axis}'", where=f"parallel.{axis}", fix=fix)
     if rows is not None and rows < layout.dp:
         raise InputError(f"{layout.dp} processes cannot share the {rows} rows of a step", where="parallel.dp",
                          fix="take fewer processes, or more rows per step")  # fmt: skip
-    return ranks.on_ranks(body, settings, ctx)
 
 
 def laid_out(model: Llama, meshes: Meshes | None, settings: Any) -> Llama | Placed:

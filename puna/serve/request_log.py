@@ -28,20 +28,33 @@ class RequestLog:
         if scope["type"] != "http" or not LOGGER.isEnabledFor(logging.INFO):
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 499
+        started, status, whole, gone = time.perf_counter(), 499, False, False
+
+        async def received() -> Message:
+            nonlocal gone
+            message = await receive()
+            # starlette then ends a stream without an error; after the last byte every client is told to have gone
+            gone = gone or (message["type"] == "http.disconnect" and not whole)
+            return message
 
         async def sent(message: Message) -> None:
-            nonlocal status
-            await send(message)
+            nonlocal status, whole, gone
+            whole = whole or (message["type"] == "http.response.body" and not message.get("more_body", False))
+            try:
+                await send(message)
+            except OSError:  # how a server says it while a message is sent
+                gone = True
+                raise
             if message["type"] == "http.response.start":
                 status = message["status"]
 
         try:
-            await self.app(scope, receive, sent)
+            await self.app(scope, received, sent)
         except Exception:
             status = 500
             raise
         finally:
+            status = 499 if gone else status
             took = 1000 * (time.perf_counter() - started)
             job: Job | None = scope.get(JOB)
             tokens = "" if job is None else f" {job.prompt_tokens} + {job.completion_tokens} tokens"

@@ -8,14 +8,16 @@ and the decisions (stop, save, skip) are reduced here and nowhere else. Where a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class World:
         found = [torch.zeros(max(sizes), dtype=torch.uint8) for _ in sizes]
         dist.all_gather(found, torch.nn.functional.pad(data, (0, max(sizes) - len(data))), group=_talk())
         return [json.loads(part[:size].numpy().tobytes()) for part, size in zip(found, sizes, strict=True)]
+
+    def shared(self, items: Sequence[Item], find: Callable[[Sequence[Item]], list[Any]]) -> list[Any]:
+        """What `find` makes of every item, as JSON: each process hands it some of the items, all at once, and all get all."""
+        parts = self.gather_json(find(items[self.process :: self.processes]))
+        return [parts[i % self.processes][i // self.processes] for i in range(len(items))]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the ranks, in one flat message per dtype."""

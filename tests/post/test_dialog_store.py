@@ -150,11 +150,17 @@ def test_the_only_row_that_fits_is_found_wherever_it_lies(tmp_path, monkeypatch)
     monkeypatch.setattr(sft, "STREAMED_BYTES", 0)
     monkeypatch.setattr(sft, "LARGEST", 1)
     monkeypatch.setattr(sft, "EVENLY", 2)
-    rows = [dialog(1, 600), dialog(2, 600), dialog(3), dialog(4, 600)]
+    rows = [dialog(1, 600), dialog(2, 600), dialog(3, 20), dialog(5, 200), dialog(4, 600)]
     settings = sft.Settings(batch_tokens=LIMIT)
     ctx = context(tmp_path / "a", tasks(tmp_path / "t", rows))
     found = pool(ctx, settings)
-    assert found.streams and found.batches(settings, ctx)(0)[0].tokens() % len(encode_dialog(TOKENIZER, rows[2]).ids) == 0
+    assert found.streams and found.length == LIMIT
+    short, longer = (len(encode_dialog(TOKENIZER, row).ids) for row in rows[2:4])
+    assert row_length(short, LIMIT) < longer <= LIMIT  # a row that the first one found would not have had room for
+    batches, read = found.batches(settings, ctx), set()
+    for batch in (batch for step in range(4) for batch in batches(step)):
+        read |= set(torch.unique(batch.documents_BT[batch.documents_BT >= 0], return_counts=True)[1].tolist())
+    assert read == {short, longer}
 
 
 def test_epochs_of_a_stream_do_not_count_what_is_left_out(tmp_path):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from post_toys import base_artifact, finished, run_graph, run_stage, tasks_artifact, toy_tasks, toy_tokenizer
+from pydantic import ValidationError
 
 from puna.core.errors import InputError
 from puna.core.graph import Source
@@ -32,6 +33,8 @@ def test_by_default_nothing_new_is_run():
     assert list(expanded()) == ["small.samples", "small.gold", "small.verified", "small.unverified", "small.logits",
                                 "small.verified-logits", "small"]  # fmt: skip
     assert expanded()["small.samples"]["pairs_per_prompt"] == 0
+    with pytest.raises(ValidationError, match="cap"):  # without an accepted answer there is nothing to be taught
+        distil.Settings(cap=0)
 
 
 def test_every_mode_reads_what_it_says_for_as_many_steps():

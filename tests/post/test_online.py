@@ -156,15 +156,28 @@ def test_answers_are_a_function_of_step_and_weights(tmp_path):
     model = toy_model()
     batches = OwnBatches(lambda step: [], draws_of(tmp_path, model), Own(), 128, local_context(tmp_path / "online", seed=7))
     same = lambda a, b: torch.equal(a.ids_BT, b.ids_BT) and torch.equal(a.targets_BT, b.targets_BT)  # noqa: E731
-    first, again = batches.answers(3), batches.answers(3)
-    assert same(first, again) and not same(first, batches.answers(4))
+    (first,), (again,) = batches.answers(3), batches.answers(3)
+    assert same(first, again) and not same(first, batches.answers(4)[0])
     assert int(first.documents_BT.max()) == 7 and not first.weights_BT.any()  # four prompts, two answers each
     learnt = first.targets_BT != IGNORED
     assert 0 < int(learnt.sum()) <= 8 * 5
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)), alpha=0.2)
-    assert not same(first, batches.answers(3))
+    assert not same(first, batches.answers(3)[0])
+
+
+def test_answers_of_micro_batches_are_those_of_one(tmp_path):
+    model, objective, ctx = toy_model(), loss_of("reverse", own=True), local_context(tmp_path / "online", seed=7)
+    draws = draws_of(tmp_path, model, per_draw=6, k=5)
+    (whole,) = OwnBatches(lambda step: [], draws, Own(), 128, ctx).answers(3)
+    parts = OwnBatches(lambda step: [], draws, Own(), 128, ctx, micro_rows=2).answers(3)
+    rows = len(whole.ids_BT)
+    assert rows > 2 and [len(part.ids_BT) for part in parts] == [2] * (rows // 2) + [1] * (rows % 2)
+    assert torch.equal(torch.cat([part.ids_BT for part in parts]), whole.ids_BT)
+    assert all(not part.weights_BT.any() for part in parts)
+    given = pack(examples(), None, 128)  # so that the cross-entropy has tokens
+    assert_same_step(model, objective, [whole, given], [*parts, given])
 
 
 def test_the_share_of_steps_with_own_answers(tmp_path):

@@ -21,6 +21,7 @@ from puna.post import distil, dpo, rounds
 from puna.train import pretrain
 from puna.train.packing import Batch
 from puna.train.ranks import device_of
+from puna.train.world import World
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,37 @@ def test_layouts_and_devices_that_a_stage_cannot_use_are_refused(made, tmp_path)
         with pytest.raises(InputError) as error:
             run_stage(tmp_path, stage, "refused", inputs, **settings)
         assert error.value.where == where
+
+
+def test_a_layout_that_a_sub_stage_cannot_take_is_refused_before_any_work():
+    base, teacher, tasks = Source("base", "model"), Source("teacher", "model"), Source("tasks", "tasks")
+    for stage, settings, axis in (
+        (rounds, {"parallel": {"tp": 2}}, "tp"),
+        (rounds, {"parallel": {"dp": 33}}, "dp"),  # a step of DPO and of a reward model reads 32 pairs
+        (distil, {"parallel": {"tp": 2}}, "tp"),  # not of a student with a teacher
+        (distil, {"parallel": {"compile": True}, "modes": ["on-policy"]}, "compile"),
+        (distil, {"parallel": {"dp": 33}, "modes": ["preferences"]}, "dp"),
+    ):
+        with pytest.raises(InputError) as error:
+            stage.expand("loop", stage.Settings(**settings), [base, *([teacher] if stage is distil else []), tasks])
+        assert error.value.where == f"parallel.{axis}"
+    for settings in ({"parallel": {"tp": 2}, "modes": ["verified"]}, {"parallel": {"dp": 33, "compile": True}}):
+        entry = distil.expand("small", distil.Settings(**settings), [base, teacher, tasks])["small.gold"]
+        assert entry["parallel"].items() >= settings["parallel"].items()
+
+
+def test_what_is_shared_out_comes_back_in_order():
+    def asked(process: int, count: int) -> list[int]:
+        world = World(process=process, processes=3)
+        with pytest.MonkeyPatch.context() as patch:  # the others find what they would find
+            patch.setattr(World, "gather_json", lambda _, mine: [mine if p == process else squares(p, count) for p in range(3)])
+            return world.shared(range(count), lambda items: [i * i for i in items])
+
+    def squares(process: int, count: int) -> list[int]:
+        return [i * i for i in range(count)[process::3]]
+
+    assert all(asked(process, count) == [i * i for i in range(count)] for process in range(3) for count in (0, 2, 7))
+    assert World().shared("abc", list) == ["a", "b", "c"]
 
 
 def test_device_of_settings_is_found_where_each_stage_has_it():

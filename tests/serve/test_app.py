@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 from scripted import ScriptedEngine, byte_tokenizer
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 
 from puna.serve.app import Limits, build_app
+from puna.serve.request_log import RequestLog
 from puna.tokenizer.chat import Message, render, with_tools
 
 TOKENIZER = byte_tokenizer()
@@ -233,6 +237,53 @@ def test_a_line_for_each_request_without_its_texts(caplog):
         "GET /health 200 T ms",
         "GET /no%0Asuch 404 T ms",
     ]
+
+
+@pytest.mark.parametrize(("whole", "status"), [(False, 499), (True, 200)])
+def test_a_stream_that_its_client_left_is_told_from_a_whole_one(caplog, whole, status):
+    """A server tells the app that the client has gone, after the last byte too; the stream then ends without an error."""
+    caplog.set_level("INFO", logger="puna.requests")
+    gone, bodies = asyncio.Event(), []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        if not whole:
+            await asyncio.Event().wait()  # the client will not wait for what is being written here
+        yield b"last"
+
+    async def receive() -> dict:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict) -> None:
+        bodies.extend([message["body"]] if "body" in message else [])
+        if bodies == ([b"first", b"last", b""] if whole else [b"first"]):
+            gone.set()
+            await asyncio.sleep(0)
+
+    scope = {"type": "http", "method": "GET", "path": "/stream", "headers": [], "asgi": {"spec_version": "2.3"}}
+    asyncio.run(RequestLog(StreamingResponse(parts()))(scope, receive, send))
+    assert gone.is_set() and len(bodies) == (3 if whole else 1)
+    assert [record.getMessage().split()[:3] for record in caplog.records] == [["GET", "/stream", str(status)]]
+
+
+def test_a_stream_whose_client_makes_sending_fail_has_hung_up(caplog):
+    caplog.set_level("INFO", logger="puna.requests")
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+
+    async def receive() -> dict:
+        return await asyncio.Event().wait()
+
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("broken pipe")
+
+    scope = {"type": "http", "method": "GET", "path": "/stream", "headers": [], "asgi": {"spec_version": "2.4"}}
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(RequestLog(StreamingResponse(parts()))(scope, receive, send))
+    assert [record.getMessage().split()[2] for record in caplog.records] == ["499"]
 
 
 def test_harmless_fields_are_accepted():
