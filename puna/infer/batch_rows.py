@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from puna.core.errors import InputError
+from puna.core.json_numbers import Number, Whole
 from puna.infer.grammar import Grammar, json_grammar, regex_grammar
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, render
@@ -40,11 +41,11 @@ class PromptRow(BaseModel):
     id: str | int | None = None
     prompt: str | list[MessageRow] | None = None
     messages: list[MessageRow] | None = None
-    n: int | None = Field(default=None, ge=1, le=MOST_SAMPLES)
-    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
+    n: Whole | None = Field(default=None, ge=1, le=MOST_SAMPLES)
+    temperature: Number | None = Field(default=None, ge=0, allow_inf_nan=False)
+    top_p: Number | None = Field(default=None, gt=0, le=1)
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    seed: Whole | None = None
     guided_json: dict[str, Any] | None = None
     guided_regex: str | None = None
     verifier: str | None = None

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1024  # tokens whose logits exist at a time, of which a backward pass keeps none: 0.5 GB at 128,256 ids
-FIRST_WEIGHT = 0.25  # of a nat; a pair 4 nats apart begins at a certainty of 0.73
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class RewardHead(nn.Linear):
         super().__init__(dim, 1)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
-        self.likelihood = nn.Parameter(torch.full((1,), FIRST_WEIGHT)) if likelihood else None
+        self.likelihood = nn.Parameter(torch.zeros(1)) if likelihood else None
 
     def scores(self, lm_head: nn.Module, x_BTD: Tensor, ends_N: Tensor, tokens: AnswerTokens | None) -> Tensor:
         """Score per answer, [N] float32.

@@ -145,7 +145,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             fix="set `format` to the shape of your rows",
         )
     if not collected.tasks["dev"]:
-        ctx.note("nothing in these sources can be verified: models will be judged by the loss on held-out dialogs")
+        none = "too few tasks for a dev split" if any(collected.tasks.values()) else "nothing in these sources can be verified"
+        ctx.note(f"{none}: models will be judged by the loss on held-out dialogs")
     return _write(ctx, collected, gold)
 
 
@@ -239,13 +240,24 @@ def _split_tasks(tasks: dict[str, Task], sizes: dict[str, int], name: str, ctx: 
         return
     wanted = sum(sizes.values())
     if len(tasks) < wanted:
-        sizes = {split: size * len(tasks) // wanted for split, size in sizes.items()}
+        sizes = _shrunk(sizes, len(tasks))
         ctx.note(f"{name}: {len(tasks)} tasks where {wanted} were wanted, so " + ", ".join(f"{s} {sizes[s]}" for s in SPLITS))
     order, start = sorted(tasks), 0
     for split in SPLITS:
         for key in order[start : start + sizes[split]]:
             _place(tasks[key], split, collected)
         start += sizes[split]
+
+
+def _shrunk(sizes: dict[str, int], rows: int) -> dict[str, int]:
+    """Sizes in proportion that add up to `rows`: at least one for a part that is wanted, at the cost of the largest."""
+    wanted, parts = sum(sizes.values()), sorted(sizes, key=lambda split: sizes[split])
+    found, left = dict.fromkeys(sizes, 0), rows
+    for split in parts:
+        found[split] = min(left, max(1, sizes[split] * rows // wanted)) if sizes[split] else 0
+        left -= found[split]
+    found[parts[-1]] += left
+    return found
 
 
 def _split_dialogs(dialogs: np.ndarray, collected: Collected) -> None:

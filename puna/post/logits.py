@@ -127,6 +127,9 @@ def open_taught(settings: sft.Settings, ctx: StageContext) -> Taught:
             where=ctx.name,
             fix="from: [student, teacher, tasks]",
         )
+    if models[0].digest and models[0].digest == models[1].digest:
+        raise InputError("a model has nothing to learn from itself", where=f"{models[0].name} and {models[1].name}",
+                         fix="take another model as the teacher")  # fmt: skip
     (model, tokenizer), (teacher, theirs) = lora.load(models[0], settings.lora, ctx), checkpoints.load(models[1])
     if theirs.digest != tokenizer.digest:
         raise InputError(

@@ -31,7 +31,7 @@ from puna.post.examples import Encoded, Ranked, encode_answer, encode_preference
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
 from puna.post.prompts import prompt_key
-from puna.post.reward_measure import best_of_n, measure, sampled_prompts
+from puna.post.reward_measure import best_of_n, measure, sampled_prompts, scored_pairs
 from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, MessageRow, read_rows
@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     from puna.train.parallel.meshes import Meshes
 
 KIND = "reward"
-REVISION = 6
+REVISION = 7
 
 HEAD_FILE, STATE_FILE = "reward_head.safetensors", "reward.json"
+WEIGHED, HALVINGS = 512, 30  # rows that the first weight of the log-probability is read from; steps of its bisection
 SCORED_TOGETHER = 256  # answers per forward pass when scoring
 
 
@@ -167,7 +168,11 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     held = [row for row in rows if is_held(row.key, settings.held) and row.identity in fresh]
     if tasks.digest in checkpoints.ancestors(base[0]):
         learnt = _prompts_of_dialogs(tasks)
-        held = [row for row in held if row.key not in learnt]
+        kept = [row for row in held if row.key not in learnt]
+        if len(kept) < len(held):
+            seen = len(held) - len(kept)
+            ctx.note(f"{seen} held-out pairs are on prompts that {base[0].name} has learnt answers to: not measured on")
+        held = kept
     summary: dict[str, Any] = {
         "pairs": len(known),
         "held_pairs": len(held),
@@ -179,8 +184,11 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     if skipped:
         ctx.note(f"only {len(known)} preference pairs ({settings.least_pairs} wanted): the reward model is not trained")
     else:
+        scorer = RewardScorer(model.to(settings.device), tokenizer)
+        if settings.likelihood:
+            summary["first_weight"] = start_likelihood(scorer, known)
         summary |= _fit(model, known, limit, settings, ctx)
-        scorer = RewardScorer(model, tokenizer)
+        model.eval()
         prompts = sampled_prompts(tasks, unseen, lambda key: is_held(key, settings.held))
         chosen, gains = best_of_n(scorer, prompts)
         summary |= measure(scorer, held) | chosen
@@ -188,6 +196,34 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     save_scorer(model, tokenizer, ctx)
     (ctx.out / STATE_FILE).write_text(json.dumps({"skipped": skipped}) + "\n")
     return {**summary, "skipped": skipped}
+
+
+@torch.no_grad()
+def start_likelihood(scorer: RewardScorer, rows: Sequence[Ranked]) -> float:
+    """Set the weight of the log-probability to that with which it alone orders the rows best, 0 where it does not.
+
+    A few nats tell two answers of a line apart and hundreds two of a page, and people often prefer what is less likely: what one
+    nat is worth has to be read from the pairs, since a learning rate that suits the trunk would hardly move it.
+    """
+    some = rows[:: -(-len(rows) // WEIGHED)]
+    head = scorer.model.head
+    assert head.likelihood is not None
+    head.likelihood.fill_(1.0)
+    pairs = scored_pairs(some, scorer.score_encoded([answer for row in some for answer in row.answers]))
+    weight = best_weight([pair.score for pair in pairs])
+    head.likelihood.fill_(weight)
+    return round(weight, 6)
+
+
+def best_weight(differences: Sequence[float]) -> float:
+    """The w >= 0 with the least mean of log(1 + exp(-w d)), by bisection; at most 1 where all d are above zero."""
+    d_N = torch.tensor(differences, dtype=torch.float64)
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        rises = (d_N * torch.sigmoid(-middle * d_N)).sum() > 0  # the loss still falls
+        low, high = (middle, high) if rises else (low, middle)
+    return low
 
 
 def _prompts_of_dialogs(tasks: Artifact) -> set[str]:
@@ -237,7 +273,9 @@ def _fit(model: RewardModel, rows: list[Ranked], limit: int, settings: Settings,
         device=settings.device,
         precision=settings.precision,
     )
+    weight = {} if model.head.likelihood is None else {"weight": round(model.head.likelihood.item(), 6)}
     return {
+        **weight,
         "steps": result.steps,
         "first_loss": result.first_loss,
         "loss": result.loss,

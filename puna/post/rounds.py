@@ -73,7 +73,7 @@ class Settings(spread.Settings):
     prompts: NonNegativeInt = 1500
     k: PositiveInt = 8
     temperature: NonNegativeFloat = 1.0
-    cap: NonNegativeInt = 2
+    cap: PositiveInt = 2
     dpo_prompts: NonNegativeInt = 3000
     dpo_k: PositiveInt = 8
     pairs_per_prompt: NonNegativeInt = 1

@@ -72,6 +72,8 @@ def _told(claim: Claim, scores: Artifact, known: Mapping[str, Artifact]) -> Clai
                 return _discarded(claim, summary)
         if (source := origin(better, known)) == origin(control, known):
             return _outcome(claim, "same weights", f"not compared, both models are {source} unchanged")
+    if not claim["n"]:
+        return _outcome(claim, "not measured", "not measured, there is no held-out task")
     return {**claim, "verdict": SHOWN[direction(claim)]}
 
 

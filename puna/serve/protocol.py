@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from puna.core.errors import InputError, PunaError
+from puna.core.json_numbers import Number, Whole
 from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Message, with_tools
@@ -21,16 +22,6 @@ from puna.tokenizer.tool_calls import ROLE_OF, calls_text
 HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"}
 )
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is wanted, and not true or false")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool)]  # JSON's true is no 1
-Number = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class ApiError(Exception):

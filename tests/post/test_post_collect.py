@@ -90,7 +90,7 @@ def test_small_file_is_shared_out_and_splits_are_disjoint(tmp_path):
         tmp_path / "maths.jsonl", *(gsm8k(i) for i in range(1, 101)), gsm8k(5), {"question": "?", "answer": "## 1"}, "{broken\n"
     )
     out, summary, notes = gathered(tmp_path, path, gold=20, prompts=1000, dev=40, test=60)
-    assert (summary["gold"], summary["prompts"], summary["dev"], summary["test"]) == (1, 89, 3, 5)
+    assert (summary["gold"], summary["prompts"], summary["dev"], summary["test"]) == (1, 91, 3, 5)
     assert summary["bad_rows"] == 2 and summary["duplicates"] == 1
     assert [json.loads(line)["line"] for line in (out / "bad_rows.jsonl").open()] == [102, 103]
     assert any("100 tasks where 1120 were wanted" in note for note in notes)
@@ -179,3 +179,10 @@ def test_real_files(tmp_path):
     assert summary["dialogs"] > 1000 and summary["preferences"] > 50
     assert all(p.candidates[0].messages != p.candidates[1].messages for p in read_rows(out / "preferences.jsonl", Preference))
     assert set(summary["overlap"].values()) == {0}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 40])
+def test_small_files_leave_something_for_every_part(rows: int):
+    found = collect._shrunk({"test": 6, "dev": 6, "gold": 6000, "prompts": 4000, "none": 0}, rows)
+    assert sum(found.values()) == rows and found["none"] == 0 and min(found.values()) >= 0
+    assert rows < 4 or all(found[split] >= 1 for split in ("test", "dev", "gold", "prompts"))

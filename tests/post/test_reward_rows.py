@@ -9,11 +9,10 @@ import torch
 from post_toys import PROVENANCE, base_artifact, run_stage, tasks_artifact, toy_model, toy_tokenizer
 
 from puna.core.rng import python_stream
-from puna.model.reward import FIRST_WEIGHT
 from puna.post.examples import encode_preferences
 from puna.post.pairs import ABSENT, RankedBatches, answer_logps, ranked_batch
 from puna.post.prompts import prompt_key
-from puna.post.reward import RankingLoss, RewardModel, is_held, load_reward
+from puna.post.reward import RankingLoss, RewardModel, RewardScorer, best_weight, is_held, load_reward, start_likelihood
 from puna.post.reward_measure import Pair, calibration, length_bias, scored_pairs
 from puna.post.reward_rows import AnswerRows, answer_rows, row_tokens, shared_tokens, within
 from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, content_id, read_rows, write_rows
@@ -43,6 +42,8 @@ ROWS = encode_preferences(TOKENIZER, PREFERENCES, 128).rows
 def reward_model(likelihood: bool = False) -> RewardModel:
     model = RewardModel(toy_model(), likelihood=likelihood)
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
+    if likelihood:
+        torch.nn.init.constant_(model.head.likelihood, 0.25)
     return model
 
 
@@ -69,7 +70,7 @@ def test_a_likelihood_adds_the_answers_log_probability(likelihood: bool):
     plain = reward_model()
     with torch.no_grad():
         _, logps_N = answer_logps(model.trunk, batch)
-        due = plain(batch) + FIRST_WEIGHT * logps_N * likelihood
+        due = plain(batch) + 0.25 * logps_N * likelihood
         assert torch.allclose(model(batch), due, atol=1e-5)
 
 
@@ -194,3 +195,24 @@ def test_prompts_that_the_trunk_has_seen_answers_to_are_not_measured_on(tmp_path
     held = [text for text in asked if is_held(prompt_key([MessageRow(role="user", content=text)]), 0.4)]
     assert fresh["held_pairs"] == len(held) and fresh["pairs"] == tuned["pairs"] == len(asked) - len(held)
     assert 0 < tuned["held_pairs"] == sum(text not in seen for text in held) < len(held)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_likelihood_begins_with_the_weight_that_orders_the_pairs_best(sign: int):
+    differences = [sign * value for value in (4.0, 3.0, -1.0, 2.0, -0.5)]
+    found = best_weight(differences)
+    losses = [sum(math.log1p(math.exp(-w * d)) for d in differences) for w in (found, found + 0.01, max(0.0, found - 0.01))]
+    assert losses[0] == min(losses) and (found > 0.1 if sign > 0 else found == 0.0)
+    assert best_weight([2.0, 1.0]) == pytest.approx(1.0)
+
+
+def test_likely_answers_that_are_worse_do_not_count():
+    """Short answers are likely; where the longer one is better the score begins without the likelihood."""
+    longer, shorter = (
+        encode_preferences(TOKENIZER, [preference(f"q{i}", *answers) for i in range(6)], 128).rows
+        for answers in (("a long answer with many words", "no"), ("no", "a long answer with many words"))
+    )
+    scorer = RewardScorer(reward_model(True), TOKENIZER)
+    torch.nn.init.zeros_(scorer.model.head.weight)
+    assert start_likelihood(scorer, longer) == 0.0 == scorer.model.head.likelihood.item()
+    assert start_likelihood(scorer, shorter) > 0.1
