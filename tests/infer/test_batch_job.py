@@ -183,6 +183,7 @@ def test_another_job_is_not_mixed_in(whole, tmp_path):
 
 
 BAD = [
+    ({"prompt": "x", "n": True}, "true or false"),
     ("{", "JSON"), ({"text": "x"}, "either a prompt or messages"), ({"prompt": ""}, "empty"), ({"prompt": "x", "n": 0}, "n:"),
     ({"prompt": "x" * 300}, "301 tokens"), ({"messages": [{"role": "robot", "content": ""}]}, "role"),
     ({"prompt": "x", "tempreature": 3}, "'temperature' may be meant"), ({"prompt": "x", "n": 10**8}, "n:"),
