@@ -145,9 +145,7 @@ class StageContext:
         """If a stop was asked for, save through `save` and raise Preempted."""
         if self.stopping():
             save()
-            raise Preempted(
-                f"stage '{self.name}' was asked to stop and saved its state", fix="the same command goes on from here"
-            )
+            raise Preempted(f"stage '{self.name}' was asked to stop and saved its state", fix="run it again")
 
 
 def local_context(out: Path, *, name: str = "stage", inputs: Iterable[Artifact] = (), seed: int = 0) -> StageContext:

@@ -223,7 +223,7 @@ def _wait(lock: Lease, job: Job, report: Report, stopping: Callable[[], bool]) -
         if waits == 20:
             report({"event": "note", "stage": job.name, "text": "another process is making the same artifact: waiting for it"})
         if stopping():
-            raise Preempted(f"stage '{job.name}' was asked to stop while it waited", fix="the same command goes on from here")
+            raise Preempted(f"stage '{job.name}' was asked to stop while it waited", fix="run it again")
         waits += 1
         time.sleep(0.1)
 

@@ -52,9 +52,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     else:
         checkpoints.carry(parts[best], ctx, parts)
         if len(parts) > 1:
-            ctx.note(
-                f"the average ({verdict.text()}) does worse than {parts[best].name} ({verdicts[best].text()}), which is kept"
-            )
+            ctx.note(f"the average ({verdict.text()}) is worse than {parts[best].name} ({verdicts[best].text()}), which is kept")
     kept = verdict if keep else verdicts[best]
     write_verdict(kept, ctx.out)
     return {

@@ -212,9 +212,7 @@ def _choosable(tasks: list[Task], scorer: Scorer | None, settings: Settings, ctx
     """The tasks among whose answers something can choose: a verifier or a reward model; all of them if raw answers are wanted."""
     found = tasks if scorer or settings.raw else [task for task in tasks if task.verifier]
     if len(found) < len(tasks):
-        ctx.note(
-            f"{len(tasks) - len(found)} prompts have no verifier and this stage reads no reward model that could choose: left out"
-        )
+        ctx.note(f"{len(tasks) - len(found)} prompts have no verifier and no reward model chooses here: left out")
     return found
 
 

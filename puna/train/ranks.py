@@ -179,9 +179,7 @@ def _outcome(ctx: StageContext, folder: Path, layout: Layout) -> dict[str, Any]:
         error = json.loads(path.read_text())
         raise KINDS.get(error["kind"], RunError)(error["what"], where=error["where"], fix=error["fix"])
     if ctx.stopping():
-        raise Preempted(
-            f"stage '{ctx.name}' was asked to stop and goes on from its last checkpoint", fix="the same command goes on from here"
-        )
+        raise Preempted(f"stage '{ctx.name}' was asked to stop and goes on from its last checkpoint", fix="run it again")
     kept = ctx.scratch.parent / f"{ctx.scratch.name}.ranks.txt"
     with contextlib.suppress(OSError):
         shutil.copyfile(folder / "log.txt", kept)
