@@ -22,7 +22,7 @@ from puna.tokenizer.dialog import write_rows
 
 pytestmark = pytest.mark.cores
 
-STEPS, PARTS, FILES = ".scratch/train/step-[2-9]*", ".scratch/samples-1.jsonl", ".partial/*"
+STEPS, PARTS, FILES = ".scratch/train/step-[2-9]*", ".scratch/samples*-1.jsonl", ".partial/*"
 MOMENTS = {  # what lies on disk when a stage is killed: a state to go on from where the stage keeps one, else its first file
     "chat.sft": STEPS, "chat.control": STEPS, "chat.r1.samples": PARTS, "chat.r1.sft-a": STEPS, "chat.r1.sft-b": STEPS,
     "chat.r1.average": FILES, "chat.r1.pairs": PARTS, "chat.r1.dpo": STEPS, "chat.r1.reward": STEPS, "chat": FILES,
