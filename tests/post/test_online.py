@@ -245,8 +245,8 @@ def test_stopped_and_resumed_leaves_the_same_bytes(world, tmp_path, more):
 def test_own_text_needs_another_and_no_smaller_model(world, tmp_path):
     student, teacher, tasks = world
     cases = [
-        ([student, student, tasks], "own unverified text"),
-        ([replace(teacher, name="flagship"), teacher, tasks], "own unverified text"),
+        ([student, student, tasks], "nothing to learn from itself"),
+        ([replace(teacher, name="flagship"), teacher, tasks], "nothing to learn from itself"),
         ([teacher, student, tasks], "by the word of one of"),
     ]
     descendant = run_stage(tmp_path, "post.sft", "child", [student, tasks], steps=1, max_tokens=4)
