@@ -8,6 +8,7 @@ What of this does not depend on the divergence is here for `puna.post.online` to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class Settings(sft.Settings):
     weight: float = Field(0.5, ge=0, le=1)
 
 
-class TaughtLoss:
+class TaughtLoss(ABC):
     """(1 - weight) * cross-entropy + weight * a divergence from the teacher, both per learnt token.
 
     A batch with weights has them for the cross-entropy alone; the teacher is read at every learnt position.
@@ -53,9 +54,9 @@ class TaughtLoss:
         self.teacher = teacher.eval()
         self.weights = {"ce": 1.0 - weight, "kl": weight}
 
+    @abstractmethod
     def divergence(self, logits_NV: Tensor, taught_NV: Tensor) -> Tensor:
         """How far the student is from the teacher, summed over N tokens, in nats."""
-        raise NotImplementedError
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Learnt tokens, for the cross-entropy by their weights."""

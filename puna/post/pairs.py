@@ -76,13 +76,14 @@ def ranked_batch(rows: Sequence[Ranked], length: int) -> Batch:
     """
     answers = [answer for row in rows for answer in row.answers]
     batch = pack([(answer.ids, answer.loss_mask) for answer in answers], None, length)
+    learnt = batch.supervised()
     batch.extra |= {
         "answers_PR": answer_table(rows),
         "form_BT": _form_targets(batch, answers),
         "ends_N": _ends(batch, [len(answer.ids) for answer in answers]),
-        "before_S": batch.supervised(),
-        "ids_S": batch.targets_BT.reshape(-1)[batch.supervised()],
-        "answer_S": batch.documents_BT.reshape(-1)[batch.supervised()],
+        "before_S": learnt,
+        "ids_S": batch.targets_BT.reshape(-1)[learnt],
+        "answer_S": batch.documents_BT.reshape(-1)[learnt],
     }
     return batch
 

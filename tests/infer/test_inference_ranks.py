@@ -64,7 +64,7 @@ def shared(folder):
         if processes not in done:
             done.add(processes)
             mp.start_processes(session, args=(processes, str(folder)), nprocs=processes, start_method="forkserver")
-        found = torch.load(folder / f"{name}.pt")
+        found = torch.load(folder / f"{name}.pt", weights_only=True)
         return found | {"answers": [[Completion(**c) for c in samples] for samples in found["answers"]]}
 
     return ask
@@ -111,7 +111,7 @@ def test_a_rank_that_ends_is_named(how, words, folder):
     processes[0].join(40)
     assert processes[0].exitcode == 0
     processes[1].kill()
-    found = torch.load(folder / f"{how}.pt")
+    found = torch.load(folder / f"{how}.pt", weights_only=True)
     assert len(found["said"]) == 2 and all("no longer work together" in said and words in said for said in found["said"])
     assert found["seconds"] < 15
 
@@ -123,7 +123,7 @@ def test_a_rank_whose_rank_0_is_gone_ends(folder):
         process.start()
     processes[1].join(30)
     assert processes[1].exitcode == 0
-    assert "rank 0 of the model is gone, and rank 1 ends with it" in torch.load(folder / "deserted.pt")
+    assert "rank 0 of the model is gone, and rank 1 ends with it" in torch.load(folder / "deserted.pt", weights_only=True)
 
 
 @pytest.mark.parametrize(
