@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,17 @@ def puna_dpo(root: Path, job: Job, way: str) -> dict[str, Any]:
     marks = Marks()
     ctx = context(root, "dpo", marks)
     reference = timed(dpo, "cached_reference")
+    laid = kept(dpo, "_batches")
     settings = dpo.Settings(
         beta=BETA, nll=NLL, lr=LR, pairs_per_step=job.pairs_per_step, least_pairs=1, length=LENGTH, evaluate_every=0, dev=1,
         max_tokens=1, log_every=1, checkpoint_seconds=1e9,
     )  # fmt: skip
     dpo.run(settings, ctx)
-    marks.tokens = tokens_before(ctx)
+    sizes = [
+        sum(len(answer.ids) for i in laid[0].drawn(step) for answer in laid[0].rows[i].answers)
+        for step in range(len(marks.times))
+    ]
+    marks.tokens = list(accumulate(sizes[:-1], initial=0.0))
     return {"seconds": marks.per_token(1), "reference": reference[0]}
 
 
@@ -123,6 +129,18 @@ def timed(module: Any, name: str) -> list[tuple[float, float]]:
         end = clock()
         found.append((end[0] - start[0], end[1] - start[1]))
         return result
+
+    setattr(module, name, watched)
+    return found
+
+
+def kept(module: Any, name: str) -> list[Any]:
+    """What a module's function returns from now on."""
+    function, found = getattr(module, name), []
+
+    def watched(*args: Any, **more: Any) -> Any:
+        found.append(function(*args, **more))
+        return found[-1]
 
     setattr(module, name, watched)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -20,6 +20,7 @@ from torch import Tensor
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
 from puna.post import checkpoints, gated, lora, spread
+from puna.post.answer_rows import in_blocks, row_tokens
 from puna.post.examples import RankedRows, encode_preferences, read_preferences, row_length
 from puna.post.gate import Verdict, open_judge, write_verdict
 from puna.post.lora import Lora
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from puna.train.parallel.meshes import Meshes
 
 KIND = "model"
-REVISION = 3
+REVISION = 4
 SHIFTS: dict[PairLossKind, tuple[str, str]] = {  # what the two shifts of `losses.DpoSums` are called
     "sigmoid": ("chosen_shift", "rejected_shift"),
     "ipo": ("chosen_token_shift", "rejected_token_shift"),
@@ -53,6 +54,8 @@ class Settings(gated.Settings):
         pairs_per_step: pairs of an optimiser step; `micro_pairs` of a forward pass (None: all).
         least_pairs: with fewer, the policy is handed on unchanged.
         length: longest answer with its prompt, in tokens; None is the model's own limit.
+        form: whether the answers of a pair lie behind one prompt without seeing each other (`blocks`: the same log-probabilities
+            for less work) or each behind a copy of it (`documents`).
         lora: train adapters alone (`puna.post.lora`). Looks on the way are at the frozen weights as they are kept, the last one
             at the merged model.
     """
@@ -66,6 +69,7 @@ class Settings(gated.Settings):
     micro_pairs: PositiveInt | None = None
     least_pairs: NonNegativeInt = 200
     length: PositiveInt | None = None
+    form: Literal["documents", "blocks"] = "blocks"
     lora: Lora | None = None
 
     @model_validator(mode="after")
@@ -145,14 +149,12 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
 
 def _batches(pairs: RankedRows, limit: int, settings: Settings, ctx: StageContext) -> RankedBatches:
     longest = max(len(answer.ids) for row in pairs.rows for answer in row.answers)
+    blocks = settings.form == "blocks"
+    length = max(map(row_tokens, pairs.rows)) if blocks else row_length(longest, limit)
     return RankedBatches(
-        pairs.rows,
-        settings.pairs_per_step,
-        row_length(longest, limit),
-        derive_seed(ctx.seed, "post.dpo"),
-        micro=settings.micro_pairs,
-        **spread.share(),
-    )
+        pairs.rows, settings.pairs_per_step, length, derive_seed(ctx.seed, "post.dpo"), micro=settings.micro_pairs,
+        lay=in_blocks if blocks else None, **spread.share(),
+    )  # fmt: skip
 
 
 def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx: StageContext) -> Tensor:
@@ -163,7 +165,8 @@ def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx
     """
     rows = [[row.identity, *(answer.ids for answer in row.answers)] for row in batches.rows]
     dtypes = sorted({str(weight.dtype) for weight in model.parameters()})
-    text = json.dumps([policy_digest or _weights_digest(model), rows, RENDERING, batches.length, batches.micro, dtypes])
+    packed = [batches.lay.__name__, batches.length, batches.micro]
+    text = json.dumps([policy_digest or _weights_digest(model), rows, RENDERING, packed, dtypes])
     path = ctx.scratch / f"reference-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
     world = World.current()
     if not world.any(not path.exists()):

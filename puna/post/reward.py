@@ -27,12 +27,12 @@ from puna.model.checkpoint import load_model, save_model
 from puna.model.llama import Llama
 from puna.model.reward import AnswerTokens, RewardHead
 from puna.post import checkpoints, spread
+from puna.post.answer_rows import AnswerRows, Form, row_tokens, within
 from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences, read_preferences, row_length
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches, ranked_batch
 from puna.post.prompts import prompt_key
 from puna.post.reward_measure import best_of_n, measure, sampled_prompts, scored_pairs
-from puna.post.reward_rows import AnswerRows, Form, row_tokens, within
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, MessageRow, read_rows
 from puna.train.loop import train
@@ -57,7 +57,7 @@ SCORED_TOGETHER = 256  # answers per forward pass when scoring
 class Settings(spread.Settings):
     """`held` is the share of prompts kept for measuring; with fewer than `least_pairs` the head stays zero and says so.
 
-    `form` is how the answers to a prompt lie in a row (`puna.post.reward_rows`): each behind a copy of it (`documents`), all
+    `form` is how the answers to a prompt lie in a row (`puna.post.answer_rows`): each behind a copy of it (`documents`), all
     behind one without seeing each other (`blocks`, the same scores for less work), or as in the paper (`row`).
     `likelihood` adds a learnt multiple of the answer's log-probability to the score (`puna.model.reward`); the trunk should then
     be one that answers. `precision` is that of the products of training.

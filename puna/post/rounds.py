@@ -22,11 +22,11 @@ from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints, dpo, reward, spread
+from puna.post.answer_rows import Form
 from puna.post.gate import Verdict, comparison, read_verdict
 from puna.post.lora import Lora
 from puna.post.losses import PairLossKind
 from puna.post.origin import origin
-from puna.post.reward_rows import Form
 from puna.train.parallel.layout import Products
 
 KIND = "model"

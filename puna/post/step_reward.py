@@ -27,12 +27,12 @@ from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.checkpoint import load_model
 from puna.post import checkpoints, spread
+from puna.post.answer_rows import end_to_end, starts_of
 from puna.post.examples import Encoded, row_length
 from puna.post.prompts import prompt_key
 from puna.post.reject import prompt_ids
 from puna.post.reward import HEAD_FILE, RewardModel, RewardScorer, is_held, save_scorer
 from puna.post.reward_measure import correlation, mean_interval
-from puna.post.reward_rows import end_to_end, starts_of
 from puna.post.steps import LABELS, TOKENS, Labelled
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import read_rows

@@ -15,6 +15,7 @@ from post_toys import toy_model, toy_tokenizer
 
 from puna.core.rng import python_stream
 from puna.model.checkpoint import save_model
+from puna.post.answer_rows import in_blocks
 from puna.post.dpo import PairLoss
 from puna.post.examples import Ranked, encode_answer
 from puna.post.losses import dense_kl
@@ -127,10 +128,10 @@ def dpo_trainer(exported):
                           train_dataset=datasets.Dataset.from_list(rows))  # fmt: skip
 
 
-def pairs(reference: bool = True):
+def pairs(reference: bool = True, lay=ranked_batch):
     """Our batch of all pairs, terminators in the sums as TRL has them."""
-    batch, rows = ranked_batch(ranked(), 128), ranked()
-    batch.extra["form_BT"] = torch.zeros_like(batch.extra["form_BT"])
+    batch, rows = lay(ranked(), 128), ranked()
+    batch.extra["form_S"] = torch.zeros_like(batch.extra["form_S"])
     if reference:
         with torch.no_grad():
             batch.extra["reference_PR"] = answer_logps(toy_model(1), batch)[0][batch.extra["answers_PR"]]
@@ -139,10 +140,11 @@ def pairs(reference: bool = True):
     return batch
 
 
+@pytest.mark.parametrize("lay", [ranked_batch, in_blocks])
 @pytest.mark.parametrize(("kind", "nll"), [("sigmoid", 0.0), ("sigmoid", NLL), ("ipo", 0.0), ("ipo", NLL)])
-def test_dpo(dpo_trainer, kind, nll):
+def test_dpo(dpo_trainer, kind, nll, lay):
     dpo_trainer.loss_types, dpo_trainer.loss_weights = [kind, "sft"], [1.0, nll]
-    assert_equal(ours(toy_model(), PairLoss(BETA, nll, kind), pairs()), theirs(dpo_trainer))
+    assert_equal(ours(toy_model(), PairLoss(BETA, nll, kind), pairs(lay=lay)), theirs(dpo_trainer))
 
 
 def test_simpo(exported):

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from puna.core.rng import python_stream
 from puna.core.stage import local_context
+from puna.post.answer_rows import in_blocks
 from puna.post.dpo import PairLoss, Settings, cached_reference
 from puna.post.examples import Encoded, Ranked, encode_answer, encode_preferences
 from puna.post.logits import LogitLoss
-from puna.post.pairs import RankedBatches, answer_logps, content_tokens, ranked_batch, reference_logps
+from puna.post.pairs import RankedBatches, answer_logps, content_tokens, learnt_tokens, ranked_batch, reference_logps
 from puna.post.reward import RankingLoss, RewardModel
 from puna.tokenizer.chat import render
 from puna.tokenizer.dialog import Candidate, MessageRow, Preference, Provenance
@@ -41,13 +42,27 @@ def ranked_rows(count: int = 8, ranks: int = 2) -> list[Ranked]:
     return rows
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_log_probabilities_behind_one_prompt_are_those_behind_copies(ranks: int):
+    model, rows = toy_model(), ranked_rows(ranks=ranks)
+    apart, together = ranked_batch(rows, 128), in_blocks(rows, 128)
+    assert together.tokens() < apart.tokens()
+    for one, other in zip(answer_logps(model, apart), answer_logps(model, together), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    assert torch.equal(content_tokens(apart), content_tokens(together))
+    for answers_P in apart.extra["answers_PR"].T:
+        assert learnt_tokens(apart, answers_P) == learnt_tokens(together, answers_P)
+
+
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo", "simpo"])
 def test_dpo_gradient_is_the_same_for_any_micro_batch(kind: str):
     model, rows = toy_model(), ranked_rows()
     reference = None if kind == "simpo" else reference_logps(toy_model(seed=1), RankedBatches(rows, 8, 128, seed=0))
     whole = RankedBatches(rows, 8, 128, seed=0, reference=reference)(0)
     single = RankedBatches(rows, 8, 128, seed=0, reference=reference, micro=1)(0)
-    assert_same_step(model, PairLoss(0.1, 0.2, kind, gamma=0.5), whole, single)
+    together = RankedBatches(rows, 8, 128, seed=0, reference=reference, lay=in_blocks)(0)
+    for one in (whole, together):
+        assert_same_step(model, PairLoss(0.1, 0.2, kind, gamma=0.5), one, single)
 
 
 def test_rows_are_kept_in_six_bytes_a_token():

@@ -242,7 +242,10 @@ def test_the_sampler_and_the_trainer_give_a_token_one_probability():
     for prompt, samples in zip(prompts, drawn, strict=True):
         ids = [sample.ids + ([] if sample.stop_id is None else [sample.stop_id]) for sample in samples]
         batch = pack([(prompt + one, [0] * len(prompt) + [1] * len(one)) for one in ids], None, 128)
-        batch.extra |= {"answers_PR": torch.arange(4)[:, None], "form_BT": torch.zeros_like(batch.ids_BT, dtype=torch.bool)}
+        learnt = batch.supervised()
+        ids, answers = batch.targets_BT.reshape(-1)[learnt], batch.documents_BT.reshape(-1)[learnt]
+        batch.extra |= {"answers_PR": torch.arange(4)[:, None], "before_S": learnt, "ids_S": ids, "answer_S": answers}
+        batch.extra["form_S"] = torch.zeros_like(learnt, dtype=torch.bool)
         with torch.no_grad():
             trained = dpo.answer_logps(model, batch)[1]
         assert trained.tolist() == pytest.approx([sample.logprob for sample in samples], abs=1e-4)

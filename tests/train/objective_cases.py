@@ -9,6 +9,7 @@ from loop_cases import SHAPE, batches
 
 from puna.core.stage import local_context
 from puna.model.llama import Llama
+from puna.post.answer_rows import AnswerRows
 from puna.post.dpo import PairLoss
 from puna.post.examples import Encoded, Ranked
 from puna.post.grpo import GroupLoss
@@ -16,7 +17,6 @@ from puna.post.logits import LogitLoss
 from puna.post.online import DivergenceLoss
 from puna.post.pairs import RankedBatches
 from puna.post.reward import RankingLoss, RewardModel
-from puna.post.reward_rows import AnswerRows
 from puna.post.step_reward import StepLoss, Worked, step_batch
 from puna.train.loop import train
 from puna.train.objectives import CrossEntropy

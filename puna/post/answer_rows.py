@@ -65,10 +65,15 @@ def within(rows: Sequence[Ranked], limit: int, form: Form) -> list[Ranked]:
     return [row for row in rows if form != "row" or row_tokens(row) <= limit]
 
 
+def in_blocks(rows: Sequence[Ranked], length: int) -> Batch:
+    """`answer_rows` in blocks, where the order of the answers makes no difference."""
+    return answer_rows(rows, length, "blocks", [range(len(row.answers)) for row in rows])
+
+
 def answer_rows(rows: Sequence[Ranked], length: int, form: Form, orders: Sequence[Sequence[int]]) -> Batch:
     """Pack `rows`, each a document of its prompt and its answers in the order given, into rows of `length` tokens.
 
-    `extra` is what the ranking loss and the reward model read, as in `puna.post.pairs.ranked_batch`: `answers_PR` and `ends_N`.
+    `extra` is as in `puna.post.pairs.ranked_batch`.
     """
     laid = [_laid(row, order) for row, order in zip(rows, orders, strict=True)]
     batch = pack([(ids, [0] * len(ids)) for ids, _, _ in laid], None, length)
@@ -126,10 +131,11 @@ def _places(row: Ranked, order: Sequence[int], start: int) -> list[list[int]]:
 
 
 def _tokens(rows: Sequence[Ranked], places: Sequence[list[list[int]]], flat: Tensor) -> dict[str, Tensor]:
-    """Of every learnt token the flat position before it, its id and its answer's number; the first follows the prompt."""
+    """Of every learnt token the flat position before it, its id, its answer's number, and whether it is a format token."""
     before: list[int] = []
     ids: list[int] = []
     numbers: list[int] = []
+    form: list[int] = []
     answers = (answer for row in rows for answer in row.answers)
     for number, (answer, place) in enumerate(zip(answers, chain.from_iterable(places), strict=True)):
         prompt = len(answer.ids) - (len(place) - 1)
@@ -137,4 +143,9 @@ def _tokens(rows: Sequence[Ranked], places: Sequence[list[list[int]]], flat: Ten
         before += [place[i] for i in learnt]
         ids += [answer.ids[prompt + i] for i in learnt]
         numbers += [number] * len(learnt)
-    return {"before_S": flat[before], "ids_S": torch.tensor(ids), "answer_S": torch.tensor(numbers)}
+        form += [answer.format_mask[prompt + i] for i in learnt]
+    tensors = {"ids_S": ids, "answer_S": numbers}
+    return {name: torch.tensor(values) for name, values in tensors.items()} | {
+        "before_S": flat[before],
+        "form_S": torch.tensor(form, dtype=torch.bool),
+    }

@@ -9,12 +9,12 @@ import torch
 from post_toys import PROVENANCE, base_artifact, run_stage, tasks_artifact, toy_model, toy_tokenizer
 
 from puna.core.rng import python_stream
+from puna.post.answer_rows import AnswerRows, answer_rows, row_tokens, shared_tokens, within
 from puna.post.examples import encode_preferences
 from puna.post.pairs import ABSENT, RankedBatches, answer_logps, ranked_batch
 from puna.post.prompts import prompt_key
 from puna.post.reward import RankingLoss, RewardModel, RewardScorer, best_weight, is_held, load_reward, start_likelihood
 from puna.post.reward_measure import Pair, calibration, length_bias, scored_pairs
-from puna.post.reward_rows import AnswerRows, answer_rows, row_tokens, shared_tokens, within
 from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, content_id, read_rows, write_rows
 
 TOKENIZER = toy_tokenizer()
