@@ -107,6 +107,9 @@ INLINE void sum_lanes_of_4(const vf *v, float *y) {
 
 INLINE rounded *row_of(rounded *x, int64_t columns, int64_t row) { return x + row * columns; }
 INLINE int64_t at(int64_t column) { return column; }
+INLINE void store_8(rounded *row, int64_t column, const float *y) {
+    for (int j = 0; j < 8; j++) row[column + j] = round_of(y[j]);
+}
 
 INLINE void expand_fp8(const uint8_t *p, __m512i *low, __m512i *high) {
     const __m512i bits = _mm512_set1_epi16((short)0x87f0);
@@ -199,6 +202,15 @@ INLINE int64_t at(int64_t column) {
     return column / CHUNK * ROOM * CHUNK + (column % CHUNK / RUN * (RUN / LANES) + place) * 3 * LANES + i % (2 * LANES) / 2;
 }
 
+/* 8 neighbouring columns from one on that 8 divides: the even ones lie together, and so do the odd ones. */
+INLINE void store_8(rounded *row, int64_t column, const float *y) {
+    rounded *even = row + at(column), *odd = even + 3 * LANES;
+    float all[8];
+    for (int j = 0; j < 8; j++) all[j] = round_of(y[j]);
+    for (int j = 0; j < 4; j++) even[j] = all[2 * j];
+    for (int j = 0; j < 4; j++) odd[j] = all[2 * j + 1];
+}
+
 typedef int16_t vs __attribute__((vector_size(4 * LANES)));
 
 /* 4 registers of weights out of a run of 64, n of RUN / (4 LANES): the even and the odd ones of 2 LANES columns, and the same 32
@@ -263,14 +275,14 @@ INLINE void multiply_3_by_4(vf sum[3][SHARE], const float *x, const float *p) {
 }
 #endif
 
-/* sums[c][r] += over some columns, for SHARE rows of a panel and `count` token rows (a constant, at most 3), in the order of
- * `one_row`. */
-INLINE void panel_tile(const float *panel, const float *x, int64_t columns, const int count, vf *sums) {
+/* sums[c][r] of the columns so far, `begun` or not, for SHARE rows of a panel and `count` token rows (a constant, at most 3), in the
+ * order of `one_row`. */
+INLINE void panel_tile(const float *panel, const float *x, int64_t columns, const int count, int begun, vf *sums) {
     vf sum[3][SHARE];
 #pragma GCC unroll 3
     for (int c = 0; c < count; c++)
 #pragma GCC unroll 8
-        for (int r = 0; r < SHARE; r++) sum[c][r] = sums[c * BLOCK + r];
+        for (int r = 0; r < SHARE; r++) sum[c][r] = begun ? sums[c * BLOCK + r] : (vf){0};
     for (int64_t k = 0; k < columns; k += LANES, panel += SHARE * LANES, x += 3 * LANES) {
 #if LANES == 8
         if (count == 3) {
@@ -315,7 +327,6 @@ static void multiply_block(const uint8_t *w, int fp8, float *x, int64_t columns,
     }
     if (fp8) expand_block(w, 1, columns, panel);
     else expand_block(w, 0, columns, panel);
-    for (int64_t i = 0; i < rows * BLOCK; i++) sums[i] = (vf){0};
     const uint8_t *next = w + BLOCK * columns * (fp8 ? 1 : 2), *end = next + (next - w);
     const int64_t share = (next - w) / ((columns + CHUNK - 1) / CHUNK * ((rows + 2) / 3)) + 64;
     for (int64_t k = 0; k < columns; k += CHUNK) {
@@ -324,13 +335,14 @@ static void multiply_block(const uint8_t *w, int fp8, float *x, int64_t columns,
             for (int64_t i = 0; i < share && next < end; i += 64, next += 64) __builtin_prefetch(next, 0, 2);
             for (int r = 0; r < BLOCK; r += SHARE) {
                 const float *part = panel + r * columns + k * SHARE, *row = row_of(x, columns, c) + at(k);
-                if (rows - c >= 3) panel_tile(part, row, width, 3, sums + c * BLOCK + r);
-                else if (rows - c == 2) panel_tile(part, row, width, 2, sums + c * BLOCK + r);
-                else panel_tile(part, row, width, 1, sums + c * BLOCK + r);
+                if (rows - c >= 3) panel_tile(part, row, width, 3, k > 0, sums + c * BLOCK + r);
+                else if (rows - c == 2) panel_tile(part, row, width, 2, k > 0, sums + c * BLOCK + r);
+                else panel_tile(part, row, width, 1, k > 0, sums + c * BLOCK + r);
             }
+            if (k + width == columns)
+                for (int64_t i = c; i < rows && i < c + 3; i++) sums_of_block(sums + i * BLOCK, out + i * BLOCK);
         }
     }
-    for (int64_t c = 0; c < rows; c++) sums_of_block(sums + c * BLOCK, out + c * BLOCK);
 }
 
 #endif

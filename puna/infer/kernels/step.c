@@ -19,6 +19,7 @@
 #endif
 
 #define MAX_GROUP 4    /* query heads taken together over one key head, `step.HEADS_AT_ONCE` */
+#define MAX_PARTS 4    /* registers of a value taken together for fewer heads than that */
 #define PIECE 32768    /* bytes of weights a thread takes at least at once */
 #define SPINS 20000    /* looks at the barrier before the core is offered to others */
 #define BARRIER 0      /* places in `work`: threads that have arrived, rounds completed, counters of the phases */
@@ -108,7 +109,12 @@ static void norm_row(const float *x, const float *weight, int64_t dim, float eps
     float sum = sum_lanes(squares);
     for (; i < dim; i++) sum += x[i] * x[i];
     float factor = boost / sqrtf(sum / (float)dim + epsilon);
-    for (i = 0; i < dim; i++) out[at(i)] = round_of(x[i] * factor * weight[i]);
+    for (i = 0; i + 8 <= dim; i += 8) {
+        float y[8];
+        for (int j = 0; j < 8; j++) y[j] = x[i + j] * factor * weight[i + j];
+        store_8(out, i, y);
+    }
+    for (; i < dim; i++) out[at(i)] = round_of(x[i] * factor * weight[i]);
 }
 
 INLINE float boost_of(const struct matrix *m) { return m->kind == FP8 ? FP8_BOOST : 1.f; }
@@ -170,9 +176,7 @@ static void swiglu(const struct layer *l, const struct scratch *s, int64_t rows,
                 vf g = load_f32(gate + i), y = g / (1.f + exp2_of(-LOG2_E * g)) * load_f32(up + i) * boost;
                 memcpy(gate + i, &y, sizeof y);
             }
-            for (int64_t c = 0; c < rows; c++)
-                for (int r = 0; r < BLOCK; r++)
-                    row_of(hidden, l->down.columns, c)[at(b * BLOCK + r)] = round_of(gate[c * BLOCK + r]);
+            for (int64_t c = 0; c < rows; c++) store_8(row_of(hidden, l->down.columns, c), b * BLOCK, gate + c * BLOCK);
         }
 }
 
@@ -212,27 +216,36 @@ INLINE void fetch(const uint16_t *p, int64_t numbers) {
     for (int64_t i = 0; i < numbers; i += 32) __builtin_prefetch(p + i, 0, 3);
 }
 
-/* scores[h][j] = scale q_h k_j for `group` (a constant) query heads. */
+/* scores[h][j] = scale q_h k_j for `group` (a constant) query heads, four products at a time: of so many keys that there are
+ * four. What a page lacks is its last key again. */
 INLINE void score(const struct keys *k, const float *q, const int group, float scale, float *scores, int64_t width) {
     const int64_t whole = k->dim / LANES * LANES;
+    const int together = MAX_GROUP / group;
     int64_t count;
     for (int64_t first = 0; first < k->length; first += count) {
-        const uint16_t *key = page_of(k, first, &count), *next = page_after(k, first);
-        for (int64_t j = first; j < first + count; j++, key += k->stride, next += k->stride) {
-            fetch(next, k->dim);
+        const uint16_t *page = page_of(k, first, &count), *next = page_after(k, first);
+        for (int64_t j = 0; j < count; j += together) {
+            const uint16_t *key[MAX_GROUP];
             vf sum[MAX_GROUP];
             float y[MAX_GROUP];
-            for (int h = 0; h < group; h++) sum[h] = (vf){0};
-            for (int64_t i = 0; i < whole; i += LANES) {
-                vf part = load_bf16(key + i);
-                for (int h = 0; h < group; h++) sum[h] += part * load_f32(q + h * k->dim + i);
+            for (int t = 0; t < together; t++) {
+                int64_t place = j + t < count ? j + t : count - 1;
+                key[t] = page + place * k->stride;
+                fetch(next + place * k->stride, k->dim);
             }
-            if (group == MAX_GROUP) sum_lanes_of_4(sum, y);
-            else for (int h = 0; h < group; h++) y[h] = sum_lanes(sum[h]);
-            for (int h = 0; h < group; h++) {
-                for (int64_t i = whole; i < k->dim; i++) y[h] += f32_of(key[i]) * q[h * k->dim + i];
-                scores[h * width + j] = y[h] * scale;
-            }
+            for (int n = 0; n < MAX_GROUP; n++) sum[n] = (vf){0};
+            for (int64_t i = 0; i < whole; i += LANES)
+                for (int t = 0; t < together; t++) {
+                    vf part = load_bf16(key[t] + i);
+                    for (int h = 0; h < group; h++) sum[t * group + h] += part * load_f32(q + h * k->dim + i);
+                }
+            sum_lanes_of_4(sum, y);
+            for (int t = 0; t < together && j + t < count; t++)
+                for (int h = 0; h < group; h++) {
+                    float *product = y + t * group + h;
+                    for (int64_t i = whole; i < k->dim; i++) *product += f32_of(key[t][i]) * q[h * k->dim + i];
+                    scores[h * width + first + j + t] = *product * scale;
+                }
         }
     }
 }
@@ -260,7 +273,7 @@ static float soften(float *s, int64_t length) {
  * head; `group`, `parts`: constants. */
 INLINE void weigh(const struct keys *k, const float *scores, int64_t width, const float *factor, int64_t i, const int group,
                   const int parts, rounded *out, int64_t first_out) {
-    vf sum[MAX_GROUP][2];
+    vf sum[MAX_GROUP][MAX_PARTS];
     int64_t count;
     for (int h = 0; h < group; h++)
         for (int p = 0; p < parts; p++) sum[h][p] = (vf){0};
@@ -276,9 +289,13 @@ INLINE void weigh(const struct keys *k, const float *scores, int64_t width, cons
     }
     for (int h = 0; h < group; h++)
         for (int p = 0; p < parts; p++) {
+            const int64_t column = first_out + h * k->dim + i + p * LANES;
             float y[LANES];
-            memcpy(y, &sum[h][p], sizeof y);
-            for (int n = 0; n < LANES; n++) out[at(first_out + h * k->dim + i + p * LANES + n)] = round_of(y[n] * factor[h]);
+            vf weighed = sum[h][p] * factor[h];
+            int n = 0;
+            memcpy(y, &weighed, sizeof y);
+            for (; n + 8 <= LANES && column % 8 == 0; n += 8) store_8(out, column + n, y + n);
+            for (; n < LANES; n++) out[at(column + n)] = round_of(y[n]);
         }
 }
 
@@ -289,6 +306,9 @@ INLINE void attend(const struct keys *k, const float *q, const int group, float 
     int64_t i = 0;
     score(k, q, group, LOG2_E / sqrtf((float)k->dim), scores, width);
     for (int h = 0; h < group; h++) factor[h] = boost / soften(scores + h * width, k->length);
+    if (group < MAX_GROUP)
+        for (; i + MAX_PARTS * LANES <= k->dim; i += MAX_PARTS * LANES)
+            weigh(k, scores, width, factor, i, group, MAX_PARTS, out, first_out);
     for (; i + 2 * LANES <= k->dim; i += 2 * LANES) weigh(k, scores, width, factor, i, group, 2, out, first_out);
     for (; i + LANES <= k->dim; i += LANES) weigh(k, scores, width, factor, i, group, 1, out, first_out);
     for (; i < k->dim; i++)
@@ -303,7 +323,7 @@ INLINE void attend(const struct keys *k, const float *q, const int group, float 
         }
 }
 
-/* One key head of one row: its query heads in groups of 4 or one by one. */
+/* One key head of one row: its query heads in groups of 4, 2 or 1. */
 static void attend_head(const struct model *m, const struct batch *b, int64_t layer, int64_t row, int64_t head, const float *qkv,
                         float *scores, int64_t width, rounded *out, float boost) {
     int64_t dim = m->head_dim, group = m->heads / m->kv_heads, stride = 2 * m->kv_heads * dim;
@@ -314,6 +334,9 @@ static void attend_head(const struct model *m, const struct batch *b, int64_t la
         if (group - h >= MAX_GROUP) {
             attend(&k, qkv + first, MAX_GROUP, scores, width, out, first, boost);
             h += MAX_GROUP;
+        } else if (group - h >= 2) {
+            attend(&k, qkv + first, 2, scores, width, out, first, boost);
+            h += 2;
         } else {
             attend(&k, qkv + first, 1, scores, width, out, first, boost);
             h += 1;
