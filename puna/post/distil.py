@@ -7,8 +7,9 @@
     on-policy          gold, and the student's own answers as the teacher scores them
     preferences        DPO of the best of these: the teacher's right answers over wrong ones
     own                control: the student's own rounds, without a teacher
+    rounds             the same rounds with the teacher's verified answers beside the student's own
 
-All runs but the last two start from the student's base with equal steps; equal steps are not equal compute, so what each spent
+All runs but the last three start from the student's base with equal steps; equal steps are not equal compute, so what each spent
 stands beside. The stage itself takes the best on the dev tasks and says what beat what. A teacher's unchecked text is refused for
 the model it descends from: for its own author it does not help and can hurt.
 """
@@ -44,9 +45,10 @@ Mode = Literal[
     "online-jsd",
     "on-policy",
     "preferences",
+    "rounds",
 ]
 DIVERGENCES = {"online-forward": "forward", "online-reverse": "reverse", "online-jsd": "jensen-shannon"}
-READ_SAMPLES = ("verified", "unverified", "verified-logits", "preferences")  # modes that learn from the teacher's text
+READ_SAMPLES = ("verified", "unverified", "verified-logits", "preferences", "rounds")  # modes that learn from the teacher's text
 Entry = dict[str, Any]
 
 
@@ -63,7 +65,7 @@ class Settings(spread.Settings):
         dpo_lr, least_pairs: of `preferences`, whose steps are one pass over the pairs; at the rate of the flagship's rounds the
             embedded student only lost (docs/distil.md).
         own_rounds: settings of the student's own rounds (`post.rounds`), the control without a teacher; None leaves it out. What
-            it does not name is as here.
+            it does not name is as here. The mode `rounds` takes the same, and needs them.
         precision: of the products of training.
     """
 
@@ -125,14 +127,10 @@ def expand(name: str, settings: Settings, sources: Sequence[str]) -> dict[str, E
         f"{name}.gold": {"uses": "post.sft", "from": [student, tasks], "variant": "control", **settings.common()},
     }  # fmt: skip
     possible = _runs(settings, student, teacher, tasks, f"{name}.samples")
-    stages |= {f"{name}.{mode}": possible[mode] for mode in settings.modes if mode != "preferences"}
+    stages |= {f"{name}.{mode}": possible[mode] for mode in settings.modes if mode in possible}
     if "preferences" in settings.modes:
         stages |= _preferences(name, settings, [stage for stage in stages if not stage.endswith(".samples")], tasks)
-    if settings.own_rounds:
-        own = {**settings.common(), **settings.own_rounds.model_dump(exclude_unset=True)}
-        given = [source for source in sources if source in (student, tasks)]
-        own = {"rs_steps": own.pop("steps"), "prompts_of": settings.prompts_of} | own
-        stages[f"{name}.own"] = {"uses": "post.rounds", "from": given, **own}
+    stages |= _loops(name, settings, [source for source in sources if source in (student, tasks)])
     last = {"uses": "post.distil", "from": [student, teacher, tasks, *stages], **settings.model_dump(mode="json")}
     return {**stages, name: last}
 
@@ -170,6 +168,21 @@ def _runs(settings: Settings, student: str, teacher: str, tasks: str, drawn: str
     }
 
 
+def _loops(name: str, settings: Settings, given: list[str]) -> dict[str, Entry]:
+    """The student's own rounds, and the same with the teacher's samples; `given` are its base and the tasks."""
+    if settings.own_rounds is None:
+        if "rounds" in settings.modes:
+            raise InputError("the mode 'rounds' needs the settings of the student's own rounds, which it is compared with",
+                             where=f"stages.{name}.modes", fix=f"stages.{name}.own_rounds={{rounds: 2}}")  # fmt: skip
+        return {}
+    own = {**settings.common(), **settings.own_rounds.model_dump(exclude_unset=True)}
+    loop = {"uses": "post.rounds", "rs_steps": own.pop("steps"), "prompts_of": settings.prompts_of} | own
+    stages = {f"{name}.own": {**loop, "from": given}}
+    if "rounds" in settings.modes:
+        stages[f"{name}.rounds"] = {**loop, "from": [*given, f"{name}.samples"]}
+    return stages
+
+
 def _preferences(name: str, settings: Settings, runs: list[str], tasks: str) -> dict[str, Entry]:
     """DPO of the best of `runs`, on pairs of the teacher's samples or of these and its own."""
     best, pairs = f"{name}.best", f"{name}.samples"
@@ -205,7 +218,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "samples": part(ctx.inputs.named(f"{ctx.name}.samples")),
         "dev": verdict_of(every[best]).summary(),
         "over_gold": {mode: comparison(verdict_of(artifact), verdict_of(control)) for mode, artifact in runs.items()},
-        "spent": {mode: _spent(mode, artifact, settings, ctx) for mode, artifact in every.items()},
+        "spent": {mode: _spent(mode, artifact, settings, ctx) for mode, artifact in every.items() if mode != "rounds"},
     }
     if {"verified", "unverified"} <= set(runs):
         manifest["verified_over_unverified"] = comparison(verdict_of(runs["verified"]), verdict_of(runs["unverified"]))
@@ -217,6 +230,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         own = ctx.inputs.named(f"{ctx.name}.own")
         manifest["own_rounds"] = part(own)
         manifest["over_own_rounds"] = comparison(verdict_of(every[best]), verdict_of(own))
+        if "rounds" in runs:
+            manifest["rounds_over_own_rounds"] = comparison(verdict_of(runs["rounds"]), verdict_of(own))
     (ctx.out / "distil.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return {key: value for key, value in manifest.items() if key not in ("runs", "samples", "own_rounds")}
 

@@ -70,8 +70,16 @@ def test_own_rounds_are_a_loop_of_the_student_alone():
     assert expanded(steps=30, own_rounds={})["small.own"]["rs_steps"] == 30
 
 
+def test_taught_rounds_are_the_own_ones_with_the_teachers_answers():
+    stages = expanded(modes=("verified", "rounds"), own_rounds={"rounds": 1, "rs_steps": 25})
+    own, taught = stages["small.own"], stages["small.rounds"]
+    assert taught.pop("from") == [*own.pop("from"), "small.samples"] and taught == own
+    with pytest.raises(InputError, match="needs the settings of the student's own rounds"):
+        expanded(modes=("rounds",))
+
+
 def test_every_sub_stage_takes_its_settings():
-    for entry in expanded(modes=NEW, own_rounds={}).values():
+    for entry in expanded(modes=(*NEW, "rounds"), own_rounds={}).values():
         given = {key: value for key, value in entry.items() if key not in ("uses", "from")}
         assert set(given) <= load_stage(entry["uses"]).Settings(**given).model_fields_set
 
@@ -139,11 +147,15 @@ def test_what_beat_what_and_what_it_cost(tmp_path):
     loop = {"rounds": 1, "gold_steps": 4, "rs_steps": 4, "reward": False, "variants": [{}], "prompts": 10, "dpo_prompts": 10,
             "least_pairs": 2}  # fmt: skip
     made = run_graph(tmp_path, "post.distil", "small", [base_artifact(tmp_path / "student", seed=3), teacher, tasks],
-                     modes=("online-forward", "on-policy", "preferences"), steps=12, prompts=30, prompts_start=0, prompts_of=120,
-                     k=2, least_pairs=2, dev=20, own_from=0.25, own_share=0.8, own_rounds=loop, **common)  # fmt: skip
+                     modes=("online-forward", "on-policy", "preferences", "rounds"), steps=12,
+                     prompts=30, prompts_start=0, prompts_of=120, k=2, least_pairs=2, dev=20, own_from=0.25,
+                     own_share=0.8, own_rounds=loop, **common)  # fmt: skip
     manifest = json.loads((made["small"].path / "distil.json").read_text())
     values = {mode: read_verdict(made[f"small.{mode}"].path).value for mode in manifest["runs"]}
-    assert set(values) == {"gold", "online-forward", "on-policy", "preferences"}
+    assert set(values) == {"gold", "online-forward", "on-policy", "preferences", "rounds"}
+    assert manifest["rounds_over_own_rounds"]["difference"] == pytest.approx(
+        values["rounds"] - read_verdict(made["small.own"].path).value, abs=1e-6
+    )
     assert values[manifest["chosen"]] == max(values.values()) and handed_on(made["small"]) == f"small.{manifest['chosen']}"
     over = {mode: found["difference"] for mode, found in manifest["over_gold"].items()}
     assert over == {mode: pytest.approx(value - values["gold"], abs=1e-6) for mode, value in values.items() if mode != "gold"}
@@ -156,6 +168,7 @@ def test_what_beat_what_and_what_it_cost(tmp_path):
     drawn = {part: sum(len(row.ids) for row in read_rows(made[f"small.{part}"].path / "samples.jsonl", Sample))
              for part in ("samples", "tries")}  # fmt: skip
     spent = manifest["spent"]
+    assert set(spent) == set(values) - {"rounds"}
     assert spent["gold"] == {"steps": 12, "tokens": made["small.gold"].summary()["tokens"], "teacher_tokens": 0,
                              "sampled_by_teacher": 0, "sampled_by_student": 0}  # fmt: skip
     assert spent["online-forward"]["teacher_tokens"] == spent["online-forward"]["tokens"] > 0

@@ -22,7 +22,7 @@ import torch
 
 from puna.core.errors import RunError
 
-SOURCES = ("step.c", "dot.h", "int8.h", "memory.h")
+SOURCES = ("step.c", "attention.h", "dot.h", "int8.h", "memory.h")
 COMPILERS = ("g++", "gcc", "clang", "cc")
 COMPILE_S = 120  # it takes two
 # No -ffast-math: sums keep the order they are written in, and loading the library must not change the process's rounding of

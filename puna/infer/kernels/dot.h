@@ -275,8 +275,8 @@ INLINE void multiply_3_by_4(vf sum[3][SHARE], const float *x, const float *p) {
 }
 #endif
 
-/* sums[c][r] of the columns so far, `begun` or not, for SHARE rows of a panel and `count` token rows (a constant, at most 3), in the
- * order of `one_row`. */
+/* sums[c][r] += over some columns, the first ones unless `begun`, for SHARE rows of a panel and `count` token rows (a constant, at
+ * most 3), in the order of `one_row`. */
 INLINE void panel_tile(const float *panel, const float *x, int64_t columns, const int count, int begun, vf *sums) {
     vf sum[3][SHARE];
 #pragma GCC unroll 3

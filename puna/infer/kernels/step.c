@@ -6,6 +6,7 @@
  * nor the cutting of a prompt change a bit of it. Products are of bfloat16 numbers (or FP8 and bfloat16), sums, the residual
  * stream, norms and softmax are float32; keys and values are kept in bfloat16. Structures mirror those of `step.py`.
  */
+#include "attention.h"
 #include "dot.h"
 #include "int8.h"
 #include "memory.h"
@@ -18,8 +19,6 @@
 #include <sched.h>
 #endif
 
-#define MAX_GROUP 4    /* query heads taken together over one key head, `step.HEADS_AT_ONCE` */
-#define MAX_PARTS 4    /* registers of a value taken together for fewer heads than that */
 #define PIECE 32768    /* bytes of weights a thread takes at least at once */
 #define SPINS 20000    /* looks at the barrier before the core is offered to others */
 #define BARRIER 0      /* places in `work`: threads that have arrived, rounds completed, counters of the phases */
@@ -89,18 +88,6 @@ static int64_t take(int64_t *counter, int64_t total, int64_t least, int threads,
     *first = taken;
     return size;
 }
-
-/* 2^x by a polynomial, relative error below 1e-6, for the softmax and the sigmoid of this file; 2^-126 is the least. */
-INLINE vf exp2_of(vf x) {
-    x = select_of(x < -126.f, (vf){0} - 126.f, select_of(x > 126.f, (vf){0} + 126.f, x));
-    vi n = __builtin_convertvector(x + select_of(x < 0.f, (vf){0} - 0.5f, (vf){0} + 0.5f), vi);
-    vf f = (x - __builtin_convertvector(n, vf)) * 0.693147181f;
-    vf y = 1.f + f * (1.f + f * (0.5f + f * (0.166666667f + f * (0.0416666667f + f * (0.00833333333f + f * 0.00138888889f)))));
-    return (vf)((vi)y + (n << 23));
-}
-
-#define LOG2_E 1.44269504f
-#define LOWEST 1e30f
 
 static void norm_row(const float *x, const float *weight, int64_t dim, float epsilon, float boost, rounded *out) {
     vf squares = {0};
@@ -197,151 +184,12 @@ static void place_row(const struct model *m, const struct batch *b, int64_t laye
     for (int64_t i = 0; i < 2 * width; i++) slot[i] = bf16_of(qkv[m->heads * dim + i]);
 }
 
-/* Where a sequence keeps the keys and values of one head. */
-struct keys { const uint16_t *cache; const int64_t *pages; int64_t page_size, stride, value, length, dim; };
-
-/* Keys (or values, from `offset` on) of a page, and in *count how many of it the row reads. */
-INLINE const uint16_t *page_of(const struct keys *k, int64_t first, int64_t *count) {
-    *count = k->length - first < k->page_size ? k->length - first : k->page_size;
-    return k->cache + k->pages[first / k->page_size] * k->page_size * k->stride;
-}
-
-/* The page after the one at `first`, to be fetched while that one is computed; the same again at the end. */
-INLINE const uint16_t *page_after(const struct keys *k, int64_t first) {
-    int64_t next = first + k->page_size < k->length ? first + k->page_size : first;
-    return k->cache + k->pages[next / k->page_size] * k->page_size * k->stride;
-}
-
-INLINE void fetch(const uint16_t *p, int64_t numbers) {
-    for (int64_t i = 0; i < numbers; i += 32) __builtin_prefetch(p + i, 0, 3);
-}
-
-/* scores[h][j] = scale q_h k_j for `group` (a constant) query heads, four products at a time: of so many keys that there are
- * four. What a page lacks is its last key again. */
-INLINE void score(const struct keys *k, const float *q, const int group, float scale, float *scores, int64_t width) {
-    const int64_t whole = k->dim / LANES * LANES;
-    const int together = MAX_GROUP / group;
-    int64_t count;
-    for (int64_t first = 0; first < k->length; first += count) {
-        const uint16_t *page = page_of(k, first, &count), *next = page_after(k, first);
-        for (int64_t j = 0; j < count; j += together) {
-            const uint16_t *key[MAX_GROUP];
-            vf sum[MAX_GROUP];
-            float y[MAX_GROUP];
-            for (int t = 0; t < together; t++) {
-                int64_t place = j + t < count ? j + t : count - 1;
-                key[t] = page + place * k->stride;
-                fetch(next + place * k->stride, k->dim);
-            }
-            for (int n = 0; n < MAX_GROUP; n++) sum[n] = (vf){0};
-            for (int64_t i = 0; i < whole; i += LANES)
-                for (int t = 0; t < together; t++) {
-                    vf part = load_bf16(key[t] + i);
-                    for (int h = 0; h < group; h++) sum[t * group + h] += part * load_f32(q + h * k->dim + i);
-                }
-            sum_lanes_of_4(sum, y);
-            for (int t = 0; t < together && j + t < count; t++)
-                for (int h = 0; h < group; h++) {
-                    float *product = y + t * group + h;
-                    for (int64_t i = whole; i < k->dim; i++) *product += f32_of(key[t][i]) * q[h * k->dim + i];
-                    scores[h * width + first + j + t] = *product * scale;
-                }
-        }
-    }
-}
-
-/* Scores, in units of log 2, become weights; their sum. There is room for whole registers behind the last. */
-static float soften(float *s, int64_t length) {
-    vf most = (vf){0} - LOWEST, sum = {0};
-    for (int64_t j = length; j % LANES; j++) s[j] = -LOWEST;
-    for (int64_t j = 0; j < length; j += LANES) {
-        vf v = load_f32(s + j);
-        most = select_of(v > most, v, most);
-    }
-    float lanes[LANES];
-    memcpy(lanes, &most, sizeof lanes);
-    for (int i = 1; i < LANES; i++) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
-    for (int64_t j = 0; j < length; j += LANES) {
-        vf v = exp2_of(load_f32(s + j) - lanes[0]);
-        memcpy(s + j, &v, sizeof v);
-        sum += v;
-    }
-    return sum_lanes(sum);
-}
-
-/* out[h] = sum_j scores[h][j] v_j factor_h at numbers i .. i + parts * LANES - 1 of the
- * head; `group`, `parts`: constants. */
-INLINE void weigh(const struct keys *k, const float *scores, int64_t width, const float *factor, int64_t i, const int group,
-                  const int parts, rounded *out, int64_t first_out) {
-    vf sum[MAX_GROUP][MAX_PARTS];
-    int64_t count;
-    for (int h = 0; h < group; h++)
-        for (int p = 0; p < parts; p++) sum[h][p] = (vf){0};
-    for (int64_t first = 0; first < k->length; first += count) {
-        const uint16_t *value = page_of(k, first, &count) + k->value + i, *next = page_after(k, first) + k->value + i;
-        for (int64_t j = first; j < first + count; j++, value += k->stride, next += k->stride) {
-            fetch(next, parts * LANES);
-            for (int p = 0; p < parts; p++) {
-                vf v = load_bf16(value + p * LANES);
-                for (int h = 0; h < group; h++) sum[h][p] += v * scores[h * width + j];
-            }
-        }
-    }
-    for (int h = 0; h < group; h++)
-        for (int p = 0; p < parts; p++) {
-            const int64_t column = first_out + h * k->dim + i + p * LANES;
-            float y[LANES];
-            vf weighed = sum[h][p] * factor[h];
-            int n = 0;
-            memcpy(y, &weighed, sizeof y);
-            for (; n + 8 <= LANES && column % 8 == 0; n += 8) store_8(out, column + n, y + n);
-            for (; n < LANES; n++) out[at(column + n)] = round_of(y[n]);
-        }
-}
-
-/* Attention of `group` (a constant) query heads over one key head: out[first_out + h dim ..] times `boost`. */
-INLINE void attend(const struct keys *k, const float *q, const int group, float *scores, int64_t width, rounded *out,
-                   int64_t first_out, float boost) {
-    float factor[MAX_GROUP];
-    int64_t i = 0;
-    score(k, q, group, LOG2_E / sqrtf((float)k->dim), scores, width);
-    for (int h = 0; h < group; h++) factor[h] = boost / soften(scores + h * width, k->length);
-    if (group < MAX_GROUP)
-        for (; i + MAX_PARTS * LANES <= k->dim; i += MAX_PARTS * LANES)
-            weigh(k, scores, width, factor, i, group, MAX_PARTS, out, first_out);
-    for (; i + 2 * LANES <= k->dim; i += 2 * LANES) weigh(k, scores, width, factor, i, group, 2, out, first_out);
-    for (; i + LANES <= k->dim; i += LANES) weigh(k, scores, width, factor, i, group, 1, out, first_out);
-    for (; i < k->dim; i++)
-        for (int h = 0; h < group; h++) {
-            float sum = 0;
-            int64_t count;
-            for (int64_t first = 0; first < k->length; first += count) {
-                const uint16_t *value = page_of(k, first, &count) + k->value + i;
-                for (int64_t j = 0; j < count; j++) sum += f32_of(value[j * k->stride]) * scores[h * width + first + j];
-            }
-            out[at(first_out + h * k->dim + i)] = round_of(sum * factor[h]);
-        }
-}
-
-/* One key head of one row: its query heads in groups of 4, 2 or 1. */
 static void attend_head(const struct model *m, const struct batch *b, int64_t layer, int64_t row, int64_t head, const float *qkv,
                         float *scores, int64_t width, rounded *out, float boost) {
-    int64_t dim = m->head_dim, group = m->heads / m->kv_heads, stride = 2 * m->kv_heads * dim;
+    int64_t dim = m->head_dim, group = m->heads / m->kv_heads, stride = 2 * m->kv_heads * dim, first = head * group * dim;
     struct keys k = {m->cache + layer * m->cache_stride + head * dim, b->table + b->sequence[row] * b->table_width, m->page_size,
-                     stride, stride / 2, b->positions[row] + 1, dim};
-    for (int64_t h = 0; h < group;) {
-        int64_t first = (head * group + h) * dim;
-        if (group - h >= MAX_GROUP) {
-            attend(&k, qkv + first, MAX_GROUP, scores, width, out, first, boost);
-            h += MAX_GROUP;
-        } else if (group - h >= 2) {
-            attend(&k, qkv + first, 2, scores, width, out, first, boost);
-            h += 2;
-        } else {
-            attend(&k, qkv + first, 1, scores, width, out, first, boost);
-            h += 1;
-        }
-    }
+                     stride, stride / 2, b->positions[row] + 1};
+    attend(&k, qkv, group, dim, scores, width, out, first, boost);
 }
 
 static void norms(const struct model *m, const struct scratch *s, const float *weight, const struct matrix *next, int64_t rows,
