@@ -21,7 +21,8 @@ from puna.verify.sandbox.limits import Limits
 from puna.verify.sandbox.namespaces import BOX, DEVICES, NOBODY
 from puna.verify.sandbox.worker import BoxError, Worker, scratch_directory
 
-TIERS = ("bwrap", "namespaces", "rlimits")
+WALLED, UNWALLED = ("bwrap", "namespaces"), "rlimits"
+TIERS = (*WALLED, UNWALLED)
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
 ROOT = str(Path(__file__).parents[3])  # where the package lies
 INSIDE = "/puna"  # where bubblewrap puts it, for the warm interpreter alone
@@ -32,9 +33,9 @@ def open_worker(tier: str, limits: Limits, packages: Sequence[str] = ()) -> Work
     """A box of a tier; BoxError where it cannot be built here."""
     readable = _readable(packages)
     scratch = scratch_directory()
-    if tier == "rlimits" and os.getuid() == 0:
+    if tier == UNWALLED and os.getuid() == 0:
         os.chown(scratch, NOBODY, NOBODY)
-    home = scratch if tier == "rlimits" else BOX
+    home = scratch if tier == UNWALLED else BOX
     environment = {"PATH": PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
     setup = {"walls": tier, "readable": readable, "packages": list(packages), "scratch": scratch, "disk": limits.disk, "proc": -1}
     if tier != "bwrap":

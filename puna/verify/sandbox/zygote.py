@@ -176,7 +176,7 @@ class Zygote:
         Path(self.box).chmod(0o700)
         for entry in os.scandir(self.box):
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
+                shutil.rmtree(entry.path, onerror=_open_up)
             else:
                 Path(entry.path).unlink()
         os.utime(self.box, (0, 0))
@@ -215,6 +215,13 @@ class Zygote:
         os.closerange(first_free, 1024)
         for name, pair in bounds.items():
             resource.setrlimit(getattr(resource, name), pair)
+
+
+def _open_up(function: Callable[..., Any], path: str, error: object) -> None:
+    """Give a directory that its program closed its rights back, and remove it."""
+    for folder in (str(Path(path).parent), path):
+        Path(folder).chmod(0o700)
+    shutil.rmtree(path)
 
 
 def _place(wanted: list[int | None]) -> None:
