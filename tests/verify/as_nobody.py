@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from puna.verify.sandbox import syscalls
-from puna.verify.sandbox.namespaces import NOBODY
+from puna.verify.box import syscalls
+from puna.verify.box.namespaces import NOBODY
 
 ROOT = Path(__file__).parents[2]
 

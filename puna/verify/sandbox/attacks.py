@@ -18,9 +18,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from puna.verify.box.namespaces import MAX_FILES
 from puna.verify.sandbox.forgeries import FORGERIES, TESTS
 from puna.verify.sandbox.limits import MB, Limits, Outcome
-from puna.verify.sandbox.namespaces import MAX_FILES
 from puna.verify.sandbox.pool import Sandbox
 from puna.verify.sandbox.worker import memory_of
 
