@@ -94,7 +94,7 @@ class Sandbox:
     def map_python(self, jobs: Iterable[Job]) -> list[Outcome]:
         """Outcomes of many programs, in order, as many at a time as there are boxes."""
         with ThreadPoolExecutor(self._size) as threads:
-            return list(threads.map(self.run_job, jobs))
+            return list(threads.map(self.run_job, jobs))  # a job waits for an idle box
 
     def run_job(self, job: Job) -> Outcome:
         """What came of one program. Its own `limits` hold instead of the sandbox's, but for `disk`."""
