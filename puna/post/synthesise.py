@@ -1,0 +1,214 @@
+"""Synthetic dialogs from a teacher, each kept only if its generator's checker passed it (paper 4.2.2, 4.3).
+
+A recipe names generators (`puna.post.synth.catalogue`), a teacher, and a judge if it is another. Every item is a story that asks
+the teacher, runs programs in the sandbox, and ends accepted or rejected with a reason. Items are worked through in parts; a part
+that was finished before a kill is read back, so nothing is asked or paid for twice, and a rerun leaves the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from puna.core.errors import InputError
+from puna.core.intervals import wilson
+from puna.core.rng import python_stream
+from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import execution
+from puna.core.stage import StageContext
+from puna.post import checkpoints
+from puna.post.reject import part_of
+from puna.post.synth.catalogue import GENERATORS, Generators
+from puna.post.synth.drive import LazySandbox, Running, Told, drive
+from puna.post.synth.sources import Sources
+from puna.post.synth.steps import Accepted, Item
+from puna.post.synth.teacher import Asked, ModelTeacher, Teacher, Usage, open_teacher
+from puna.post.synth.templates import Templates, load_templates
+from puna.tokenizer.dialog import Dialog, Provenance, content_id, write_rows
+
+KIND = "samples"
+REVISION = 1
+
+
+class Settings(BaseSettings):
+    """What is made, and by whom.
+
+    Attributes:
+        generators: settings of those that are wanted, by name.
+        teacher, judge: who answers, and who judges where no program can; None: the teacher.
+        program_seconds: how long a program may run; a slower machine may need more to come to the same verdicts.
+        part: items between two looks at whether to stop.
+        workers: programs that run side by side.
+        round: recorded in the provenance of every row.
+    """
+
+    generators: Generators
+    teacher: Asked = Asked()
+    judge: Asked | None = None
+    program_seconds: PositiveFloat = 5.0
+    part: PositiveInt = 128
+    workers: PositiveInt = execution(2)
+    round: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Settings:
+        if not self.wanted():
+            raise ValueError(f"no generator is named; known: {', '.join(GENERATORS)}")
+        return self
+
+    def wanted(self) -> dict[str, Any]:
+        """Settings of the generators to run, by name, in the order of the catalogue."""
+        found = {name: getattr(self.generators, name) for name in GENERATORS}
+        return {name: settings for name, settings in found.items() if settings is not None}
+
+
+Entry = tuple[str, Item]  # the generator's name and one of its items
+
+
+def outside(settings: Settings) -> dict[str, str]:
+    """Digests of the templates: a reworded question makes another artifact."""
+    return {f"prompts/{name}": load_templates(name, own.prompts).digest for name, own in settings.wanted().items()}
+
+
+def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Draw items, tell their stories, write what was accepted and why the rest was not."""
+    wanted, sources = settings.wanted(), Sources(ctx)
+    templates = {name: load_templates(name, own.prompts) for name, own in wanted.items()}
+    entries = [
+        (name, item)
+        for name, own in wanted.items()
+        for item in _distinct(GENERATORS[name].items(own, sources, python_stream(ctx.stream_seed("items"), name)))
+    ]
+    _note_missing(entries, wanted, ctx)
+    teacher = open_teacher(settings.teacher, ctx, "teacher")
+    judge = teacher if settings.judge is None else open_teacher(settings.judge, ctx, "judge")
+    told: list[Told] = []
+    with LazySandbox(settings.workers, settings.program_seconds) as box:
+        work = partial(
+            _tell, settings=settings, templates=templates, teachers={"teacher": teacher, "judge": judge}, box=box, ctx=ctx
+        )
+        for number, first in enumerate(range(0, len(entries), settings.part)):
+            part = entries[first : first + settings.part]
+            told += part_of(ctx, number, partial(work, part), Told, "stories")
+            ctx.progress(first + len(part), len(entries), accepted=sum(one.reason is None for one in told))
+    return _write(ctx, told, settings, teacher, judge, templates)
+
+
+def _distinct(items: Iterator[Item]) -> Iterator[Item]:
+    """Each key once: the streams of two stories must not be one."""
+    seen: set[str] = set()
+    for item in items:
+        if item.key not in seen:
+            seen.add(item.key)
+            yield item
+
+
+def _note_missing(entries: Sequence[Entry], wanted: dict[str, Any], ctx: StageContext) -> None:
+    found = Counter(name for name, _ in entries)
+    for name, own in wanted.items():
+        if found[name] < own.count:
+            ctx.note(f"{name}: {found[name]} items where {own.count} were wanted: the inputs hold no more that fit")
+    if not entries:
+        raise InputError("the inputs hold nothing that a generator can begin with", where=ctx.name,
+                         fix="see what each generator draws from in docs/synth.md")  # fmt: skip
+
+
+def _tell(
+    part: Sequence[Entry], *, settings: Settings, templates: dict[str, Templates], teachers: dict[str, Teacher], box: LazySandbox,
+    ctx: StageContext,
+) -> list[Told]:  # fmt: skip
+    """The stories of a part, with the dialogs of the accepted ones."""
+    wanted, began = settings.wanted(), time.perf_counter()
+    stories = [(name, item, GENERATORS[name].story(item, wanted[name], templates[name])) for name, item in part]
+    running = drive(stories, teachers, box, ctx.stream_seed("asks"))
+    for one in running:
+        if isinstance(one.end, Accepted):
+            rows = _dialogs(one, one.end, settings, teachers, templates[one.generator])
+            one.told.dialogs = [row.model_dump(mode="json") for row in rows]
+    ctx.timing(stories=len(part), seconds=round(time.perf_counter() - began, 3))
+    return [one.told for one in running]
+
+
+def _dialogs(one: Running, end: Accepted, settings: Settings, teachers: dict[str, Teacher], templates: Templates) -> list[Dialog]:
+    teacher, judge = teachers["teacher"], teachers["judge"]
+    provenance = Provenance(
+        source=one.item.source,
+        licence=_licence(one.item.licence, teacher.licence),
+        teacher=teacher.name,
+        judge=judge.name if "judge" in one.told.read else None,
+        round=settings.round,
+        parents=list(one.item.parents),
+        checks={"generator": one.generator, "prompts": templates.digest, **end.checks},
+    )
+    capability = end.capability or GENERATORS[one.generator].CAPABILITY
+    return [
+        Dialog(id=content_id(messages), messages=messages, tools=end.tools, lang=end.lang, capability=capability,
+               provenance=provenance)
+        for messages in end.dialogs
+    ]  # fmt: skip
+
+
+def _licence(source: str, teacher: str) -> str:
+    """Terms of a row: those of what it was made of, and of the output of a model behind an address."""
+    if teacher in ("", source):
+        return source
+    return f"({source}) AND ({teacher})" if " OR " in source + teacher else f"{source} AND {teacher}"
+
+
+def _write(
+    ctx: StageContext, told: list[Told], settings: Settings, teacher: Teacher, judge: Teacher, templates: dict[str, Templates]
+) -> dict[str, Any]:
+    """The files of a `samples` artifact; what was refused stands beside, without its dialogs."""
+    accepted = [Dialog.model_validate(row) for one in told for row in one.dialogs]
+    write_rows(ctx.out / "accepted.jsonl", {row.id: row for row in accepted}.values())
+    write_rows(ctx.out / "rejected.jsonl", (one for one in told if one.reason is not None))
+    for name in ("samples.jsonl", "preferences.jsonl"):
+        write_rows(ctx.out / name, [])
+    ancestors = sorted(set().union(*(one.ancestors for one in (teacher, judge) if isinstance(one, ModelTeacher))))
+    origin = {"policy": teacher.name, "ancestors": ancestors, "round": settings.round}
+    (ctx.out / checkpoints.POLICY).write_text(json.dumps(origin, indent=1) + "\n")
+    for asked, one in ((settings.teacher, teacher), (settings.judge, judge)):
+        if asked is not None and asked.use == "url":
+            ctx.add_source(f"answers of {one.name}", one.licence, rows=len(accepted), llama_name=asked.llama)
+    usage = {
+        "teacher": _usage(told, "teacher", settings.teacher),
+        "judge": _usage(told, "judge", settings.judge or settings.teacher),
+    }
+    return {
+        "accepted": len({row.id for row in accepted}),
+        "teacher": teacher.name,
+        "judge": judge.name,
+        "usage": usage,
+        "round": settings.round,
+        "generators": {name: _counts([one for one in told if one.generator == name], templates[name]) for name in templates},
+    }
+
+
+def _usage(told: list[Told], role: str, asked: Asked) -> dict[str, Any]:
+    usage = Usage(read=sum(one.read.get(role, 0) for one in told), written=sum(one.written.get(role, 0) for one in told))
+    return {"tokens_read": usage.read, "tokens_written": usage.written, "cost": round(usage.price(asked), 6)}
+
+
+def _counts(told: list[Told], templates: Templates) -> dict[str, Any]:
+    """What became of a generator's items: how many passed with the interval of their share, why others did not, the cost."""
+    passed = [one for one in told if one.reason is None]
+    low, high = wilson(len(passed), len(told))
+    return {
+        "items": len(told),
+        "accepted": len(passed),
+        "accepted_share": {"accuracy": len(passed) / len(told) if told else 0.0, "low": low, "high": high, "n": len(told)},
+        "dialogs": sum(len(one.dialogs) for one in passed),
+        "reasons": dict(sorted(Counter(one.reason for one in told if one.reason is not None).items())),
+        "questions": sum(one.asks for one in told),
+        "answers": sum(one.answers for one in told),
+        "programs": sum(one.programs for one in told),
+        "tokens_read": sum(sum(one.read.values()) for one in told),
+        "tokens_written": sum(sum(one.written.values()) for one in told),
+        "prompts": templates.digest,
+    }
