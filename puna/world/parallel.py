@@ -38,29 +38,6 @@ def draw_pair(rng: random.Random, faults: float) -> Pair:
     return Pair(source, wrong, lang, target, "" if wrong == right else fault)
 
 
-def says_the_same(source: str, target: str, source_lang: str, target_lang: str, seeds: int = 0) -> bool:
-    """Whether two exercises are one in two languages, read from their values."""
-    return values_of(source, source_lang) is not None and values_of(source, source_lang) == values_of(target, target_lang)
-
-
-def values_of(text: str, lang: str) -> tuple[str, ...] | None:
-    """What an exercise in sums is about (form, names, thing, numbers), whatever its language; None if it is none."""
-    import re
-
-    from puna.world.lexicon import NAMES, NOUNS, WORDING
-
-    words = WORDING[lang]
-    for form, statement, question in (("change", words.change, words.ask_change), ("more", words.more, words.ask_more)):
-        pattern = re.escape(f"{statement} {question}")
-        for slot in "nmabco":
-            pattern = pattern.replace(re.escape(f"{{{slot}}}"), rf"(?P<{slot}>\S+)", 1)
-        found = re.fullmatch(pattern, text.strip())
-        if found and found["o"] in NOUNS[lang] and found["n"] in NAMES:
-            values = {**found.groupdict(), "o": str(NOUNS[lang].index(found["o"]))}
-            return (form, *(f"{slot}={value}" for slot, value in sorted(values.items())))
-    return None
-
-
 def _exercise(seed: int, lang: str) -> str:
     return item(random.Random(seed), "math", lang, SEEN).prompt
 
