@@ -22,6 +22,7 @@ from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
 from puna.core.stage import StageContext
+from puna.data.sources import FileSource, file_digests
 from puna.post import checkpoints
 from puna.post.reject import part_of
 from puna.post.synth.catalogue import GENERATORS, Generators
@@ -72,14 +73,19 @@ Entry = tuple[str, Item]  # the generator's name and one of its items
 
 
 def outside(settings: Settings) -> dict[str, str]:
-    """Digests of the templates: a reworded question makes another artifact."""
-    return {f"prompts/{name}": load_templates(name, own.prompts).digest for name, own in settings.wanted().items()}
+    """Digests of the templates and of the user's files: a reworded question makes another artifact."""
+    found = {f"prompts/{name}": _templates(name, own).digest for name, own in settings.wanted().items()}
+    for name, own in settings.wanted().items():
+        read = getattr(GENERATORS[name], "outside", None)
+        for path in read(own) if read else ():
+            found |= {f"{name}/{file}": digest for file, digest in file_digests(FileSource(path=str(path))).items()}
+    return found
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Draw items, tell their stories, write what was accepted and why the rest was not."""
     wanted, sources = settings.wanted(), Sources(ctx)
-    templates = {name: load_templates(name, own.prompts) for name, own in wanted.items()}
+    templates = {name: _templates(name, own) for name, own in wanted.items()}
     entries = [
         (name, item)
         for name, own in wanted.items()
@@ -98,6 +104,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             told += part_of(ctx, number, partial(work, part), Told, "stories")
             ctx.progress(first + len(part), len(entries), accepted=sum(one.reason is None for one in told))
     return _write(ctx, told, settings, teacher, judge, templates)
+
+
+def _templates(name: str, own: Any) -> Templates:
+    return load_templates(getattr(GENERATORS[name], "TEMPLATES", name), own.prompts)
 
 
 def _distinct(items: Iterator[Item]) -> Iterator[Item]:
@@ -148,7 +158,7 @@ def _dialogs(one: Running, end: Accepted, settings: Settings, teachers: dict[str
     )
     capability = end.capability or GENERATORS[one.generator].CAPABILITY
     return [
-        Dialog(id=content_id(messages), messages=messages, tools=end.tools, lang=end.lang, capability=capability,
+        Dialog(id=content_id(messages), messages=messages, tools=end.tools, lang=end.lang or one.item.lang, capability=capability,
                provenance=provenance)
         for messages in end.dialogs
     ]  # fmt: skip

@@ -21,6 +21,7 @@ class Came:
     stdout: str = ""
     stderr: str = ""
     returncode: int = 0
+    results: tuple = ()
 
 
 class TrustedBox:

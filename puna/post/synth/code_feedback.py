@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -22,10 +22,13 @@ from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Execute, Item, Rejected, Story, assistant, user
 from puna.post.synth.templates import Templates
 
+if TYPE_CHECKING:
+    from puna.verify.sandbox import Outcome
+
 CAPABILITY = "code"
 REASONS = ("no problem", "no code", "no tests", "tests prove nothing", "still failing", "held-out tests fail")
 
-STDERR_SHOWN = 800  # characters of an outcome that the teacher sees
+SHOWN = 800  # characters of an outcome that the teacher sees
 
 
 class Settings(BaseSettings):
@@ -118,7 +121,8 @@ def _mended_tests(text: str, name: str, settings: Settings) -> tuple[str, ...] |
     return suite if len(suite) >= settings.least_asserts else None
 
 
-def outcome_text(outcome: Any) -> str:
+def outcome_text(outcome: Outcome) -> str:
     """What a program's outcome tells whoever has to mend it."""
-    said = (outcome.stderr or outcome.stdout or "").strip()[-STDERR_SHOWN:]
+    errors = [result.error for result in outcome.results if not result.passed]
+    said = "\n".join([*errors, outcome.stderr.strip() or outcome.stdout.strip()]).strip()[-SHOWN:]
     return f"{outcome.status} (return code {outcome.returncode})" + (f"\n{said}" if said else "")

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from puna.core.rng import derive_seed
 from puna.post.synth.steps import Accepted, Answer, Ask, Execute, Item, Rejected, Story
 from puna.post.synth.teacher import Teacher
 from puna.tokenizer.dialog import Row
+
+if TYPE_CHECKING:
+    from puna.verify.sandbox import Outcome, Sandbox
 
 SHOWN = 2000  # characters of a question or an answer that are kept of a rejected story
 
@@ -51,7 +54,8 @@ class LazySandbox:
 
     def __init__(self, workers: int, seconds: float):
         self.workers, self.seconds = workers, seconds
-        self._stack, self._sandbox = ExitStack(), None
+        self._stack = ExitStack()
+        self._sandbox: Sandbox | None = None
 
     def __enter__(self) -> LazySandbox:
         return self
@@ -59,36 +63,20 @@ class LazySandbox:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def outcomes(self, programs: Sequence[Execute]) -> list[Any]:
-        """What came of each program, in order; the Python ones run side by side."""
+    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome]:
+        """What came of each program, in order."""
+        from puna.verify.sandbox import Job, Limits, Sandbox
+
         if self._sandbox is None:
-            from puna.verify.sandbox import Limits, Sandbox
-
             self._sandbox = self._stack.enter_context(Sandbox(limits=Limits(seconds=self.seconds), workers=self.workers))
-        return run_programs(self._sandbox, programs)
-
-
-def run_programs(sandbox: Any, programs: Sequence[Execute]) -> list[Any]:
-    """The outcomes of programs in the order given."""
-    found: list[Any] = [None] * len(programs)
-    python = [i for i, one in enumerate(programs) if one.language == "python"]
-    jobs = [_job(programs[i]) for i in python]
-    for i, outcome in zip(python, sandbox.map_python(jobs) if jobs else (), strict=True):
-        found[i] = outcome
-    for i, one in enumerate(programs):
-        if one.language != "python":
-            found[i] = sandbox.run(one.language, one.code, stdin=one.stdin, files=dict(one.files))
-    return found
-
-
-def _job(program: Execute) -> dict[str, Any]:
-    return {"code": program.code, "tests": list(program.tests), "stdin": program.stdin, "files": dict(program.files)}
+        jobs = [Job(one.code, one.tests, one.stdin, one.files, language=one.language) for one in programs]
+        return self._sandbox.map_python(jobs)
 
 
 class Box(Protocol):
     """Something that runs programs: `LazySandbox`, or a stand-in."""
 
-    def outcomes(self, programs: Sequence[Execute]) -> list[Any]: ...
+    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome]: ...
 
 
 @dataclass

@@ -33,7 +33,8 @@ def snippets(settings: Snippets, count: int, sources: Sources, rng: Random) -> I
         elif (place := rng.randrange(number + 1)) < count:
             chosen[place] = (number, document)
     for _, document in sorted(chosen, key=lambda one: one[0]):
-        yield Item(document.id, document.source, document.licence, cut(document.text, settings, rng), (document.id,))
+        yield Item(document.id, document.source, document.licence, cut(document.text, settings, rng), (document.id,),
+                   document.lang or "en")  # fmt: skip
 
 
 def _fits(document: Document, settings: Snippets) -> bool:

@@ -31,6 +31,10 @@ class Sources:
     def __init__(self, ctx: StageContext):
         self._ctx, self._tasks = ctx, ctx.inputs.all("tasks")
 
+    def has(self, kind: str) -> bool:
+        """Whether there is an input of this kind."""
+        return bool(self._ctx.inputs.all(kind))
+
     def documents(self, *groups: str) -> Iterator[Document]:
         """Documents of some groups (of all without any), in their order."""
         from puna.data.columns import documents

@@ -25,7 +25,7 @@ class Item:
         key: names the item among those of its generator; its random stream hangs on it.
         source, licence: of what was given; they go into the provenance of every row.
         given: what the generator drew, in the generator's own form (a snippet, a task, a document).
-        parents: ids of the rows or documents it came from.
+        parents: ids of the rows or documents it came from. `lang` is its language.
     """
 
     key: str
@@ -33,6 +33,7 @@ class Item:
     licence: str
     given: Any
     parents: tuple[str, ...] = ()
+    lang: str = "en"
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class Execute:
 class Accepted:
     """The dialogs a story ends with, and by what they were checked.
 
-    `tools`, `lang` and `capability` are those of every dialog; the generator's own capability where it is empty.
+    `tools`, `lang` and `capability` are those of every dialog; the item's language and the generator's capability where empty.
     """
 
     dialogs: list[list[MessageRow]]
     checks: dict[str, Any]
     tools: str | None = None
-    lang: str = "en"
+    lang: str = ""
     capability: str = ""
 
 

@@ -225,8 +225,9 @@ class OracleTeacher:
 
         found = []
         for ask, seed in zip(asks, seeds, strict=True):
-            texts = [answer(ask.template, ask.slots, seed + number, self.errors) for number in range(ask.samples)]
-            read = sum(len(row.content.split()) for row in ask.messages)
-            found.append([Answer(t, True, None, read * (n == 0), len(t.split())) for n, t in enumerate(texts)])
+            turns = [(row.role, row.content) for row in ask.messages]
+            read = sum(len(content.split()) for _, content in turns)
+            said = [answer(ask.template, ask.slots, seed + number, self.errors, turns) for number in range(ask.samples)]
+            found.append([Answer(s.text, True, s.call, read * (n == 0), len(s.text.split())) for n, s in enumerate(said)])
         self.usage.add(found)
         return found

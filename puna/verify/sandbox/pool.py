@@ -1,0 +1,139 @@
+"""The sandbox as it is used: some boxes with warm interpreters, and programs sent through them."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+
+from puna.core.errors import InputError, RunError
+from puna.verify.sandbox import tiers
+from puna.verify.sandbox.languages import Language, languages
+from puna.verify.sandbox.limits import Job, Limits, Outcome, TestResult
+from puna.verify.sandbox.worker import BoxError, Worker
+
+
+class Sandbox:
+    """Runs programs in `workers` boxes of one tier, each program in a fresh copy of a warm interpreter. A context manager.
+
+    Args:
+        tier: one of `tiers.TIERS`; by default the strongest that stops every attack of the self-test here.
+        allow_unsandboxed: take the tier without walls if no other can be had.
+        packages: directories that programs may import from beside Python's own library, read-only.
+
+    Raises InputError where no tier stops every attack.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        workers: int = 2,
+        tier: str | None = None,
+        *,
+        allow_unsandboxed: bool = False,
+        packages: Sequence[str] = (),
+    ):
+        tiers.require_linux()
+        self.limits, self.packages = limits or Limits(), tuple(packages)
+        self.tier = tier or "namespaces"
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        self._size = workers
+        try:
+            for _ in range(workers):
+                self._idle.put(self._open())
+        except BoxError as error:
+            self.close()
+            fix = "see which tiers work here: puna doctor"
+            raise InputError(f"a sandbox of tier '{self.tier}' cannot be built here", where=str(error), fix=fix) from error
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every box."""
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def run_python(
+        self,
+        code: str,
+        *,
+        tests: str | Sequence[str] = (),
+        stdin: str = "",
+        files: Mapping[str, bytes] | None = None,
+        entry_point: str = "",
+    ) -> Outcome:
+        """What came of a Python program: as a whole, or loaded and tested."""
+        return self.run_job(Job(code, tests, stdin, files or {}, entry_point))
+
+    def run(
+        self,
+        language: str,
+        code: str,
+        *,
+        tests: str | Sequence[str] | Sequence[tuple[str, str]] = (),
+        stdin: str = "",
+        files: Mapping[str, bytes] | None = None,
+    ) -> Outcome:
+        """What came of a program in any of `languages()`; InputError for one that is not installed."""
+        return self.run_job(Job(code, tests, stdin, files or {}, language=language))
+
+    def map_python(self, jobs: Iterable[Job]) -> list[Outcome]:
+        """Outcomes of many programs, in order, as many at a time as there are boxes."""
+        with ThreadPoolExecutor(self._size) as threads:
+            return list(threads.map(self.run_job, jobs))
+
+    def run_job(self, job: Job) -> Outcome:
+        """What came of one program."""
+        known = languages()
+        if job.language not in known:
+            raise InputError(
+                f"no compiler or interpreter for '{job.language}'", where="sandbox", fix=f"use one of: {', '.join(known)}"
+            )
+        tests = [job.tests] if isinstance(job.tests, str) else list(job.tests)
+        if tests and not isinstance(tests[0], str):
+            return self._compared(job, [(str(stdin), str(stdout)) for stdin, stdout in tests], known[job.language])
+        if tests and job.language != "python":
+            raise InputError("tests of such a program are pairs (stdin, stdout)", where=job.language, fix='tests: [["1 2", "3"]]')
+        return self._boxed(job, known[job.language])
+
+    def _compared(self, job: Job, pairs: list[tuple[str, str]], language: Language) -> Outcome:
+        """A whole program run once for each input until one output is wrong; the comparison is made out here."""
+        results: list[TestResult] = []
+        for stdin, wanted in pairs:
+            outcome = self._boxed(replace(job, tests=(), stdin=stdin), language)
+            held = outcome.passed and _lines(outcome.stdout) == _lines(wanted)
+            results.append(TestResult(held, "" if held else f"{outcome.status}: {outcome.stdout[:200]!r}"))
+            if not held:
+                return replace(outcome, status="failed" if outcome.passed else outcome.status, results=tuple(results))
+        return replace(outcome, results=tuple(results))
+
+    def _boxed(self, job: Job, language: Language) -> Outcome:
+        worker = self._idle.get()
+        try:
+            outcome = worker.run(job, self.limits, language)
+        except BoxError as error:
+            worker.close()
+            outcome = Outcome("killed", stderr=f"the box was lost: {error}")
+            worker = self._reopened()
+        self._idle.put(worker)
+        return outcome
+
+    def _reopened(self) -> Worker:
+        try:
+            return self._open()
+        except BoxError as error:
+            raise RunError("a box of the sandbox was lost and cannot be built again", where=self.tier, fix=str(error)) from error
+
+    def _open(self) -> Worker:
+        return tiers.open_worker(self.tier, self.limits, self.packages)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without trailing white space, and without empty ones at the end."""
+    return [line.rstrip() for line in text.rstrip().splitlines()]
