@@ -57,6 +57,15 @@ def answer(template: str, slots: Mapping[str, str], seed: int, errors: float, tu
 
 
 def _answerers() -> dict[str, Answerer]:
-    from puna.world import oracle_code, oracle_facts, oracle_maths
+    from puna.world import (
+        oracle_code,
+        oracle_facts,
+        oracle_languages,
+        oracle_maths,
+        oracle_steering,
+        oracle_texts,
+        oracle_tools,
+    )
 
-    return {**oracle_code.ANSWERERS, **oracle_maths.ANSWERERS, **oracle_facts.ANSWERERS}
+    parts = (oracle_code, oracle_maths, oracle_facts, oracle_texts, oracle_languages, oracle_tools, oracle_steering)
+    return {generator: answerer for part in parts for generator, answerer in part.ANSWERERS.items()}

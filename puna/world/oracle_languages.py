@@ -1,7 +1,7 @@
 """The oracle on languages: translations of the mini-world's exercises, their solutions, and whether two say the same.
 
-It errs as models do: a number changed, two numbers swapped, another thing named, the exercise left untranslated or put into a third
-language, the announcement of the answer forgotten.
+It errs as models do: a number changed, two numbers swapped, another thing named, the exercise left untranslated or put into a
+third language, the announcement of the answer forgotten.
 """
 
 from __future__ import annotations

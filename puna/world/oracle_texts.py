@@ -60,7 +60,7 @@ def verdict(ask: Question, right: bool) -> str:
 
 
 def knowledge(ask: Question) -> str:
-    """question, read, remember, right, definite, refuse."""
+    """question, read, clear, remember, right, definite, refuse."""
     if ask.name == "question":
         return posed(ask, ask.slots["snippet"])
     if ask.name == "read":
@@ -68,6 +68,8 @@ def knowledge(ask: Question) -> str:
     about = asked(ask.slots["question"])
     if ask.name == "definite":
         return verdict(ask, not ask.slots["answer"].startswith(("I do not", "It does not")))
+    if ask.name == "clear":
+        return verdict(ask, about is not None and bool(about[0]))
     if ask.name == "right":
         return verdict(ask, about is not None and ask.slots["answer"] == _told(about))
     if about is None or not about[0]:
@@ -109,7 +111,7 @@ def _summary(ask: Question) -> str:
     text = ask.slots["text"]
     said = facts(text)
     kept = [name for name, kind in said if kind == "people"]
-    kept = kept if any(kind != "people" for _, kind in said) else kept[: max(2, len(kept) // 2)]
+    kept = kept if any(kind != "people" for _, kind in said) else kept[: max(1, len(kept) // 2)]
     told = {name: said[name, "people"] for name in kept}
     fault = ask.rng.choice(("number", "mixed up", "made up", "whole")) if ask.errs() and told else ""
     if fault == "whole":

@@ -6,6 +6,9 @@ The functions of the shared file are drawn from a table, so what each should ret
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from puna.world.lexicon import NAMES, NOUNS
 
@@ -13,18 +16,38 @@ PROJECT_LICENCE = "CC0-1.0"
 
 # name: (parameters, what it does, body, arguments of three calls)
 FUNCTIONS = {
-    "total": ("values", "Sum of the values.", "return sum(values)", ("[1, 2, 3]", "[10]", "[4, 4]")),
-    "largest": ("values", "Largest value.", "return max(values)", ("[3, 9, 2]", "[5]", "[7, 1]")),
-    "spread": ("values", "Largest less smallest value.", "return max(values) - min(values)", ("[3, 9, 2]", "[5, 6]", "[8, 1]")),
-    "doubled": ("number", "Twice a number.", "return 2 * number", ("3", "0", "11")),
-    "backwards": ("text", "The text from back to front.", "return text[::-1]", ("'house'", "'ab'", "'letter'")),
-    "initials": ("text", "First letter of each word.", "return ''.join(word[0] for word in text.split())",
+    "total": ("values: list", "Sum of the values.", "return sum(values)", ("[1, 2, 3]", "[10]", "[4, 4]")),
+    "largest": ("values: list", "Largest value.", "return max(values)", ("[3, 9, 2]", "[5]", "[7, 1]")),
+    "spread": ("values: list", "Largest less smallest value.", "return max(values) - min(values)",
+               ("[3, 9, 2]", "[5, 6]", "[8, 1]")),
+    "doubled": ("number: int", "Twice a number.", "return 2 * number", ("3", "0", "11")),
+    "backwards": ("text: str", "The text from back to front.", "return text[::-1]", ("'house'", "'ab'", "'letter'")),
+    "initials": ("text: str", "First letter of each word.", "return ''.join(word[0] for word in text.split())",
                  ("'red old house'", "'one'", "'a b'")),
-    "longest": ("words", "The longest word, the first of equals.", "return max(words, key=len)",
+    "longest": ("words: list", "The longest word, the first of equals.", "return max(words, key=len)",
                 ("['pen', 'house']", "['a', 'bb', 'cc']", "['bird']")),
-    "evens": ("values", "The even values, in order.", "return [value for value in values if value % 2 == 0]",
+    "evens": ("values: list", "The even values, in order.", "return [value for value in values if value % 2 == 0]",
               ("[1, 2, 4]", "[3]", "[6, 6]")),
 }  # fmt: skip
+# the same again, for whoever has to know what is right
+VALUES: dict[str, Callable[[Any], Any]] = {
+    "total": sum, "largest": max, "spread": lambda values: max(values) - min(values), "doubled": lambda number: 2 * number,
+    "backwards": lambda text: text[::-1], "initials": lambda text: "".join(word[0] for word in text.split()),
+    "longest": lambda words: max(words, key=len), "evens": lambda values: [value for value in values if value % 2 == 0],
+}  # fmt: skip
+WRONG = {  # bodies that are wrong, the first for most inputs, the second for some
+    "total": ("return len(values)", "return sum(set(values))"),
+    "largest": ("return min(values)", "return values[-1]"),
+    "spread": ("return max(values)", "return values[0] - values[-1]"),
+    "doubled": ("return number + 1", "return number**2 if number == 2 else number + 3"),
+    "backwards": ("return text", "return text[:0:-1]"),
+    "initials": ("return text[0]", "return ''.join(word[:2] for word in text.split())"),
+    "longest": ("return min(words, key=len)", "return words[-1]"),
+    "evens": (
+        "return [value for value in values if value % 2]",
+        "return sorted(set(value for value in values if value % 2 == 0))",
+    ),
+}
 SIGNATURES = 4  # functions of the shared file
 
 
@@ -34,7 +57,7 @@ def draw_project(rng: random.Random) -> tuple[dict[str, str], str]:
     Some further files import nothing of it, so that naming the dependents takes reading.
     """
     chosen, shared = rng.sample(sorted(FUNCTIONS), SIGNATURES), f"{rng.choice(NOUNS['en'])}_tools.py"
-    module, files = shared.removesuffix(".py"), {shared: _shared(chosen)}
+    module, files = shared.removesuffix(".py"), {shared: shared_file(chosen)}
     names = rng.sample([name.lower() for name in NAMES], 10)
     for place, name in enumerate(names[: rng.randint(6, 8)]):
         used = [chosen[place % SIGNATURES], *rng.sample(chosen, 1)]
@@ -44,12 +67,20 @@ def draw_project(rng: random.Random) -> tuple[dict[str, str], str]:
     return dict(sorted(files.items())), shared
 
 
-def _shared(chosen: list[str]) -> str:
-    parts = []
-    for name in chosen:
-        parameters, about, body, _ = FUNCTIONS[name]
-        parts.append(f'def {name}({parameters}):\n    """{about}"""\n    {body}\n')
-    return "\n\n".join(parts)
+def source(name: str, body: str = "") -> str:
+    """One function as it stands in a file, perhaps with another body."""
+    parameters, about, right, _ = FUNCTIONS[name]
+    return f'def {name}({parameters}):\n    """{about}"""\n    {body or right}\n'
+
+
+def value(name: str, argument: object) -> object:
+    """What the function of this name returns for an argument."""
+    return VALUES[name](argument)
+
+
+def shared_file(chosen: Sequence[str], bodies: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A file of some functions; `bodies` replace those of some."""
+    return "\n\n".join(source(name, bodies.get(name, "")) for name in chosen)
 
 
 def _program(module: str, used: list[str], rng: random.Random) -> str:

@@ -109,7 +109,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         return Rejected(fault)
     if settings.judge:
         called = "\n".join(f"{name}({json.dumps(of)}) = {output}" for turn in talk.turns for (name, of), output in turn)
-        verdict = yield templates.ask("judge", role="judge", temperature=0.0, max_tokens=8, functions=setting.tools,
+        verdict = yield templates.ask("judge", role="judge", samples=settings.votes, max_tokens=8, functions=setting.tools,
                                       request=request[0], called=called, answer=talk.answer)  # fmt: skip
         if not said_yes(verdict):
             return Rejected(JUDGED)

@@ -24,7 +24,7 @@ from puna.post.synth.templates import Templates
 from puna.verify.constraints import fold
 
 CAPABILITY = "factuality"
-NO_QUESTION, UNCLEAR, MIXED, NO_REFUSAL = "no question", "question not answered by the snippet", "mixed answers", "no refusal"
+NO_QUESTION, UNCLEAR, MIXED, NO_REFUSAL = "no question", "unclear question", "mixed answers", "no refusal"
 REASONS = (NO_QUESTION, UNCLEAR, MIXED, NO_REFUSAL)
 
 
@@ -35,7 +35,8 @@ class Settings(BaseSettings):
         samples: answers without the snippet, at `spread` (their temperature).
         right: least share of right answers for a question to be kept with one of them.
         wrong: least share of definite and wrong answers for a refusal; a question with any right answer gets none.
-        votes: readings of the snippet, of which more than half must give the answer that came with the question.
+        votes: readings of the snippet, of which more than half must give the answer that came with the question; also verdicts
+            on each answer.
     """
 
     count: PositiveInt = 200
@@ -63,31 +64,35 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     if found is None or fold(found[1]) not in fold(item.given) or fold(found[1]) in fold(found[0]):
         return Rejected(NO_QUESTION)
     question, reference = found
-    read = yield templates.ask("read", snippet=item.given, question=question, role="judge", samples=settings.votes, **how)
-    if 2 * sum(fold(reference) in fold(one.text) for one in read) <= len(read):
+    judged: dict[str, Any] = {"role": "judge", "samples": settings.votes, "max_tokens": 8}
+    read, clear = yield [
+        templates.ask("read", snippet=item.given, question=question, role="judge", samples=settings.votes, **how),
+        templates.ask("clear", question=question, **judged),
+    ]
+    if not said_yes(clear) or 2 * sum(fold(reference) in fold(one.text) for one in read) <= len(read):
         return Rejected(UNCLEAR)
     remembered = yield templates.ask("remember", question=question, samples=settings.samples, temperature=settings.spread,
                                      max_tokens=settings.max_tokens)  # fmt: skip
-    right, definite = yield from _judged(remembered, question, reference, item.given, templates)
+    right, definite = yield from _judged(remembered, question, reference, item.given, templates, judged)
     count = len(remembered)
     checks = {"samples": count, "right": len(right), "definite": len(definite)}
     if right and len(right) >= settings.right * count:
         return Accepted([[user(question), assistant(right[0])]], checks | {"kept": "answer"})
-    if right or len(definite) < settings.wrong * count:
+    near = any(fold(reference) in fold(one.text) for one in remembered)  # right perhaps, whatever the judge says
+    if near or len(definite) < settings.wrong * count:
         return Rejected(MIXED)
     (refusal,) = yield templates.ask("refuse", question=question, **how)
     text = refusal.text.strip()
-    verdict = yield templates.ask("definite", role="judge", temperature=0.0, max_tokens=8, question=question, answer=text)
+    verdict = yield templates.ask("definite", question=question, answer=text, **judged)
     if not refusal.finished or not text or said_yes(verdict) or fold(reference) in fold(text):
         return Rejected(NO_REFUSAL)
     return Accepted([[user(question), assistant(text)]], checks | {"kept": "refusal"})
 
 
-def _judged(answers: list[Answer], question: str, reference: str, snippet: str, templates: Templates) -> Any:
+def _judged(answers: list[Answer], question: str, reference: str, snippet: str, templates: Templates, how: dict[str, Any]) -> Any:
     """The texts of the answers that are right, and of those that are definite; a text that came twice is judged once."""
     texts = [answer.text.strip() for answer in answers if answer.finished and answer.text.strip()]
     different = list(dict.fromkeys(texts))
-    how: dict[str, Any] = {"role": "judge", "temperature": 0.0, "max_tokens": 8}
     asked = [
         templates.ask("right", question=question, answer=text, snippet=snippet, reference=reference, **how) for text in different
     ]

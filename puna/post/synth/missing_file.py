@@ -28,6 +28,8 @@ CAPABILITY = "long context"
 NOTHING_RUNS, NO_CODE, LACKS_NAMES, OTHER_OUTPUT = "nothing to run", "no code", "lacks a name", "other output"
 REASONS = (NOTHING_RUNS, NO_CODE, LACKS_NAMES, OTHER_OUTPUT)
 
+BESIDE = "import sys\n\nsys.path.insert(0, '.')\n\n"  # so that a program finds the files that lie beside it
+
 
 class Settings(BaseSettings):
     """`count` missing files.
@@ -113,7 +115,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
 
 
 def _program(path: str, files: Mapping[str, str]) -> Execute:
-    return Execute(files[path], files={name: source.encode() for name, source in files.items() if name != path})
+    return Execute(BESIDE + files[path], files={name: source.encode() for name, source in files.items() if name != path})
 
 
 def _of_folder(settings: Settings) -> Iterator[Item]:

@@ -19,10 +19,12 @@ def fields(answer: Answer, *names: str) -> list[str] | None:
         return None
     pattern = re.compile(rf"^\W*({'|'.join(map(re.escape, names))})\s*:", re.IGNORECASE | re.MULTILINE)
     marks = list(pattern.finditer(answer.text))
+    if len(marks) != len(names):
+        return None
     ends = [mark.start() for mark in marks[1:]] + [len(answer.text)]
     found = {mark[1].casefold(): answer.text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
     texts = [found.get(name.casefold(), "") for name in names]
-    return texts if len(marks) == len(names) and all(texts) else None
+    return texts if all(texts) else None
 
 
 def said_yes(answers: Sequence[Answer]) -> bool:

@@ -23,7 +23,8 @@ from puna.post.synth.templates import Templates
 from puna.tokenizer.chat import Message
 from puna.tokenizer.dialog import MessageRow, Task
 from puna.verify.check import verify
-from puna.verify.constraints import holds
+from puna.verify.constraints import fold, holds
+from puna.verify.numbers import final_number, to_fraction
 
 CAPABILITY = "steerability"
 UNFINISHED, BROKEN, WRONG, JUDGED, NO_FOLLOW_UP = "unfinished", "demand not met", "wrong answer", "judged off", "no follow-up"
@@ -40,7 +41,8 @@ class Settings(BaseSettings):
         capabilities: of the tasks whose prompts are taken, empty for all.
         turns: answers in a conversation; the first counts.
         samples: of each answer, the first that passes the program's checks is taken.
-        judge: whether a judge reads the answers; demands of tone and persona need one.
+        judge: whether a judge reads the answers; demands of tone and persona need one. `votes`: its verdicts on each answer, of
+            which more than half must be yes.
     """
 
     count: PositiveInt = 200
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
     turns: int = Field(2, ge=1)
     samples: int = Field(2, ge=1)
     judge: bool = True
+    votes: int = Field(5, ge=1)
     temperature: NonNegativeFloat = 0.7
     max_tokens: PositiveInt = 256
     prompts: str = ""
@@ -101,18 +104,27 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         kept = [text for text in texts if holds(given.constraint, text)]
         if not kept:
             return Rejected(BROKEN)
-        right = [text for text in kept if turn or not given.task.verifier or verify(given.task, Message("assistant", text))]
+        right = [text for text in kept if turn or is_right(given.task, text)]
         if not right:
             return Rejected(WRONG)
         dialog.append(assistant(right[0]))
         if settings.judge:
-            verdict = yield templates.ask("judge", role="judge", temperature=0.0, max_tokens=8, system=given.system,
+            verdict = yield templates.ask("judge", role="judge", samples=settings.votes, max_tokens=8, system=given.system,
                                           dialog=_shown(dialog[1:]))  # fmt: skip
             if not said_yes(verdict):
                 return Rejected(JUDGED)
     judged = sum(not demand.constraint for demand in given.demands)
     checks = {"constraint": given.constraint, "judged_demands": judged, "judge": settings.judge}
     return Accepted([dialog], checks, lang=given.task.lang)
+
+
+def is_right(task: Task, text: str) -> bool:
+    """Whether an answer holds the right one, in whatever form the demands gave it; a task without a verifier says nothing."""
+    if task.verifier == "final_answer":
+        wanted = str(task.reference["answer"])
+        number = to_fraction(wanted)
+        return final_number(text) == number if number is not None else fold(wanted) in fold(text)
+    return not task.verifier or verify(task, Message("assistant", text))
 
 
 def _ask(dialog: Sequence[MessageRow], given: Given, settings: Settings, templates: Templates) -> Ask:

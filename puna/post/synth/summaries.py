@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     Attributes:
         fan_in: summaries that are summed up together.
         shorter: most characters of a summary, as a share of what it sums up.
-        judge: whether a judge reads each summary beside its text. `votes`: readings for the question.
+        samples: of each summary, the first that passes is taken.
+        judge: whether a judge reads each summary beside its text. `votes`: its verdicts, and readings for the question.
         questions: whether a question over the whole document is asked as well.
     """
 
@@ -47,9 +48,10 @@ class Settings(BaseSettings):
     lengths: Lengths = Lengths()
     fan_in: int = Field(4, ge=2)
     shorter: Share = 0.6
+    samples: int = Field(3, ge=1)
     judge: bool = True
     questions: bool = True
-    votes: int = Field(3, ge=1)
+    votes: int = Field(5, ge=1)
     temperature: NonNegativeFloat = 0.7
     max_tokens: PositiveInt = 512
     prompts: str = ""
@@ -96,22 +98,25 @@ def _grouped(summaries: list[str], fan_in: int) -> list[str]:
 
 
 def _summaries(texts: Sequence[str], lang: str, settings: Settings, templates: Templates) -> Any:
-    """A checked summary of each text, or the reason of the first that fails."""
+    """A checked summary of each text, or why one of them has none."""
     how: dict[str, Any] = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
-    answers = yield [templates.ask("summary", text=text, **how) for text in texts]
-    for (answer,), text in zip(answers, texts, strict=True):
-        fault = _fault(answer, text, lang, settings)
-        if fault:
-            return Rejected(fault)
-    found = [answer.text.strip() for (answer,) in answers]
-    if settings.judge:
-        verdicts = yield [
-            templates.ask("judge", role="judge", temperature=0.0, max_tokens=8, text=text, summary=summary)
-            for text, summary in zip(texts, found, strict=True)
-        ]
-        if not all(map(said_yes, verdicts)):
-            return Rejected(UNSUPPORTED)
-    return found
+    answers = yield [templates.ask("summary", text=text, samples=settings.samples, **how) for text in texts]
+    faults = [[_fault(answer, text, lang, settings) for answer in several] for several, text in zip(answers, texts, strict=True)]
+    lost = next((one[0] for one in faults if all(one)), None)
+    if lost:
+        return Rejected(lost)
+    sound = [
+        list(dict.fromkeys(answer.text.strip() for answer, fault in zip(several, one, strict=True) if not fault))
+        for several, one in zip(answers, faults, strict=True)
+    ]
+    if not settings.judge:
+        return [several[0] for several in sound]
+    verdicts = iter((yield [
+        templates.ask("judge", role="judge", samples=settings.votes, max_tokens=8, text=text, summary=summary)
+        for text, several in zip(texts, sound, strict=True) for summary in several
+    ]))  # fmt: skip
+    supported = [[summary for summary in several if said_yes(next(verdicts))] for several in sound]
+    return [several[0] for several in supported] if all(supported) else Rejected(UNSUPPORTED)
 
 
 def _fault(answer: Answer, text: str, lang: str, settings: Settings) -> str | None:

@@ -2,7 +2,7 @@
 multilingual data; only quantitative reasoning, whose translation a number can check).
 
 Both translations must be in the language and keep every number, and the answer must still be found right. A mistranslated
-question can keep its numbers; so it is solved afresh, and most solutions must come to the known answer.
+question can keep its numbers; so it is solved afresh, most solutions must come to the known answer, and a judge compares the two.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
 from puna.core.settings import Settings as BaseSettings
+from puna.post.synth.replies import said_yes
 from puna.post.synth.same_numbers import NAMES, fitting_lengths, is_in, keeps_numbers
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Item, Rejected, Story, assistant, user
@@ -25,8 +26,8 @@ from puna.verify.numbers import final_number
 
 CAPABILITY = "multilingual"
 UNFINISHED, LANGUAGE, NUMBERS, LENGTH = "unfinished", "other language", "other numbers", "other length"
-ANSWER, SOLVED = "answer lost", "solved otherwise"
-REASONS = (UNFINISHED, LANGUAGE, NUMBERS, LENGTH, ANSWER, SOLVED)
+ANSWER, SOLVED, JUDGED = "answer lost", "solved otherwise", "judged unlike"
+REASONS = (UNFINISHED, LANGUAGE, NUMBERS, LENGTH, ANSWER, SOLVED, JUDGED)
 
 
 class Settings(BaseSettings):
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
         languages: into which, in turn. `source`: language of the dialogs taken.
         capabilities: of the dialogs taken.
         solutions: fresh ones of the translated question, of which more than half must be right; 0 for none.
+        judge: whether a judge compares the two questions. `votes`: its verdicts, of which more than half must be yes.
     """
 
     count: PositiveInt = 200
@@ -43,6 +45,8 @@ class Settings(BaseSettings):
     source: str = "en"
     capabilities: tuple[str, ...] = ("maths",)
     solutions: int = Field(3, ge=0)
+    judge: bool = True
+    votes: int = Field(3, ge=1)
     temperature: NonNegativeFloat = 0.3
     max_tokens: PositiveInt = 512
     prompts: str = ""
@@ -101,6 +105,11 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         right = sum(one.finished and final_number(one.text) == final_number(given.answer) for one in solved)
         if 2 * right <= len(solved):
             return Rejected(SOLVED)
+    if settings.judge:
+        verdicts = yield templates.ask("judge", role="judge", samples=settings.votes, max_tokens=8, text=given.question,
+                                       translation=question)  # fmt: skip
+        if not said_yes(verdicts):
+            return Rejected(JUDGED)
     checks = {"numbers": True, "language": True, "solutions": settings.solutions}
     return Accepted([[user(question), assistant(answer)]], checks, lang=given.lang)
 

@@ -16,6 +16,7 @@ from puna.post.tools.failure import ToolFailed
 
 MAX_CHARS = 500
 MAX_BITS = 4096  # of any number on the way
+MAX_DECIMALS = 100
 DIGITS = 12  # significant digits of a result that has no short exact form
 
 Number = Fraction | float
@@ -108,6 +109,8 @@ def _root(value: Number) -> Number:
 
 
 def _rounded(value: Number, digits: Number = Fraction(0)) -> Number:
+    if abs(digits) > MAX_DECIMALS:
+        raise ToolFailed(f"rounding is to at most {MAX_DECIMALS} digits")
     return Fraction(round(Fraction(value), int(digits)))
 
 

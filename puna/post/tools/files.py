@@ -1,4 +1,4 @@
-"""Reading a user's files as text a model can work with: csv, tsv, json, jsonl, txt, md, py, html, xlsx and pdf (section 4.3.5).
+"""Reading a user's files as text a model can work with: csv, tsv, json, jsonl, txt, md, py, xlsx and pdf (section 4.3.5).
 
 Nothing read is executed or unpickled. Sizes are bounded before a file is opened, an xlsx file (a zip) by what it would unpack
 to; of a long file the model sees the first part and is told so.
@@ -73,12 +73,6 @@ def _json(content: bytes) -> str:
         raise ToolFailed(f"not valid JSON: {error}") from None
 
 
-def _html(content: bytes) -> str:
-    from puna.data.extract import extract
-
-    return extract(content, "html", "").text
-
-
 def _xlsx(content: bytes) -> str:
     return "\n".join(f"# {title}\n{_rows(rows)}" for title, rows in _sheets(content))
 
@@ -124,5 +118,5 @@ def _library(name: str, kind: str) -> Any:
 
 READERS: dict[str, Callable[[bytes], str]] = {
     ".csv": lambda content: _rows(_delimited(content, ",")), ".tsv": lambda content: _rows(_delimited(content, "\t")),
-    ".json": _json, ".jsonl": _text, ".txt": _text, ".md": _text, ".py": _text, ".html": _html, ".xlsx": _xlsx, ".pdf": _pdf,
+    ".json": _json, ".jsonl": _text, ".txt": _text, ".md": _text, ".py": _text, ".xlsx": _xlsx, ".pdf": _pdf,
 }  # fmt: skip
