@@ -4,8 +4,7 @@
 
 Every generator of `post.synthesise` runs from end to end with the mini-world's oracle as teacher and judge, which errs in known
 ways at the given rate, and with the real sandbox. Acceptance is the share of items that gave a row; precision is the share of
-accepted rows that are right by the mini-world's truth, which no checker sees. Intervals are Wilson's, 95 %. Only generators of the
-oracle's own topics are run.
+accepted rows that are right by the mini-world's truth, which no checker sees. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
@@ -64,15 +63,13 @@ def documents(root: Path, name: str, texts: list[str], group: str) -> Artifact:
 
 def fact_page(number: int, place: str, lang: str) -> str:
     """A page that says what is known of a place."""
-    return f"{number}. {place}\n{fact(place, lang)}\n{question(place, lang)} {fact(place, lang)}\n{number} / {number + 1}"
+    return f"{number}. {place}\n{fact(place, lang)}\n{question(place, lang)} {fact(place, lang)}\n{place}: {fact(place, lang)}\n{number} / {number + 1}"
 
 
 def world_inputs(root: Path, items: int) -> list[Artifact]:
     """Documents with programs and with facts, and tasks, of the mini-world."""
     programs = [PROGRAMS[name].python() for name in list(PROGRAMS)[:: max(1, len(PROGRAMS) // items)]]
-    facts = [
-        f"Page {i}.\n{fact(PLACES[i % len(PLACES)])}\nMore of this is said on page {i + 1} of the book." for i in range(items)
-    ]
+    facts = [fact_page(i, PLACES[i % len(PLACES)], LANGUAGES[i // len(PLACES) % len(LANGUAGES)]) for i in range(items)]
     (root / "tasks").mkdir()
     tasks = generate_tasks(seed=1, gold=0, prompts=8 * items, dev=0, test=0)
     write_rows(root / "tasks" / "prompts.jsonl", tasks["prompts"])

@@ -1,7 +1,7 @@
 """Whether a synthetic dialog is right, from the mini-world's truth and not from any checker.
 
-Rows that came of the oracle (`puna.world.oracle`) are about programs, word problems and places whose truth is known, and its right
-answers are known texts. So a row is right when it says just that: a bug that happens to do no harm counts as wrong.
+Rows that came of the oracle (`puna.world.oracle`) are about programs, word problems and places whose truth is known, and its
+right answers are known texts. So a row is right when it says just that: a bug that happens to do no harm counts as wrong.
 """
 
 from __future__ import annotations
