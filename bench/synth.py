@@ -62,8 +62,9 @@ def documents(root: Path, name: str, texts: list[str], group: str) -> Artifact:
 
 
 def fact_page(number: int, place: str, lang: str) -> str:
-    """A page that says what is known of a place."""
-    return f"{number}. {place}\n{fact(place, lang)}\n{question(place, lang)} {fact(place, lang)}\n{place}: {fact(place, lang)}\n{number} / {number + 1}"
+    """A page that says what is known of a place, more than once."""
+    told = fact(place, lang)
+    return "\n".join([f"{number}. {place}", told, f"{question(place, lang)} {told}", f"{place}: {told}", f"{number + 1}."])
 
 
 def world_inputs(root: Path, items: int) -> list[Artifact]:
