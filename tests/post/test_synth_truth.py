@@ -1,4 +1,4 @@
-"""Every generator with the mini-world's oracle, from end to end: what its checker lets through is right, and errors are refused."""
+"""Every generator with the oracle, from end to end: what its checker lets through is right, and errors are refused."""
 
 from __future__ import annotations
 
