@@ -175,8 +175,8 @@ def _write(
     ctx: StageContext, told: list[Told], settings: Settings, teacher: Teacher, judge: Teacher, templates: dict[str, Templates]
 ) -> dict[str, Any]:
     """The files of a `samples` artifact; what was refused stands beside, without its dialogs."""
-    accepted = [Dialog.model_validate(row) for one in told for row in one.dialogs]
-    write_rows(ctx.out / "accepted.jsonl", {row.id: row for row in accepted}.values())
+    accepted = {row["id"]: Dialog.model_validate(row) for one in told for row in one.dialogs}  # equal dialogs are one row
+    write_rows(ctx.out / "accepted.jsonl", accepted.values())
     write_rows(ctx.out / "rejected.jsonl", (one for one in told if one.reason is not None))
     for name in ("samples.jsonl", "preferences.jsonl"):
         write_rows(ctx.out / name, [])
@@ -191,7 +191,7 @@ def _write(
         "judge": _usage(told, "judge", settings.judge or settings.teacher),
     }
     return {
-        "accepted": len({row.id for row in accepted}),
+        "accepted": len(accepted),
         "teacher": teacher.name,
         "judge": judge.name,
         "usage": usage,

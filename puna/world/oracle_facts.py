@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from puna.world.lexicon import FACTS, NOUNS, PLACES, WORDING
+from puna.world.lexicon import FACTS, LANGUAGES, NOUNS, PLACES, WORDING
 from puna.world.oracle import Answerer, Question
 
 _PLACE = re.compile(rf"\b({'|'.join(PLACES)})\b")
@@ -30,17 +30,22 @@ def question(place: str, lang: str = "en") -> str:
     return WORDING[lang].ask_lookup.format(x=place)
 
 
+def language_of(text: str) -> str:
+    """The language whose words a fact or a question about a place is told in, English where none fits."""
+    place = place_in(text) or PLACES[0]
+    return next((lang for lang in LANGUAGES if fact(place, lang) in text or question(place, lang) in text), "en")
+
+
 def instructions(asked: Question) -> str:
     """instruction, answer, judge."""
     if asked.name == "instruction":
-        place = place_in(asked.slots["snippet"]) or asked.rng.choice(PLACES)
-        return f"According to this text: {question(place)}" if asked.errs() else question(place)
-    place = place_in(asked.slots["instruction"]) or PLACES[0]
+        place, lang = place_in(asked.slots["snippet"]) or asked.rng.choice(PLACES), language_of(asked.slots["snippet"])
+        return f"According to this text: {question(place, lang)}" if asked.errs() else question(place, lang)
+    place, lang = place_in(asked.slots["instruction"]) or PLACES[0], language_of(asked.slots["instruction"])
     if asked.name == "answer":
-        others = [other for other in PLACES if other != place]
-        told = fact(asked.rng.choice(others)) if asked.errs() else fact(place)
-        return told.replace(place_in(told) or place, place)
-    right = asked.slots["answer"].strip() == fact(place)
+        other = asked.rng.choice([found for found in PLACES if found != place])
+        return fact(other, lang).replace(other, place) if asked.errs() else fact(place, lang)
+    right = asked.slots["answer"].strip() == fact(place, lang)
     return f"Score: {asked.rng.choice((4, 5) if right is not asked.errs() else (1, 2, 3))}"
 
 

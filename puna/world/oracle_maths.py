@@ -47,7 +47,9 @@ def _pattern(told: str, ask: str) -> re.Pattern[str]:
     text = re.escape(f"{told} {ask}".strip())
     for name in "abc":
         text = text.replace(rf"\{{{name}\}}", rf"(?P<{name}>\d+)")
-    return re.compile(re.sub(r"\\\{[nmo]\\\}", r"\\w[\\w\\s\u0900-\u097f\u0e00-\u0e7f]*?", text))
+    for name in "nmo":
+        text = text.replace(rf"\{{{name}\}}", r"[^.\d]+?")
+    return re.compile(text)
 
 
 _CHANGE = {lang: _pattern(words.change, words.ask_change) for lang, words in WORDING.items()}
@@ -110,18 +112,20 @@ def maths(asked: Question) -> str:
     return f"{ANSWER_TAGS[problem.lang]}: {int(printed) + 1 if asked.errs() and printed.lstrip('-').isdigit() else printed}"
 
 
+def program(problem: Problem, operation: str = "", shown: str = "print(second)") -> str:
+    """The program of the two steps; with another second operation, or another last line, a wrong one."""
+    a, sign, b = problem.first
+    then, c = operation or problem.second[0], problem.second[1]
+    second = f"first {then} {c}" if problem.goes_on == "left" else f"{c} {then} first"
+    return f"first = {a} {sign} {b}\nsecond = {second}\n{shown}".strip()
+
+
 def _program(asked: Question, problem: Problem) -> str:
     """A plan and a program; in error one of another sum, one that fails, or one that prints nothing."""
-    a, sign, b = problem.first
-    then, c = problem.second
     kind = asked.rng.choice(("sum", "name", "silent")) if asked.errs() else ""
-    if kind == "sum":
-        then = "+" if then == "-" else "-"
-    second = f"first {then} {c}" if problem.goes_on == "left" else f"{c} {then} first"
-    shown = {"name": "print(secnd)", "silent": ""}.get(kind, "print(second)")
-    plan = {"first": f"{a} {sign} {b}", "second": second}
-    lines = [f"{name} = {code}" for name, code in plan.items()]
-    return f"{WORDING[problem.lang].so}:\n```python\n" + "\n".join([*lines, shown]).strip() + "\n```"
+    operation = ("+" if problem.second[0] == "-" else "-") if kind == "sum" else ""
+    code = program(problem, operation, {"name": "print(secnd)", "silent": ""}.get(kind, "print(second)"))
+    return f"{WORDING[problem.lang].so}:\n```python\n{code}\n```"
 
 
 ANSWERERS: dict[str, Answerer] = {"maths": maths}

@@ -109,8 +109,7 @@ class Program:
         test, change, start = self._parts()
         first = 1 if self.bug == "skips" else 0
         result = "total" if self.bug == "name" else "acc"
-        semicolon = "" if self.bug == "syntax" else ";"
-        fold = f"if ({test}) acc = {change}{semicolon}"
+        fold = f"if ({test}{'' if self.bug == 'syntax' else ')'} acc = {change};"
         return _SHAPES[language].format(start=start, first=first, fold=fold, result=result)
 
     def value(self, xs: Sequence[int]) -> int:
@@ -179,10 +178,3 @@ def idle_lists(count: int) -> list[list[int]]:
 def described(words: str) -> Program | None:
     """The program whose problem stands in a text."""
     return next((_BY_PROBLEM[sentence] for sentence in _PROBLEM.findall(words) if sentence in _BY_PROBLEM), None)
-
-
-def truth(name: str, count: int = 40) -> tuple[str, ...]:
-    """Asserts that hold of the right function alone: no bug of BUGS survives them."""
-    rng, found = random.Random(name), PROGRAMS[name]
-    tried = [[], *([x] for x in range(MOST)), *(numbers(rng) for _ in range(count))]
-    return tuple(f"assert {name}({xs}) == {found.value(xs)}" for xs in tried)

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     snippets: Snippets = Snippets()
     samples: PositiveInt = 2
     votes: PositiveInt = 3
-    least_score: float = Field(4.0, ge=1, le=5)
+    least_score: float = Field(3.5, ge=1, le=5)
     temperature: NonNegativeFloat = 0.7
     max_tokens: PositiveInt = 512
     prompts: str = ""

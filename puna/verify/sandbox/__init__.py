@@ -3,5 +3,6 @@
 from puna.verify.sandbox.languages import languages
 from puna.verify.sandbox.limits import Job, Limits, Outcome, TestResult
 from puna.verify.sandbox.pool import Sandbox
+from puna.verify.sandbox.selftest import choose
 
-__all__ = ["Job", "Limits", "Outcome", "Sandbox", "TestResult", "languages"]
+__all__ = ["Job", "Limits", "Outcome", "Sandbox", "TestResult", "choose", "languages"]

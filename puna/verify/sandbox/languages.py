@@ -22,6 +22,7 @@ class Language:
         argv, compile: the command that runs it, and the one before that, if any.
         address_space: whether the bound on memory holds for addresses too; some runtimes reserve far more than they use.
         needs: directories beside /usr that it reads.
+        libraries: where its programs find their own libraries; there is no /proc to tell them where they lie.
     """
 
     source: str = ""
@@ -29,6 +30,7 @@ class Language:
     compile: tuple[str, ...] = ()
     address_space: bool = True
     needs: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 PYTHON = Language()
@@ -44,6 +46,7 @@ COMPILED: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "c": ("gcc", "main.c", ("-O1", "-std=gnu17", "-lm")),
     "cpp": ("g++", "main.cpp", ("-O1", "-std=gnu++17")),
 }
+RUST = ("-C", "link-arg=-fuse-ld=bfd")  # its own linker wants /proc
 JAVA = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xmx256m", "-Xss8m")
 
 
@@ -58,12 +61,15 @@ def languages() -> dict[str, Language]:
         if path := _installed(program):
             found[name] = Language(source, ("./main",), (path, source, "-o", "main", *flags))
     if (java := _installed("java")) and (javac := _installed("javac")):
+        java, javac = os.path.realpath(java), os.path.realpath(javac)
+        home = Path(java).parents[1]
         settings = tuple(str(p) for p in Path("/etc").glob("java*"))
-        options = tuple(f"-J{flag}" for flag in JAVA)
-        found["java"] = Language("Main.java", (java, *JAVA, "Main"), (javac, *options, "Main.java"), False, settings)
+        options, libraries = tuple(f"-J{flag}" for flag in JAVA), (f"{home}/lib", f"{home}/lib/server")
+        found["java"] = Language("Main.java", (java, *JAVA, "Main"), (javac, *options, "Main.java"), False, settings, libraries)
     if sysroot := _rust():
         compiler = str(sysroot / "bin" / "rustc")
-        found["rust"] = Language("main.rs", ("./main",), (compiler, "-O", "main.rs", "-o", "main"), False, (str(sysroot),))
+        build = (compiler, "-O", *RUST, "main.rs", "-o", "main")
+        found["rust"] = Language("main.rs", ("./main",), build, False, (str(sysroot),), (f"{sysroot}/lib",))
     return found
 
 

@@ -19,8 +19,8 @@ class Sandbox:
     """Runs programs in `workers` boxes of one tier, each program in a fresh copy of a warm interpreter. A context manager.
 
     Args:
-        tier: one of `tiers.TIERS`; by default the strongest that stops every attack of the self-test here.
-        allow_unsandboxed: take the tier without walls if no other can be had.
+        tier: one of `tiers.TIERS`, as it is; by default the strongest that stops every attack of the self-test here.
+        allow_unsandboxed: take the tier without walls if no other can be had, or if it is named.
         packages: directories that programs may import from beside Python's own library, read-only.
 
     Raises InputError where no tier stops every attack.
@@ -37,7 +37,15 @@ class Sandbox:
     ):
         tiers.require_linux()
         self.limits, self.packages = limits or Limits(), tuple(packages)
-        self.tier = tier or "namespaces"
+        self.tier = tier or _chosen(allow_unsandboxed)
+        if self.tier not in tiers.TIERS:
+            raise InputError(f"there is no sandbox of tier '{tier}'", fix=f"use one of: {', '.join(tiers.TIERS)}")
+        if self.tier == tiers.UNWALLED and not allow_unsandboxed:
+            raise InputError(
+                "this sandbox has no walls: programs can read and change what this user can, and reach the network",
+                where=f"tier '{tier}'",
+                fix="leave the tier to the self-test, or allow it in so many words: allow_unsandboxed=True",
+            )
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._size = workers
         try:
@@ -113,6 +121,10 @@ class Sandbox:
                 return replace(outcome, status="failed" if outcome.passed else outcome.status, results=tuple(results))
         return replace(outcome, results=tuple(results))
 
+    def boxes(self) -> list[int]:
+        """Process ids of the boxes that are idle."""
+        return [worker.process.pid for worker in list(self._idle.queue)]
+
     def _boxed(self, job: Job, language: Language) -> Outcome:
         worker = self._idle.get()
         try:
@@ -132,6 +144,12 @@ class Sandbox:
 
     def _open(self) -> Worker:
         return tiers.open_worker(self.tier, self.limits, self.packages)
+
+
+def _chosen(allow_unsandboxed: bool) -> str:
+    from puna.verify.sandbox.selftest import choose  # which attacks a sandbox, and so imports this file
+
+    return choose(allow_unsandboxed)
 
 
 def _lines(text: str) -> list[str]:

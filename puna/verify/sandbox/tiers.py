@@ -15,26 +15,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from puna.core.errors import InputError
-from puna.verify.sandbox import syscalls
+from puna.verify.box import syscalls
+from puna.verify.box.namespaces import BOX, DEVICES, NOBODY
 from puna.verify.sandbox.languages import PATH, needed_directories
 from puna.verify.sandbox.limits import Limits
-from puna.verify.sandbox.namespaces import BOX, DEVICES, NOBODY
 from puna.verify.sandbox.worker import BoxError, Worker, scratch_directory
 
-TIERS = ("bwrap", "namespaces", "rlimits")
+WALLED, UNWALLED = ("bwrap", "namespaces"), "rlimits"
+TIERS = (*WALLED, UNWALLED)
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
 ROOT = str(Path(__file__).parents[3])  # where the package lies
 INSIDE = "/puna"  # where bubblewrap puts it, for the warm interpreter alone
-START = "import sys; sys.path.insert(0, sys.argv[2]); from puna.verify.sandbox.zygote import main; main()"
+START = "import sys; sys.path.insert(0, sys.argv[2]); from puna.verify.box.zygote import main; main()"
 
 
 def open_worker(tier: str, limits: Limits, packages: Sequence[str] = ()) -> Worker:
     """A box of a tier; BoxError where it cannot be built here."""
     readable = _readable(packages)
     scratch = scratch_directory()
-    if tier == "rlimits" and os.getuid() == 0:
+    if tier == UNWALLED and os.getuid() == 0:
         os.chown(scratch, NOBODY, NOBODY)
-    home = scratch if tier == "rlimits" else BOX
+    home = scratch if tier == UNWALLED else BOX
     environment = {"PATH": PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
     setup = {"walls": tier, "readable": readable, "packages": list(packages), "scratch": scratch, "disk": limits.disk, "proc": -1}
     if tier != "bwrap":

@@ -142,7 +142,9 @@ class _Run:
         }
         if self.language.address_space:
             bounds["RLIMIT_AS"] = (limits.memory, limits.memory)
-        command = {"argv": self.language.argv, "compile": self.language.compile, "compile_seconds": limits.compile_seconds}
+        language = self.language
+        command = {"argv": language.argv, "compile": language.compile, "compile_seconds": limits.compile_seconds}
+        command["libraries"] = ":".join(language.libraries)
         return {"judged": judged, "bounds": bounds, **command}
 
     def outcome(self) -> Outcome:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from puna.verify.sandbox import syscalls as sys_
+from puna.verify.box import syscalls as sys_
 
 NOBODY = 65534
 BOX = "/box"

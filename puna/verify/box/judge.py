@@ -1,6 +1,6 @@
 """The process that holds the tests: it runs them against references to the program, which lives in another process.
 
-What it compares are genuine values of its own (`puna.verify.sandbox.values`). Its verdict goes to a descriptor that only it has,
+What it compares are genuine values of its own (`puna.verify.box.values`). Its verdict goes to a descriptor that only it has,
 with a word that only it was told, after the last test; a judge that is killed or deceived into ending early has given none.
 """
 
@@ -17,8 +17,8 @@ import unittest
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from puna.verify.sandbox.remote import NOTHING, Remote
-from puna.verify.sandbox.values import Channel, Gone, decode, encode, named
+from puna.verify.box.remote import NOTHING, Remote
+from puna.verify.box.values import Channel, Gone, decode, encode, named
 
 ERROR_CHARS = 500
 PROGRAM_GONE = 3  # exit code where the program ended before its tests did

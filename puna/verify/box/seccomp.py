@@ -12,7 +12,7 @@ import ctypes
 import errno
 import struct
 
-from puna.verify.sandbox.syscalls import MACHINE, SECCOMP, syscall
+from puna.verify.box.syscalls import MACHINE, SECCOMP, syscall
 
 NEWEST = 466  # removexattrat, Linux 6.13
 X32_BIT = 0x40000000

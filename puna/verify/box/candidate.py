@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any
 
-from puna.verify.sandbox.values import Channel, Gone, by_name, decode, encode, plain_view
+from puna.verify.box.values import Channel, Gone, by_name, decode, encode, plain_view
 
 MUTABLE = (list, dict, set, bytearray)
 MAIN, MODULE = "main.py", "candidate.py"  # what a program's file is called in tracebacks

@@ -75,8 +75,8 @@ def encode(value: Any, refer: Callable[[Any], Any]) -> Any:
         return {"t": name, "v": [[encode(k, refer), encode(v, refer)] for k, v in value.items()]}
     if name:
         return {"t": name, "v": TEXTS[name][0](value)}
-    if value is not None and isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
-        return {"t": "builtin", "v": value.__name__}
+    if isinstance(value, type) and getattr(builtins, called := getattr(value, "__name__", ""), None) is value:
+        return {"t": "builtin", "v": called}
     return refer(value)
 
 

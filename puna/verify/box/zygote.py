@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from puna.verify.sandbox import candidate, landlock, namespaces, seccomp, syscalls
-from puna.verify.sandbox.judge import PROGRAM_GONE, judge, write_verdict
+from puna.verify.box import candidate, landlock, namespaces, seccomp, syscalls
+from puna.verify.box.judge import PROGRAM_GONE, judge, write_verdict
 
 CONTROL = 0  # descriptor of the socket to the host, in the warm interpreter alone
 MOVED = 200  # descriptors are first moved above this one, then into place
@@ -176,7 +176,7 @@ class Zygote:
         Path(self.box).chmod(0o700)
         for entry in os.scandir(self.box):
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
+                shutil.rmtree(entry.path, onerror=_open_up)
             else:
                 Path(entry.path).unlink()
         os.utime(self.box, (0, 0))
@@ -190,8 +190,7 @@ class Zygote:
             self.close_in(order, 5)
             _judge(socket.socket(fileno=LINK))
         _place([stdin, stdout, stderr, link[0].fileno() if link else None, job])
-        with open(JOB, encoding="ascii") as file:
-            content = json.load(file)
+        content = _read(JOB)
         os.chdir(self.box)
         for name, data in content["files"].items():
             path = Path(self.box, name)
@@ -217,6 +216,13 @@ class Zygote:
             resource.setrlimit(getattr(resource, name), pair)
 
 
+def _open_up(function: Callable[..., Any], path: str, error: object) -> None:
+    """Give a directory that its program closed its rights back, and remove it."""
+    for folder in (str(Path(path).parent), path):
+        Path(folder).chmod(0o700)
+    shutil.rmtree(path)
+
+
 def _place(wanted: list[int | None]) -> None:
     """Put descriptors at 0, 1, 2, ...; None is /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -227,9 +233,16 @@ def _place(wanted: list[int | None]) -> None:
         os.dup2(source, target, inheritable=target < LINK)
 
 
+def _read(descriptor: int) -> Any:
+    """JSON up to the end; a text file would cost half of what a small program does."""
+    parts = []
+    while part := os.read(descriptor, 1 << 16):
+        parts.append(part)
+    return json.loads(b"".join(parts).decode("ascii"))
+
+
 def _judge(connection: socket.socket) -> None:
-    with open(0, encoding="ascii", closefd=False) as file:
-        order = json.load(file)
+    order = _read(0)
     verdict, complete = judge(order, connection)
     write_verdict(JOB, json.dumps(verdict).encode())
     os._exit(0 if complete else PROGRAM_GONE)
@@ -237,6 +250,8 @@ def _judge(connection: socket.socket) -> None:
 
 def _run_command(order: dict[str, Any]) -> None:
     """Compile if the language wants it, then become the program."""
+    if order["libraries"]:
+        os.environ["LD_LIBRARY_PATH"] = order["libraries"]
     if order["compile"]:
         try:
             done = subprocess.run(
