@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import sys
 import tempfile
 import time
@@ -27,18 +28,30 @@ from puna.core.intervals import wilson  # noqa: E402
 from puna.core.stage import Artifact, local_artifact, local_context  # noqa: E402
 from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table  # noqa: E402
 from puna.post import synthesise  # noqa: E402
+from puna.post.collect import gold_dialog  # noqa: E402
 from puna.post.synth.catalogue import GENERATORS  # noqa: E402
 from puna.tokenizer.dialog import Dialog, read_rows, write_rows  # noqa: E402
 from puna.verify.sandbox import languages  # noqa: E402
+from puna.world import almanac, projects  # noqa: E402
 from puna.world.lexicon import LANGUAGES, PLACES  # noqa: E402
 from puna.world.oracle_facts import fact, question  # noqa: E402
 from puna.world.programs import PROGRAMS  # noqa: E402
-from puna.world.tasks import generate_tasks  # noqa: E402
+from puna.world.tasks import generate_tasks, task  # noqa: E402
 from puna.world.truth import TRUTH  # noqa: E402
 
 STRICT, OTHERS = 0.99, 0.95  # goals of precision: code and maths, and the others
 ITEMS, QUICK_ITEMS = 400, 60
-SLOW = {"code_translate": 8}  # generators that compile: so many times fewer items
+SLOW = {"code_translate": 8, "missing_file": 2}  # generators that compile or run much: so many times fewer items
+ALMANAC = {"groups": ["almanac"]}
+OWN: dict[str, dict[str, Any]] = {  # where they begin, and documents as short as the mini-world's
+    "instructions": {"snippets": {"groups": ["general"]}},
+    "knowledge": {"snippets": ALMANAC},
+    "chunk_questions": {"lengths": {**ALMANAC, "characters": [1200, 2400], "passage": 600}, "per_document": 3},
+    "summaries": {"lengths": {**ALMANAC, "characters": [1200, 2000], "passage": 600}},
+    "function_calls": {"modules": [], "groups": ["functions"]},
+    "tool_use": {**ALMANAC, "kinds": ["calculate", "unused", "lookup", "analysis", "search"]},
+    "steering": {"capabilities": ["maths"]},
+}
 
 
 def documents(root: Path, name: str, texts: list[str], group: str) -> Artifact:
@@ -68,22 +81,24 @@ def fact_page(number: int, place: str, lang: str) -> str:
 
 
 def world_inputs(root: Path, items: int) -> list[Artifact]:
-    """Documents with programs and with facts, and tasks, of the mini-world."""
+    """Documents with programs, facts, functions and the almanac, tasks and gold dialogs of the mini-world."""
     programs = [PROGRAMS[name].python() for name in list(PROGRAMS)[:: max(1, len(PROGRAMS) // items)]]
     facts = [fact_page(i, PLACES[i % len(PLACES)], LANGUAGES[i // len(PLACES) % len(LANGUAGES)]) for i in range(items)]
     (root / "tasks").mkdir()
     tasks = generate_tasks(seed=1, gold=0, prompts=8 * items, dev=0, test=0)
     write_rows(root / "tasks" / "prompts.jsonl", tasks["prompts"])
-    write_rows(root / "tasks" / "train.jsonl", [])
-    code, general = documents(root, "programs", programs, "code"), documents(root, "facts", facts, "general")
-    return [code, general, local_artifact(root / "tasks", "tasks", "tasks")]
+    drawing, pages = random.Random(2), random.Random(3)
+    gold = [task(drawing, "math", "gold", "en") for _ in range(2 * items)]
+    write_rows(root / "tasks" / "train.jsonl", filter(None, (gold_dialog(one) for one in gold if not one.constraint)))
+    functions = "\n\n".join(map(projects.source, projects.FUNCTIONS))
+    made = {"programs": (programs, "code"), "facts": (facts, "general"), "functions": ([functions], "functions"),
+            "almanac": ([almanac.page(pages, 4) for _ in range(6 * items)], "almanac")}  # fmt: skip
+    return [*(documents(root, name, *of) for name, of in made.items()), local_artifact(root / "tasks", "tasks", "tasks")]
 
 
 def settings_of(name: str, count: int) -> dict[str, Any]:
     """Those of the generator: its own defaults, where it begins, and languages that can be run here."""
-    own: dict[str, Any] = {"count": max(8, count // SLOW.get(name, 1))}
-    if name == "instructions":
-        own["snippets"] = {"groups": ["general"]}
+    own: dict[str, Any] = {"count": max(8, count // SLOW.get(name, 1)), **OWN.get(name, {})}
     if name == "code_translate":
         own["languages"] = [found for found in ("javascript", "java", "c") if found in languages()]
     return own

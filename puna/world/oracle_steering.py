@@ -44,6 +44,27 @@ def keeps_manners(system: str, text: str) -> bool:
     return all(word.casefold() in text.casefold() for manner, word in MANNERS.items() if manner in system)
 
 
+def keeps_demands(system: str, text: str) -> bool:
+    """Whether a text keeps to all that a system prompt demands, as its words say."""
+    words, found = text.split(), re.search
+    exactly = {"lines": sum(line.startswith("- ") for line in text.splitlines()),
+               "paragraphs": sum(bool(part.strip()) for part in text.split("\n\n"))}  # fmt: skip
+    counted = all(exactly[what] == int(count) for count, what in re.findall(r"exactly (\d+) (lines|paragraphs)", system))
+    most, least = found(r"more than (\d+) words", system), found(r"at least (\d+) words", system)
+    opening, banned = found(r'every answer with "([^"]+)"', system), found(r'the words "(\w+)" and "(\w+)"', system)
+    return (
+        keeps_manners(system, text)
+        and counted
+        and not (most and len(words) > int(most[1]))
+        and not (least and len(words) < int(least[1]))
+        and not (opening and not text.casefold().startswith(opening[1].casefold()))
+        and not (banned and any(word in text.casefold() for word in banned.groups()))
+        and not ("JSON object" in system and not text.startswith('{"answer"'))
+        and not ("lower case only" in system and text != text.lower())
+        and not ("CAPITAL LETTERS" in system and text != text.upper())
+    )
+
+
 def _earlier(ask: Question) -> dict[str, str] | None:
     """The exercise of an earlier turn."""
     found = [values_of(text) for role, text in ask.turns if role == "user"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from puna.core.rng import python_stream
@@ -105,7 +106,7 @@ def _turn(ask: Question, calls: list[Call], done: list[list[Any]]) -> str | Said
         told = outputs[-1:] if any(None in arguments.values() for _, arguments in calls) else outputs
         if misled(ask):
             told = [f"{told[0]}{ask.rng.randint(1, 9)}" if ask.rng.random() < 0.5 else 17, *told[1:]]
-        return "The answer is " + " and ".join(map(_shown, told)) + "."
+        return "The answer is " + " and ".join(map(shown, told)) + "."
     nested = any(None in arguments.values() for _, arguments in calls)
     coming = calls[len(outputs) :][: 1 if nested else None]
     waiting = [
@@ -118,7 +119,8 @@ def _said(calls: Sequence[Call] | str) -> Said:
     return Said("", calls if isinstance(calls, str) else calls_text({"name": n, "arguments": a} for n, a in calls))
 
 
-def _shown(output: Any) -> str:
+def shown(output: Any) -> str:
+    """A result as the oracle says it."""
     return ", ".join(map(str, output)) if isinstance(output, list) else str(output)
 
 
@@ -142,7 +144,7 @@ def _spoilt(ask: Question, calls: list[Call]) -> list[Call] | str:
 
 def _is_right(calls: list[Call], called: str, answer: str) -> bool:
     wanted = [f"{name}({json.dumps(arguments)}) = " for name, arguments in calls if None not in arguments.values()]
-    return bool(calls) and all(line in called for line in wanted) and all(_shown(v) in answer for v in expected(calls)[-1:])
+    return bool(calls) and all(line in called for line in wanted) and all(shown(v) in answer for v in expected(calls)[-1:])
 
 
 def expected(calls: Sequence[Call]) -> list[Any]:
@@ -194,8 +196,7 @@ def _table(ask: Question, question: str, done: list[list[Any]]) -> str | Said:
     """Read the file, work it out where it must be, answer."""
     if not done:
         return _said([("read_file", {"name": ask.slots["file"] if not misled(ask) else "table.csv"})])
-    rows = [line.split(" | ") for line in done[0][0][2].splitlines()]
-    expression = _expression(question, rows)
+    expression = _expression(question, table_rows(done[0][0][2]))
     if expression is None:
         return "I do not know."
     if len(done) == 1 and not expression.isdigit():
@@ -204,17 +205,43 @@ def _table(ask: Question, question: str, done: list[list[Any]]) -> str | Said:
     return f"It is {told}." if not misled(ask) else f"It is {ask.rng.randint(1000, 9999)}."
 
 
+def table_rows(text: str) -> list[list[str]]:
+    """The rows of a table as a tool shows it."""
+    return [line.split(" | ") for line in text.splitlines()]
+
+
+def table_answer(question: str, rows: list[list[str]]) -> Fraction | None:
+    """The answer to a question about a table; None for another text."""
+    cells = _cells(question, rows)
+    if cells is None:
+        return None
+    form, values = cells
+    total = sum(map(Fraction, values), Fraction())
+    return {"cell": total, "total": total, "mean": total / len(values),
+            "difference": abs(Fraction(values[0]) - Fraction(values[-1]))}[form]  # fmt: skip
+
+
 def _expression(question: str, rows: list[list[str]]) -> str | None:
-    """What answers a question about a table: a cell, or a sum of cells."""
-    columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])}
-    cells = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    """What a calculator is given for a question about a table, or the cell itself."""
+    cells = _cells(question, rows)
+    if cells is None:
+        return None
+    form, values = cells
+    total = " + ".join(values)
+    return {"cell": values[0], "total": total, "mean": f"({total}) / {len(values)}",
+            "difference": f"abs({values[0]} - {values[-1]})"}[form]  # fmt: skip
+
+
+def _cells(question: str, rows: list[list[str]]) -> tuple[str, list[str]] | None:
+    """What is to be done with which cells of a table."""
+    columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])} if rows else {}
+    named = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
     if found := re.search(r"what is the (\w+) of (\w+)\?", question):
-        return cells[found[2]][found[1]]
+        return "cell", [named[found[2]][found[1]]]
     if found := re.search(r"the (total|mean) of (\w+) in", question):
-        values = columns[found[2]]
-        return " + ".join(values) if found[1] == "total" else f"({' + '.join(values)}) / {len(values)}"
+        return found[1], columns[found[2]]
     if found := re.search(r"do (\w+) and (\w+) differ in (\w+),", question):
-        return f"abs({cells[found[1]][found[3]]} - {cells[found[2]][found[3]]})"
+        return "difference", [named[found[1]][found[3]], named[found[2]][found[3]]]
     return None
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from puna.tokenizer.chat import MessageLike
-from puna.world import oracle_facts, oracle_maths
+from puna.world import oracle_facts, oracle_maths, truth_talk
 from puna.world.lexicon import LANGUAGES, PLACES
 from puna.world.oracle_code import named
 from puna.world.programs import described
@@ -77,4 +77,5 @@ TRUTH: dict[str, Callable[[Sequence[MessageLike]], bool]] = {
     "maths_corrections": maths,
     "maths_code": maths_code,
     "instructions": instructions,
+    **truth_talk.TRUTH,
 }

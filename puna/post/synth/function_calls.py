@@ -41,7 +41,8 @@ class Settings(BaseSettings):
     Attributes:
         count: items; each gives at most one dialog.
         kinds: drawn evenly among these.
-        modules: installed modules whose functions are taken; `documents` also mines the documents of the group "code".
+        modules: installed modules whose functions are taken.
+        groups: of documents that are mined as well.
         offered: functions offered in a dialog.
         votes: samples of each turn, of which more than half must agree. `judge`: whether a judge reads the whole dialog.
     """
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
     count: PositiveInt = 200
     kinds: tuple[Kind, ...] = ("single", "parallel", "nested")
     modules: tuple[str, ...] = MODULES
-    documents: bool = False
+    groups: tuple[str, ...] = ()
     offered: int = Field(4, ge=1)
     votes: int = Field(3, ge=1)
     judge: bool = True
@@ -71,8 +72,8 @@ def items(settings: Settings, sources: Sources, rng: random.Random) -> Iterator[
     """Functions drawn at random, in a random order among the others that are offered."""
     pool: list[tuple[Signature, str, str, tuple[str, ...]]]
     pool = [(signature, "python", "PSF-2.0", ()) for signature in installed(settings.modules)]
-    if settings.documents:
-        found = ((document, mine(document.text)) for document in sources.documents("code"))
+    if settings.groups:
+        found = ((document, mine(document.text)) for document in sources.documents(*settings.groups))
         pool += [(s, document.source, document.licence, (document.id,)) for document, mined in found for s in mined]
     for number in range(settings.count if pool else 0):
         kind = rng.choice(settings.kinds)

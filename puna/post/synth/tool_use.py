@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     Attributes:
         count: items, shared out evenly among `kinds`.
         files: folder of csv, tsv and xlsx files to ask about; empty draws tables of the mini-world.
-        index: documents in the index of a search.
+        index: documents in the index of a search. `groups`: of the data mix, empty for all.
         passage: characters of the passage that a search is to find.
         votes: samples of each turn, of which more than half must agree.
     """
@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     kinds: tuple[Kind, ...] = ("calculate", "unused", "lookup", "analysis")
     files: str = ""
     index: int = Field(1000, ge=2)
+    groups: tuple[str, ...] = ()
     passage: int = Field(600, ge=50)
     votes: int = Field(3, ge=1)
     temperature: NonNegativeFloat = 0.7
@@ -157,7 +158,7 @@ def _from_tables(kind: Kind, settings: Settings, rng: random.Random) -> Iterator
 
 
 def _from_passages(settings: Settings, sources: Sources, rng: random.Random) -> Iterator[Item]:
-    documents: list[Document] = list(islice(sources.documents(), settings.index))
+    documents: list[Document] = list(islice(sources.documents(*settings.groups), settings.index))
     found = Search((document.id, document.text) for document in documents)
     while documents:
         document = rng.choice(documents)
