@@ -24,6 +24,7 @@ from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.data.sources import FileSource, file_digests
 from puna.post import checkpoints
+from puna.post.prompts import prompt_key
 from puna.post.reject import part_of
 from puna.post.synth.catalogue import GENERATORS, Generators
 from puna.post.synth.drive import LazySandbox, Running, Told, drive
@@ -31,7 +32,7 @@ from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Item
 from puna.post.synth.teacher import Asked, ModelTeacher, Teacher, Usage, open_teacher
 from puna.post.synth.templates import Templates, load_templates
-from puna.tokenizer.dialog import Dialog, Provenance, content_id, write_rows
+from puna.tokenizer.dialog import Dialog, Provenance, Task, content_id, read_rows, write_rows
 
 KIND = "samples"
 REVISION = 1
@@ -175,7 +176,9 @@ def _write(
     ctx: StageContext, told: list[Told], settings: Settings, teacher: Teacher, judge: Teacher, templates: dict[str, Templates]
 ) -> dict[str, Any]:
     """The files of a `samples` artifact; what was refused stands beside, without its dialogs."""
-    accepted = {row["id"]: Dialog.model_validate(row) for one in told for row in one.dialogs}  # equal dialogs are one row
+    every = {row["id"]: Dialog.model_validate(row) for one in told for row in one.dialogs}  # equal dialogs are one row
+    held = _held_out(ctx)
+    accepted = {key: row for key, row in every.items() if prompt_key(row.messages) not in held}
     write_rows(ctx.out / "accepted.jsonl", accepted.values())
     write_rows(ctx.out / "rejected.jsonl", (one for one in told if one.reason is not None))
     for name in ("samples.jsonl", "preferences.jsonl"):
@@ -192,12 +195,19 @@ def _write(
     }
     return {
         "accepted": len(accepted),
+        "held_out": len(every) - len(accepted),
         "teacher": teacher.name,
         "judge": judge.name,
         "usage": usage,
         "round": settings.round,
         "generators": {name: _counts([one for one in told if one.generator == name], templates[name]) for name in templates},
     }
+
+
+def _held_out(ctx: StageContext) -> set[str]:
+    """Names of the prompts by which models are judged: what asks the same is not learnt from, whoever thought of it."""
+    paths = [artifact.path / f"{split}.jsonl" for artifact in ctx.inputs.all("tasks") for split in ("dev", "test")]
+    return {prompt_key(task.prompt) for path in paths if path.exists() for task in read_rows(path, Task)}
 
 
 def _usage(told: list[Told], role: str, asked: Asked) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import pytest
 from synth_toys import Scripted, TrustedBox, documents
 
 from puna.core.errors import InputError, Preempted
-from puna.core.stage import local_context
+from puna.core.stage import local_artifact, local_context
 from puna.post import synthesise
+from puna.post.synth.steps import user
 from puna.post.synth.templates import load_templates
-from puna.tokenizer.dialog import Dialog, read_rows
+from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows, write_rows
 
+PROVENANCE = Provenance(source="toy", licence="CC0-1.0")
 DOUBLE = "Write a function that doubles a number.\n```python\ndef double(x):\n```"
 RIGHT, WRONG = "```python\ndef double(x):\n    return 2 * x\n```", "```python\ndef double(x):\n    return x\n```"
 TESTS = "```python\nassert double(1) == 2\nassert double(3) == 6\nassert double(-2) == -4\n```"
@@ -30,11 +32,11 @@ def made(tmp_path, monkeypatch):
     """Runs the stage with a scripted teacher; (summary, accepted dialogs, teacher)."""
     artifact = documents(tmp_path / "in", [f"text number {i} " * 12 for i in range(4)])
 
-    def run(lines, name="out", stopping=lambda: False, **settings):
+    def run(lines, name="out", stopping=lambda: False, inputs=(), **settings):
         teacher = lines if isinstance(lines, Scripted) else Scripted(lines)
         monkeypatch.setattr(synthesise, "open_teacher", lambda *_: teacher)
         monkeypatch.setattr(synthesise, "LazySandbox", TrustedBox)
-        ctx = local_context(tmp_path / name, name="synth", inputs=[artifact], seed=3)
+        ctx = local_context(tmp_path / name, name="synth", inputs=[artifact, *inputs], seed=3)
         ctx.stopping = stopping
         asked = synthesise.Settings.model_validate({"generators": {"code_feedback": {"count": 4}}, **settings})
         summary = synthesise.run(asked, ctx)
@@ -79,6 +81,14 @@ def test_a_wrong_solution_is_mended_and_kept_out_of_the_loss(made):
 def test_what_is_wrong_is_refused_with_its_reason(made, changed, reason):
     summary, rows, _ = made(script(**changed))
     assert rows == [] and summary["generators"]["code_feedback"]["reasons"] == {reason: 4}
+
+
+def test_a_prompt_that_models_are_judged_by_is_not_learnt_from(tmp_path, made):
+    (tmp_path / "tasks").mkdir()
+    task = Task(id="t", prompt=[user(DOUBLE.upper())], verifier="exact", reference="", provenance=PROVENANCE)
+    write_rows(tmp_path / "tasks" / "test.jsonl", [task])
+    summary, rows, _ = made(script(), inputs=[local_artifact(tmp_path / "tasks", "tasks", "tasks")])
+    assert rows == [] and (summary["accepted"], summary["held_out"]) == (0, 1)
 
 
 def test_a_stopped_run_asks_only_for_the_parts_it_lacks_and_leaves_the_same_bytes(tmp_path, made):

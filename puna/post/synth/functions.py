@@ -86,7 +86,7 @@ def _free(node: ast.FunctionDef) -> set[str]:
     """Names that are read in a function and bound nowhere in it."""
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
     bound = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
-    inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)}
+    inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ExceptHandler) and n.name}
     return {n.id for n in names if isinstance(n.ctx, ast.Load)} - bound - inner
 
 
