@@ -50,7 +50,7 @@ def function_calls(ask: Question) -> str | Said:
     names = [one["name"] for one in json.loads(ask.slots["functions"]) if one["name"] in FUNCTIONS]
     if not names:
         return "I would not know what to ask."
-    return "Request: " + _request(ask, ask.name.removeprefix("request_"), names)
+    return _request(ask, ask.name.removeprefix("request_"), names)
 
 
 def plan(request: str) -> list[Call]:
@@ -71,7 +71,7 @@ def _request(ask: Question, kind: str, names: list[str]) -> str:
     if kind == "nested":
         chains = [(first, second) for first in names for second in names if _GIVES[first] == _takes(second)]
         if not chains:
-            return "None of these can follow another."
+            return "None of these can follow another."  # no request
         chosen, link = ask.rng.choice(chains), ", then the "
     else:
         chosen = (names[0],) if kind == "single" else (names[0], ask.rng.choice(names[1:] or names))
@@ -79,7 +79,7 @@ def _request(ask: Question, kind: str, names: list[str]) -> str:
     drawn = [json.dumps(_drawn(ask, name)) for name in chosen]
     given = [drawn[0], "the result"] if kind == "nested" else drawn
     parts = [f"{_WORDS[name]} of {argument}" for name, argument in zip(chosen, given, strict=True)]
-    text = f"Please tell me the {link.join(parts)}."
+    text = f"Request: Please tell me the {link.join(parts)}."
     return text.replace(" of [", " of some of [", 1) if ask.errs() else text
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from dataclasses import dataclass, field
+from types import ModuleType
 
 from puna.core.stage import local_artifact
 from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table
@@ -50,6 +52,22 @@ class TrustedBox:
         except BaseException as error:
             return Came("failed", False, said.getvalue(), f"{type(error).__name__}: {error}", 1)
         return Came("passed", True, said.getvalue())
+
+
+class ProjectBox(TrustedBox):
+    """The same for programs that import Python files which come with them."""
+
+    def _run(self, program):
+        modules = {name.removesuffix(".py"): ModuleType(name) for name in program.files if name.endswith(".py")}
+        used = [line.split()[1] for line in program.code.splitlines() if line.startswith("from ") and line.split()[1] in modules]
+        try:
+            for name in used:
+                sys.modules[name] = modules[name]
+                exec(program.files[f"{name}.py"].decode(), vars(modules[name]))
+            return super()._run(program)
+        finally:
+            for name in used:
+                sys.modules.pop(name, None)
 
 
 @dataclass

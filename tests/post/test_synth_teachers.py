@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from post_toys import base_artifact
-from synth_toys import TrustedBox
+from synth_toys import ProjectBox, TrustedBox
 
 from puna.core import chat_api
 from puna.core.errors import InputError, RunError
@@ -23,14 +23,15 @@ from puna.post.synth.steps import Ask, user
 from puna.post.synth.teacher import Asked, UrlTeacher
 from puna.post.synth.templates import PROMPTS, load_templates
 from puna.tokenizer.dialog import Dialog, MessageRow, read_rows
+from puna.verify.calls import read_calls
 from puna.world.oracle import answer
+from puna.world.oracle_languages import values_of
 from puna.world.truth import TRUTH
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from synth import world_inputs
+from synth import OWN, world_inputs
 
 NAMES = [name for name in TRUTH if name != "code_translate"]  # which needs compilers: test_synth_truth.py
-OWN = {"instructions": {"snippets": {"groups": ["general"]}}}
 
 
 _SLOT = re.compile(r"\\\{([a-z_]+)\\\}")  # of an escaped template
@@ -57,13 +58,43 @@ def patterns():
     return sorted(found, key=lambda one: -one[0])
 
 
-def understood(messages, known):
+def in_conversation(messages, tools):
+    """Template and slots of a turn: what was called so far and what came of it, read from the messages."""
+    done = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = [call["function"] for call in message["tool_calls"]]
+            done.append([[call["name"], json.loads(call["arguments"]), None] for call in calls])
+        if message["role"] == "tool":
+            next(call for call in done[-1] if call[2] is None)[2] = message["content"]
+    said = next(message["content"] for message in messages if message["role"] == "user")
+    if any(tool["function"]["name"] == "calculator" for tool in tools):
+        file = re.search(r"\S+\.[ct]sv", said)
+        return "tool_use.turn", {"question": said, "file": file[0].strip(",?") if file else "", "done": json.dumps(done)}
+    return "function_calls.turn", {"request": said, "done": json.dumps(done)}
+
+
+def understood(body, known):
     """Template and slots of what a client sent: the server sees nothing but text."""
+    messages = body["messages"]
+    if body.get("tools"):
+        return in_conversation(messages, body["tools"])
     system = next((m["content"] for m in messages if m["role"] == "system"), None)
     for _, template, own, pattern in known:
         if own == system and (match := pattern.fullmatch(messages[-1]["content"])):
+            if pattern.pattern == "(?P<question>.*?)":
+                template = "translated_reasoning.solve" if values_of(match["question"]) else "knowledge.remember"
             return template, match.groupdict()
+    if system is not None:
+        return "steering.answer", {"system": system, "question": messages[-1]["content"]}
     raise AssertionError(f"no template fits {messages}")
+
+
+def message_of(said):
+    """What the oracle says as the API has it; a call that is none stays text, as servers leave it."""
+    calls = read_calls(said.call) if said.call else None
+    listed = [{"id": str(i), "function": {"name": n, "arguments": json.dumps(a)}} for i, (n, a) in enumerate(calls or [])]
+    return {"role": "assistant", "content": said.text or ("" if calls else said.call), "tool_calls": listed}
 
 
 @contextmanager
@@ -79,10 +110,10 @@ def chat_server(states=(), many=True, reply=None):
                 return self._send(failing.pop(0), {"error": "not now"})
             if reply is not None:
                 return self._send(200, reply)
-            template, slots = understood(body["messages"], known)
-            count = body.get("n", 1) if many else 1
-            texts = [answer(template, slots, body["seed"] + i, 0.2).text for i in range(count)]
-            choices = [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for text in texts]
+            template, slots = understood(body, known)
+            count, turns = body.get("n", 1) if many else 1, [(m["role"], m["content"]) for m in body["messages"]]
+            said = [answer(template, slots, body["seed"] + i, 0.2, turns) for i in range(count)]
+            choices = [{"message": message_of(one), "finish_reason": "stop"} for one in said]
             return self._send(200, {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5 * count}})
 
         def _send(self, state, value):
@@ -115,7 +146,7 @@ def made(root, names, inputs, teacher, count=12):
 
 
 def test_every_generator_runs_on_a_server_and_keeps_right_rows_alone(tmp_path, monkeypatch, inputs):
-    monkeypatch.setattr(synthesise, "LazySandbox", TrustedBox)
+    monkeypatch.setattr(synthesise, "LazySandbox", ProjectBox)
     monkeypatch.setenv("TEACHER_KEY", "very-secret")
     with chat_server() as (url, asked):
         teacher = {"use": "url", "url": url, "model": "stub", "licence": "LicenseRef-stub", "llama": True, "price_in": 2.0,
@@ -142,6 +173,17 @@ def test_a_server_without_n_is_asked_again_and_one_that_stumbles_too(monkeypatch
     assert [one.finished for one in answers] == [True] * 3 and len(asked) == 5
     assert [one.get("n") for one in asked] == [3, 3, 3, None, None] and len({one["seed"] for one in asked}) == 3
     assert asked[0]["messages"][0]["role"] == "system" and asked[0]["max_tokens"] == 256
+
+
+def test_calls_of_one_turn_keep_their_results():
+    calls = '{"name": "add", "parameters": {"a": 1}}; {"name": "add", "parameters": {"a": 2}}'
+    results = [MessageRow(role="ipython", content=text) for text in ("one", "two")]
+    choice = {"message": {"content": "3"}, "finish_reason": "stop"}
+    with chat_server(reply={"choices": [choice]}) as (url, asked):
+        rows = [user("add"), MessageRow(role="assistant", tool_calls=calls), *results]
+        UrlTeacher(Asked(use="url", url=url, model="m")).answers([Ask(rows)], seeds=[1])
+    sent = asked[0]["messages"]
+    assert [one["tool_call_id"] for one in sent[2:]] == [call["id"] for call in sent[1]["tool_calls"]]
 
 
 def test_calls_of_tools_travel_both_ways():

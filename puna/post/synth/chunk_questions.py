@@ -53,9 +53,10 @@ class Settings(BaseSettings):
 
 def items(settings: Settings, sources: Sources, rng: random.Random) -> Iterator[Item]:
     """Long documents, each with the number of the chunk that is asked about."""
-    documents = -(-settings.count // settings.per_document)
+    documents, left = -(-settings.count // settings.per_document), settings.count
     for item in long_documents(settings.lengths, documents, sources, rng):
-        chunks = rng.sample(range(len(item.given.passages)), min(settings.per_document, len(item.given.passages)))
+        chunks = rng.sample(range(len(item.given.passages)), min(settings.per_document, len(item.given.passages), left))
+        left -= len(chunks)
         for chunk in chunks:
             yield replace(item, key=f"{item.key}-{chunk}", given=(item.given, chunk))
 

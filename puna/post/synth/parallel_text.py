@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, PositiveInt
 
@@ -44,7 +45,8 @@ class Settings(BaseSettings):
         licence: of the files.
         faults: share of the mini-world's pairs that are wrong.
         least_characters: shorter lines are passed over.
-        judge: whether a judge compares the two. `votes`: its verdicts, of which more than half must be yes.
+        judge: whether a judge compares the two. `votes`: its verdicts, of which more than half must be yes;
+            `max_tokens`: of each.
     """
 
     count: PositiveInt = 200
@@ -54,6 +56,7 @@ class Settings(BaseSettings):
     least_characters: PositiveInt = 20
     judge: bool = True
     votes: int = Field(3, ge=1)
+    max_tokens: PositiveInt = 8
     prompts: str = ""
 
 
@@ -99,8 +102,9 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         return Rejected(fault)
     first, second = NAMES[pair.source_lang], NAMES[pair.target_lang]
     if settings.judge:
-        verdicts = yield templates.ask("judge", role="judge", samples=settings.votes, max_tokens=8, source=pair.source,
-                                       target=pair.target, source_language=first, target_language=second)  # fmt: skip
+        how: dict[str, Any] = {"role": "judge", "samples": settings.votes, "max_tokens": settings.max_tokens}
+        verdicts = yield templates.ask("judge", source=pair.source, target=pair.target, source_language=first,
+                                       target_language=second, **how)  # fmt: skip
         if not said_yes(verdicts):
             return Rejected(JUDGED)
     wordings = sorted(name for name in templates.texts if name.startswith("asked"))

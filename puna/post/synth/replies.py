@@ -11,13 +11,13 @@ _YES = re.compile(r"\W*(yes|true)\b", re.IGNORECASE)
 
 
 def fields(answer: Answer, *names: str) -> list[str] | None:
-    """The texts behind "NAME:" at the start of lines, in the order of `names`; None unless all are there, once, and not empty.
+    """The texts behind "NAME:" (also "**NAME**:") at the start of lines, in the order of `names`; None unless all are there, once, and not empty.
 
     What stands before the first field is ignored; a field ends where the next one begins.
     """
     if not answer.finished:
         return None
-    pattern = re.compile(rf"^\W*({'|'.join(map(re.escape, names))})\s*:", re.IGNORECASE | re.MULTILINE)
+    pattern = re.compile(rf"^\W*({'|'.join(map(re.escape, names))})\W{{0,3}}:", re.IGNORECASE | re.MULTILINE)
     marks = list(pattern.finditer(answer.text))
     if len(marks) != len(names):
         return None
@@ -27,6 +27,6 @@ def fields(answer: Answer, *names: str) -> list[str] | None:
     return texts if all(texts) else None
 
 
-def said_yes(answers: Sequence[Answer]) -> bool:
-    """Whether more than half of the answers begin with a yes."""
-    return 2 * sum(bool(_YES.match(answer.text)) for answer in answers) > len(answers)
+def said_yes(answers: Sequence[Answer], above: float = 0.5) -> bool:
+    """Whether a share above `above` of the answers begins with a yes."""
+    return sum(bool(_YES.match(answer.text)) for answer in answers) > above * len(answers)

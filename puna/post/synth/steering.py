@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from puna.core.settings import Portion
 from puna.core.settings import Settings as BaseSettings
 from puna.post.synth.demands import Demand, draw_demands
 from puna.post.synth.replies import said_yes
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
         turns: answers in a conversation; the first counts.
         samples: of each answer, the first that passes the program's checks is taken.
         judge: whether a judge reads the answers; demands of tone and persona need one. `votes`: its verdicts on each answer, of
-            which more than half must be yes.
+            which a share above `agree` must be yes: no program checks the later answers, so more than half is not enough.
     """
 
     count: PositiveInt = 200
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     samples: int = Field(2, ge=1)
     judge: bool = True
     votes: int = Field(5, ge=1)
+    agree: Portion = 0.6
     temperature: NonNegativeFloat = 0.7
     max_tokens: PositiveInt = 256
     prompts: str = ""
@@ -111,7 +113,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         if settings.judge:
             verdict = yield templates.ask("judge", role="judge", samples=settings.votes, max_tokens=8, system=given.system,
                                           dialog=_shown(dialog[1:]))  # fmt: skip
-            if not said_yes(verdict):
+            if not said_yes(verdict, settings.agree):
                 return Rejected(JUDGED)
     judged = sum(not demand.constraint for demand in given.demands)
     checks = {"constraint": given.constraint, "judged_demands": judged, "judge": settings.judge}

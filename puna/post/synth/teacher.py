@@ -169,7 +169,7 @@ class UrlTeacher:
         asked = self.asked
         body = {
             "model": asked.model,
-            "messages": [wire for number, row in enumerate(ask.messages) for wire in _wire(row, number)],
+            "messages": _wire(ask.messages),
             "temperature": ask.temperature,
             "max_tokens": ask.max_tokens,
             "seed": seed % 2**31,
@@ -190,17 +190,23 @@ class UrlTeacher:
         return [Answer(answers[0].text, answers[0].finished, answers[0].tool_calls, read, written), *answers[1:]]
 
 
-def _wire(row: MessageRow, number: int) -> list[dict[str, Any]]:
-    """A message as the API takes it; a call and its result are joined by the number of the message."""
-    if row.role == "ipython":
-        return [{"role": "tool", "content": row.content, "tool_call_id": f"call_{number - 1}_0"}]
-    if row.tool_calls is None:
-        return [{"role": row.role, "content": row.content}]
-    calls = [
-        {"id": f"call_{number}_{i}", "type": "function", "function": {"name": name, "arguments": json.dumps(parameters)}}
-        for i, (name, parameters) in enumerate(read_calls(row.tool_calls) or [])
-    ]
-    return [{"role": "assistant", "content": row.content, "tool_calls": calls}]
+def _wire(rows: Sequence[MessageRow]) -> list[dict[str, Any]]:
+    """Messages as the API takes them: results are joined to the calls before them, in their order, by ids."""
+    sent: list[dict[str, Any]] = []
+    open_calls: list[str] = []
+    for number, row in enumerate(rows):
+        if row.role == "ipython":
+            sent.append({"role": "tool", "content": row.content, "tool_call_id": open_calls.pop(0) if open_calls else ""})
+        elif row.tool_calls is None:
+            sent.append({"role": row.role, "content": row.content})
+        else:
+            calls: list[dict[str, Any]] = [
+                {"id": f"call_{number}_{i}", "type": "function", "function": {"name": name, "arguments": json.dumps(parameters)}}
+                for i, (name, parameters) in enumerate(read_calls(row.tool_calls) or [])
+            ]
+            open_calls = [call["id"] for call in calls]
+            sent.append({"role": "assistant", "content": row.content, "tool_calls": calls})
+    return sent
 
 
 def _from_choice(choice: dict[str, Any]) -> Answer:

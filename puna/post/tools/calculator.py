@@ -109,7 +109,7 @@ def _root(value: Number) -> Number:
 
 
 def _rounded(value: Number, digits: Number = Fraction(0)) -> Number:
-    if abs(digits) > MAX_DECIMALS:
+    if not -MAX_DECIMALS <= digits <= MAX_DECIMALS:
         raise ToolFailed(f"rounding is to at most {MAX_DECIMALS} digits")
     return Fraction(round(Fraction(value), int(digits)))
 
