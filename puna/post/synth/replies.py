@@ -11,7 +11,7 @@ _YES = re.compile(r"\W*(yes|true)\b", re.IGNORECASE)
 
 
 def fields(answer: Answer, *names: str) -> list[str] | None:
-    """The texts behind "NAME:" (also "**NAME**:") at the start of lines, in the order of `names`; None unless all are there, once, and not empty.
+    """The texts behind "NAME:" or "**NAME**:" at the start of lines, in the order of `names`; None unless each is there once.
 
     What stands before the first field is ignored; a field ends where the next one begins.
     """
