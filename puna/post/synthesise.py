@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from puna.core.errors import InputError
-from puna.core.intervals import wilson
 from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import execution
@@ -30,6 +29,7 @@ from puna.post.synth.catalogue import GENERATORS, Generators
 from puna.post.synth.drive import LazySandbox, Running, Told, drive
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Item
+from puna.post.synth.tally import Tally
 from puna.post.synth.teacher import Asked, ModelTeacher, Teacher, Usage, open_teacher
 from puna.post.synth.templates import Templates, load_templates
 from puna.tokenizer.dialog import Dialog, Provenance, Task, content_id, read_rows, write_rows
@@ -95,16 +95,29 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     _note_missing(entries, wanted, ctx)
     teacher = open_teacher(settings.teacher, ctx, "teacher")
     judge = teacher if settings.judge is None else open_teacher(settings.judge, ctx, "judge")
-    told: list[Told] = []
-    with LazySandbox(settings.workers, settings.program_seconds) as box:
-        work = partial(
+    box, tally = LazySandbox(settings.workers, settings.program_seconds), Tally(ctx.out, wanted, _held_out(ctx))
+    with box, tally:
+        tell = partial(
             _tell, settings=settings, templates=templates, teachers={"teacher": teacher, "judge": judge}, box=box, ctx=ctx
         )
         for number, first in enumerate(range(0, len(entries), settings.part)):
             part = entries[first : first + settings.part]
-            told += part_of(ctx, number, partial(work, part), Told, "stories")
-            ctx.progress(first + len(part), len(entries), accepted=sum(one.reason is None for one in told))
-    return _write(ctx, told, settings, teacher, judge, templates)
+            for told in part_of(ctx, number, partial(tell, part), Told, "stories"):
+                tally.add(told)
+            ctx.progress(first + len(part), len(entries), accepted=tally.passed)
+    _describe(ctx, settings, teacher, judge, tally.rows)
+    return {
+        "accepted": tally.rows,
+        "held_out": tally.held_out,
+        "teacher": teacher.name,
+        "judge": judge.name,
+        "round": settings.round,
+        "usage": {
+            "teacher": _usage(tally, "teacher", settings.teacher),
+            "judge": _usage(tally, "judge", settings.judge or settings.teacher),
+        },
+        "generators": {name: {**one.summary(), "prompts": templates[name].digest} for name, one in tally.counts.items()},
+    }
 
 
 def _templates(name: str, own: Any) -> Templates:
@@ -172,15 +185,8 @@ def _licence(source: str, teacher: str) -> str:
     return f"({source}) AND ({teacher})" if " OR " in source + teacher else f"{source} AND {teacher}"
 
 
-def _write(
-    ctx: StageContext, told: list[Told], settings: Settings, teacher: Teacher, judge: Teacher, templates: dict[str, Templates]
-) -> dict[str, Any]:
-    """The files of a `samples` artifact; what was refused stands beside, without its dialogs."""
-    every = {row["id"]: Dialog.model_validate(row) for one in told for row in one.dialogs}  # equal dialogs are one row
-    held = _held_out(ctx)
-    accepted = {key: row for key, row in every.items() if prompt_key(row.messages) not in held}
-    write_rows(ctx.out / "accepted.jsonl", accepted.values())
-    write_rows(ctx.out / "rejected.jsonl", (one for one in told if one.reason is not None))
+def _describe(ctx: StageContext, settings: Settings, teacher: Teacher, judge: Teacher, rows: int) -> None:
+    """The other files of a `samples` artifact, and under which terms what was asked from elsewhere comes."""
     for name in ("samples.jsonl", "preferences.jsonl"):
         write_rows(ctx.out / name, [])
     ancestors = sorted(set().union(*(one.ancestors for one in (teacher, judge) if isinstance(one, ModelTeacher))))
@@ -188,20 +194,7 @@ def _write(
     (ctx.out / checkpoints.POLICY).write_text(json.dumps(origin, indent=1) + "\n")
     for asked, one in ((settings.teacher, teacher), (settings.judge, judge)):
         if asked is not None and asked.use == "url":
-            ctx.add_source(f"answers of {one.name}", one.licence, rows=len(accepted), llama_name=asked.llama)
-    usage = {
-        "teacher": _usage(told, "teacher", settings.teacher),
-        "judge": _usage(told, "judge", settings.judge or settings.teacher),
-    }
-    return {
-        "accepted": len(accepted),
-        "held_out": len(every) - len(accepted),
-        "teacher": teacher.name,
-        "judge": judge.name,
-        "usage": usage,
-        "round": settings.round,
-        "generators": {name: _counts([one for one in told if one.generator == name], templates[name]) for name in templates},
-    }
+            ctx.add_source(f"answers of {one.name}", one.licence, rows=rows, llama_name=asked.llama)
 
 
 def _held_out(ctx: StageContext) -> set[str]:
@@ -210,25 +203,6 @@ def _held_out(ctx: StageContext) -> set[str]:
     return {prompt_key(task.prompt) for path in paths if path.exists() for task in read_rows(path, Task)}
 
 
-def _usage(told: list[Told], role: str, asked: Asked) -> dict[str, Any]:
-    usage = Usage(read=sum(one.read.get(role, 0) for one in told), written=sum(one.written.get(role, 0) for one in told))
+def _usage(tally: Tally, role: str, asked: Asked) -> dict[str, Any]:
+    usage = Usage(0, *tally.tokens(role))
     return {"tokens_read": usage.read, "tokens_written": usage.written, "cost": round(usage.price(asked), 6)}
-
-
-def _counts(told: list[Told], templates: Templates) -> dict[str, Any]:
-    """What became of a generator's items: how many passed with the interval of their share, why others did not, the cost."""
-    passed = [one for one in told if one.reason is None]
-    low, high = wilson(len(passed), len(told))
-    return {
-        "items": len(told),
-        "accepted": len(passed),
-        "accepted_share": {"accuracy": len(passed) / len(told) if told else 0.0, "low": low, "high": high, "n": len(told)},
-        "dialogs": sum(len(one.dialogs) for one in passed),
-        "reasons": dict(sorted(Counter(one.reason for one in told if one.reason is not None).items())),
-        "questions": sum(one.asks for one in told),
-        "answers": sum(one.answers for one in told),
-        "programs": sum(one.programs for one in told),
-        "tokens_read": sum(sum(one.read.values()) for one in told),
-        "tokens_written": sum(sum(one.written.values()) for one in told),
-        "prompts": templates.digest,
-    }

@@ -26,15 +26,16 @@ class Snippets(BaseSettings):
 
 def snippets(settings: Snippets, count: int, sources: Sources, rng: Random) -> Iterator[Item]:
     """At most `count` items whose `given` is a snippet: a sample of the documents, in their order."""
-    chosen: list[tuple[int, Document]] = []
+    chosen: list[tuple[int, Item]] = []
     for number, document in enumerate(d for d in sources.documents(*settings.groups) if _fits(d, settings)):
-        if len(chosen) < count:
-            chosen.append((number, document))
-        elif (place := rng.randrange(number + 1)) < count:
-            chosen[place] = (number, document)
-    for _, document in sorted(chosen, key=lambda one: one[0]):
-        yield Item(document.id, document.source, document.licence, cut(document.text, settings, rng), (document.id,),
-                   document.lang or "en")  # fmt: skip
+        place = number if number < count else rng.randrange(number + 1)
+        if place < count:
+            chosen[place : place + 1] = [(number, _item(document, cut(document.text, settings, rng)))]
+    yield from (item for _, item in sorted(chosen, key=lambda one: one[0]))
+
+
+def _item(document: Document, snippet: str) -> Item:
+    return Item(document.id, document.source, document.licence, snippet, (document.id,), document.lang or "en")
 
 
 def _fits(document: Document, settings: Snippets) -> bool:
