@@ -16,7 +16,7 @@ from puna.core.errors import InputError
 from puna.core.settings import Settings
 
 PACKAGE = Path(puna.__file__).parent
-CODE_FILES = (".py", ".json", ".txt")  # code, and the data that is part of it
+CODE_FILES = (".py", ".json", ".txt", ".yaml")  # code, and the data that is part of it
 
 
 def load_stage(uses: str, where: str | None = None) -> ModuleType:

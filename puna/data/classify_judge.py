@@ -8,11 +8,7 @@ no class, or several, are kept and counted and label nothing. Nothing is asked a
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,12 +18,11 @@ from typing import Any
 import xxhash
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from puna.core.chat_api import post_json
 from puna.core.errors import InputError, RunError
 from puna.core.settings import Settings, execution
 
 PROMPTS = Path(__file__).parent / "prompts"
-RETRIED = (408, 409, 429, 500, 502, 503, 504)  # HTTP states that pass
-FIRST_WAIT_S = 0.5  # before the second try; doubled before every further one
 PLACE = "{text}"
 
 
@@ -186,7 +181,11 @@ def _ask(text: str, judge: Judge, prompt: Prompt) -> dict[str, Any]:
         "temperature": 0,
         "max_tokens": judge.max_tokens,
     }
-    reply = _post(f"{judge.url.rstrip('/')}/chat/completions", body, judge)
+    reply = post_json(
+        f"{judge.url.rstrip('/')}/chat/completions", body, key_variable=judge.key_variable, timeout_s=judge.timeout_s,
+        tries=judge.tries, who="the labelling model", fix="check `judge`",
+        again="start it and run again; the labels so far are kept",
+    )  # fmt: skip
     try:
         answer, usage = str(reply["choices"][0]["message"]["content"] or ""), reply.get("usage") or {}
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
@@ -195,28 +194,3 @@ def _ask(text: str, judge: Judge, prompt: Prompt) -> dict[str, Any]:
             "the labelling model did not answer as a chat API does", where=f"{judge.url}: {str(reply)[:200]}"
         ) from error
     return {"label": prompt.label(answer), "answer": answer, "tokens_in": tokens[0], "tokens_out": tokens[1]}
-
-
-def _post(url: str, body: dict[str, Any], judge: Judge) -> Any:
-    headers = {"Content-Type": "application/json"}
-    if judge.key_variable:
-        headers["Authorization"] = f"Bearer {os.environ.get(judge.key_variable, '')}"
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    for attempt in range(1, judge.tries + 1):
-        try:
-            with urllib.request.urlopen(request, timeout=judge.timeout_s) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            if error.code not in RETRIED:
-                told = error.read(300).decode("utf-8", "replace")
-                raise InputError(
-                    f"the labelling model refused the request ({error.code}): {told}", where=url, fix="check `judge`"
-                ) from error
-            failure: Exception = error
-        except (OSError, ValueError) as error:
-            failure = error
-        if attempt < judge.tries:
-            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
-    raise RunError(
-        f"the labelling model does not answer: {failure}", where=url, fix="start it and run again; the labels so far are kept"
-    ) from failure

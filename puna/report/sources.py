@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from puna.core.stage import Artifact
@@ -17,8 +17,15 @@ def read_json(artifact: Artifact, name: str) -> dict[str, Any]:
 
 def metrics(artifact: Artifact) -> list[dict[str, Any]]:
     """Rows of `metrics.jsonl`, empty when the stage wrote none."""
-    path = artifact.path / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list(json_lines(artifact, "metrics.jsonl"))
+
+
+def json_lines(artifact: Artifact, name: str) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file of an artifact, one by one; none where it has no such file."""
+    path = artifact.path / name
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
 
 
 def curve(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

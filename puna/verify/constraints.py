@@ -6,12 +6,15 @@ A constraint is a dict of named demands, all of which must hold: {"end_word": "s
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 from puna.core.errors import InputError
 from puna.verify.language import ANSWER_TAGS, SCRIPTS, answer_tags, main_script
+
+BULLETS = ("- ", "* ", "• ")
 
 
 def holds(constraint: dict[str, Any] | None, text: str) -> bool:
@@ -61,6 +64,26 @@ def exclude(wanted: str | list[str], text: str) -> bool:
     return not any(fold(w) in fold(text) for w in _as_list(wanted))
 
 
+def begins(wanted: str, text: str) -> bool:
+    """The text begins with the string, case ignored."""
+    return fold(text).startswith(fold(wanted))
+
+
+def bullets(wanted: int, text: str) -> bool:
+    """Exactly so many lines are items of a list, marked with "-", "*" or a bullet."""
+    return sum(line.lstrip().startswith(BULLETS) for line in text.splitlines()) == wanted
+
+
+def paragraphs(wanted: int, text: str) -> bool:
+    """Exactly so many paragraphs, parted by blank lines."""
+    return sum(bool(part.strip()) for part in re.split(r"\n[ \t]*\n", text)) == wanted
+
+
+def uppercase(wanted: bool, text: str) -> bool:
+    """No small letter in the text (wanted true), or at least one (wanted false)."""
+    return any(c.islower() for c in text) != wanted
+
+
 def lowercase(wanted: bool, text: str) -> bool:
     """No capital letter in the text (wanted true), or at least one (wanted false)."""
     return any(c.isupper() for c in text) != wanted
@@ -87,4 +110,5 @@ def _as_list(wanted: str | list[str]) -> list[str]:
 CHECKS: dict[str, Callable[[Any, str], bool]] = {
     "end_word": end_word, "answer_lang": answer_lang, "language": language, "max_words": max_words, "min_words": min_words,
     "include": include, "exclude": exclude, "lowercase": lowercase, "json": is_json,
+    "begins": begins, "bullets": bullets, "paragraphs": paragraphs, "uppercase": uppercase,
 }  # fmt: skip

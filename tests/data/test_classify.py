@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from puna.core import chat_api
 from puna.core.errors import InputError, Preempted, RunError
 from puna.core.intervals import wilson
 from puna.core.stage import local_artifact, local_context
-from puna.data import classify, classify_judge
+from puna.data import classify
 from puna.data.classify_judge import Judge, load_prompt
 from puna.data.classify_scores import Classifier, auc, grade_values, load_classifier, report, score_columns
 from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table
@@ -178,7 +179,7 @@ def test_a_stopped_judge_asks_nothing_twice(tmp_path, documents):
 
 
 def test_a_judge_that_stumbles_is_asked_again_and_one_that_fails_is_named(tmp_path, documents, monkeypatch):
-    monkeypatch.setattr(classify_judge, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(chat_api, "FIRST_WAIT_S", 0.001)
     with judge_server(by_form, states=[503, 429, 500]) as (url, _):
         run(tmp_path / "a", documents, judge=Judge(url=url, model="m", prompt="code", documents=30, parallel=1))
     with judge_server(by_form, states=[401]) as (url, _), pytest.raises(InputError, match="refused the request"):

@@ -1,0 +1,60 @@
+"""One request to an OpenAI-compatible address, tried again while what is wrong may pass.
+
+Labels of documents and synthetic data come from such an address where a recipe names one; nothing is asked anywhere else. The
+key is read from the environment when it is needed and stands in no record and no message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from puna.core.errors import InputError, RunError
+
+RETRIED = (408, 409, 429, 500, 502, 503, 504)  # HTTP states that pass
+FIRST_WAIT_S = 0.5  # before the second try; doubled before every further one
+TOLD = 300  # bytes of a refusal that are shown
+
+
+def post_json(
+    url: str, body: dict[str, Any], *, key_variable: str = "", timeout_s: float = 120.0, tries: int = 4,
+    who: str = "the model", fix: str = "check its address, name and key", again: str = "start it and run again",
+) -> Any:  # fmt: skip
+    """The JSON value that comes back for `body`.
+
+    Args:
+        key_variable: environment variable that holds the key; empty for an address that asks for none.
+        who, fix, again: for messages: who is asked, and what to do about a refusal and about silence.
+
+    Raises:
+        InputError: the key is not there, or the address refuses the request. RunError: it does not answer.
+    """
+    headers = {"Content-Type": "application/json"}
+    if key_variable:
+        headers["Authorization"] = f"Bearer {_key(key_variable)}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    for attempt in range(1, tries + 1):
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            if error.code not in RETRIED:
+                told = error.read(TOLD).decode("utf-8", "replace")
+                raise InputError(f"{who} refused the request ({error.code}): {told}", where=url, fix=fix) from error
+            failure: Exception = error
+        except (OSError, ValueError) as error:
+            failure = error
+        if attempt < tries:
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
+    raise RunError(f"{who} does not answer: {failure}", where=url, fix=again) from failure
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "")
+    if not key:
+        raise InputError(f"the environment variable {variable} is empty", where="key_variable", fix=f"export {variable}=...")
+    return key

@@ -1,0 +1,62 @@
+"""Step-by-step solutions, filtered by the final answer and by their own arithmetic (paper 4.3.3).
+
+Several solutions of each problem are drawn. Kept are those that end in the known answer, whose equations are true and use only
+numbers that the problem or an earlier step gave; of those that reason alike, one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from pydantic import NonNegativeFloat, PositiveInt
+
+from puna.core.settings import Settings as BaseSettings
+from puna.post.choose import signature
+from puna.post.synth.maths import Problems, asked, ended_right, form, is_right, problems
+from puna.post.synth.sources import Sources
+from puna.post.synth.steps import Accepted, Item, Rejected, Story, assistant
+from puna.post.synth.templates import Templates
+from puna.tokenizer.dialog import Task
+
+CAPABILITY, TEMPLATES = "maths", "maths"
+REASONS = ("wrong answer", "wrong steps")
+
+
+class Settings(BaseSettings):
+    """`count` of the tasks that `problems` describes.
+
+    Attributes:
+        samples: solutions drawn of each; `cap` of different reasoning are kept.
+        temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
+    """
+
+    count: PositiveInt = 200
+    problems: Problems = Problems()
+    samples: PositiveInt = 4
+    cap: PositiveInt = 2
+    temperature: NonNegativeFloat = 0.7
+    max_tokens: PositiveInt = 512
+    prompts: str = ""
+
+
+def items(settings: Settings, sources: Sources, rng: Random) -> Iterator[Item]:
+    """Tasks with a known answer."""
+    return problems(settings.problems, settings.count, sources, rng)
+
+
+def story(item: Item, settings: Settings, templates: Templates) -> Story:
+    """Solutions, and those of them that hold."""
+    task: Task = item.given
+    solutions = yield templates.ask("solve", problem=asked(task), form=form(task), samples=settings.samples,
+                                    temperature=settings.temperature, max_tokens=settings.max_tokens)  # fmt: skip
+    right = {signature(one.text): one.text.strip() for one in reversed(solutions) if is_right(task, one)}
+    if not right:
+        return Rejected("wrong steps" if any(ended_right(task, one) for one in solutions) else "wrong answer")
+    kept = list(reversed(right.values()))[: settings.cap]
+    checks = {
+        "verifier": "pass",
+        "steps": "hold",
+        "right": f"{sum(is_right(task, one) for one in solutions)} of {len(solutions)}",
+    }
+    return Accepted([[*task.prompt, assistant(text)] for text in kept], checks, lang=task.lang)

@@ -1,0 +1,115 @@
+"""The stage of synthetic data: stories in lock step, reasons counted, parts kept, templates in the identity."""
+
+import pytest
+from synth_toys import Scripted, TrustedBox, documents
+
+from puna.core.errors import InputError, Preempted
+from puna.core.stage import local_artifact, local_context
+from puna.post import synthesise
+from puna.post.synth.steps import user
+from puna.post.synth.templates import load_templates
+from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows, write_rows
+
+PROVENANCE = Provenance(source="toy", licence="CC0-1.0")
+DOUBLE = "Write a function that doubles a number.\n```python\ndef double(x):\n```"
+RIGHT, WRONG = "```python\ndef double(x):\n    return 2 * x\n```", "```python\ndef double(x):\n    return x\n```"
+TESTS = "```python\nassert double(1) == 2\nassert double(3) == 6\nassert double(-2) == -4\n```"
+BENT = "```python\nassert double(0) == 0\nassert double(0.0) == 0\nassert double(1) == 1\n```"
+
+
+def script(**changed):
+    told = {
+        "problem": lambda slots, n: DOUBLE,
+        "solution": lambda slots, n: RIGHT,
+        "tests": lambda slots, n: TESTS,
+        "repair": lambda slots, n: RIGHT,
+    }
+    return {f"code_feedback.{name}": answer for name, answer in {**told, **changed}.items()}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Runs the stage with a scripted teacher; (summary, accepted dialogs, teacher)."""
+    artifact = documents(tmp_path / "in", [f"text number {i} " * 12 for i in range(4)])
+
+    def run(lines, name="out", stopping=lambda: False, inputs=(), **settings):
+        teacher = lines if isinstance(lines, Scripted) else Scripted(lines)
+        monkeypatch.setattr(synthesise, "open_teacher", lambda *_: teacher)
+        monkeypatch.setattr(synthesise, "LazySandbox", TrustedBox)
+        ctx = local_context(tmp_path / name, name="synth", inputs=[artifact, *inputs], seed=3)
+        ctx.stopping = stopping
+        asked = synthesise.Settings.model_validate({"generators": {"code_feedback": {"count": 4}}, **settings})
+        summary = synthesise.run(asked, ctx)
+        return summary, list(read_rows(ctx.out / "accepted.jsonl", Dialog)), teacher
+
+    return run
+
+
+def test_a_right_solution_is_accepted_with_its_provenance(made):
+    summary, rows, _ = made(script())
+    counts = summary["generators"]["code_feedback"]
+    assert (counts["items"], counts["accepted"], counts["reasons"]) == (4, 4, {})
+    assert counts["programs"] == 4 * (4 + 1 + 3) and counts["questions"] == 4 * 3 and counts["answers"] == 4 * 6
+    assert summary["usage"]["teacher"] == {"tokens_read": 4 * 3 * 7, "tokens_written": 4 * 6 * 3, "cost": 0.0}
+    assert [m.content for m in rows[0].messages] == [DOUBLE, RIGHT]  # four equal dialogs are one row
+    assert len(rows) == summary["accepted"] == 1 and rows[0].capability == "code"
+    where = rows[0].provenance
+    assert (where.source, where.licence, where.teacher) == ("toy", "CC0-1.0", "scripted")
+    assert where.checks["prompts"] == load_templates("code_feedback").digest and where.checks["held_suites"] == "3 of 3 pass"
+
+
+def test_a_wrong_solution_is_mended_and_kept_out_of_the_loss(made):
+    _, rows, teacher = made(script(solution=lambda slots, n: WRONG))
+    assert [m.train for m in rows[0].messages] == [None, False, None, None]
+    assert rows[0].messages[3].content == RIGHT and rows[0].provenance.checks["repairs"] == 1
+    assert "AssertionError" in rows[0].messages[2].content
+    assert sum(ask.template == "code_feedback.repair" for ask in teacher.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"problem": lambda slots, n: "Do something."}, "no problem"),
+        ({"solution": lambda slots, n: "```python\ndef other(x): return x\n```"}, "no code"),
+        ({"tests": lambda slots, n: "```python\nassert double(1) == 2\n```"}, "no tests"),
+        ({"tests": lambda slots, n: "```python\n" + "\n".join(f"assert double({i}) != {i}" for i in range(3)) + "\n```"},
+         "tests prove nothing"),
+        ({"solution": lambda slots, n: WRONG, "repair": lambda slots, n: WRONG}, "still failing"),
+        ({"solution": lambda slots, n: WRONG, "repair": lambda slots, n: f"{WRONG}\n{BENT}"}, "held-out tests fail"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_with_its_reason(made, changed, reason):
+    summary, rows, _ = made(script(**changed))
+    assert rows == [] and summary["generators"]["code_feedback"]["reasons"] == {reason: 4}
+
+
+def test_a_prompt_that_models_are_judged_by_is_not_learnt_from(tmp_path, made):
+    (tmp_path / "tasks").mkdir()
+    task = Task(id="t", prompt=[user(DOUBLE.upper())], verifier="exact", reference="", provenance=PROVENANCE)
+    write_rows(tmp_path / "tasks" / "test.jsonl", [task])
+    summary, rows, _ = made(script(), inputs=[local_artifact(tmp_path / "tasks", "tasks", "tasks")])
+    assert rows == [] and (summary["accepted"], summary["held_out"]) == (0, 1)
+
+
+def test_a_stopped_run_asks_only_for_the_parts_it_lacks_and_leaves_the_same_bytes(tmp_path, made):
+    made(script(), name="whole", part=1)
+    asked, looks = Scripted(script()), iter([False, False, True])
+    with pytest.raises(Preempted):
+        made(asked, name="stopped", stopping=lambda: next(looks), part=1)
+    assert len(asked.asked) == 2 * 3
+    made(asked, name="stopped", part=1)
+    assert len(asked.asked) == 4 * 3
+    for name in ("accepted.jsonl", "rejected.jsonl"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_template_of_ones_own_needs_the_same_slots(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("problem: {user: 'Invent an exercise.'}\n")
+    with pytest.raises(InputError, match=r"'problem' lacks \{snippet\}"):
+        load_templates("code_feedback", str(path))
+
+
+def test_no_generator_is_refused():
+    with pytest.raises(ValueError, match="no generator is named"):
+        synthesise.Settings.model_validate({"generators": {}})
