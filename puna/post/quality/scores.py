@@ -108,26 +108,28 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
     count = _copy(settings, ctx)
     tools = _instruments(settings, ctx)
-    found: list[Measured] = []
+    tables = [_schema().empty_table()]
     for number, part in enumerate(rows.batches(read_rows(ctx.out / ROWS, Dialog))):
-        found += part_of(ctx, number, partial(measured, tools, part), Measured, "measured")
-        ctx.progress(len(found), count)
-    table = pa.Table.from_pylist([row.model_dump() for row in found], _schema())
+        found = part_of(ctx, number, partial(measured, tools, part), Measured, "measured")
+        tables.append(pa.Table.from_pylist([row.model_dump() for row in found], _schema()))
+        ctx.progress(number * rows.BATCH + len(part), count)
+    table = pa.concat_tables(tables)
     write_table(ctx.out / SCORES, table)
     _embed(settings, ctx, count)
     classes = tools.topics.linear.classes if tools.topics else []
     write_json(ctx.out / ABOUT, {"topics": classes})
-    unread = sum(row.points is None for row in found) if tools.teacher else 0
+    known = {name: count - table[name].null_count for name in ("verified", "reward", "points", "pass_rate")}
+    unread = count - known["points"] if tools.teacher else 0
     if unread:
         ctx.note(f"{unread} of {count} replies of the judge could not be read and say nothing of their rows")
     return {
         "rows": count,
         "topics": {"classes": classes, **(tools.topics.held if tools.topics else {})},
-        "verifiable": sum(row.verified is not None for row in found),
-        "rewarded": sum(row.reward is not None for row in found),
-        "judged": sum(row.points is not None for row in found),
+        "verifiable": known["verified"],
+        "rewarded": known["reward"],
+        "judged": known["points"],
         "unreadable": unread,
-        "pass_rates": sum(row.pass_rate is not None for row in found),
+        "pass_rates": known["pass_rate"],
     }
 
 
@@ -182,14 +184,13 @@ def measured(tools: Instruments, dialogs: Sequence[Dialog]) -> Iterator[Measured
     keys = [prompt_key(dialog.messages) for dialog in dialogs]
     shares = tools.held.shares(dialogs)
     chances = tools.topics.chances(dialogs).astype(np.float64).round(6).tolist() if tools.topics else [[]] * len(dialogs)
-    rewards = tools.reward.score([dialog.messages for dialog in dialogs]) if tools.reward else [None] * len(dialogs)
+    rewards = _rewards(tools.reward, dialogs)
     verdicts = judge.judge(tools.teacher, dialogs, tools.seed) if tools.teacher else [judge.Verdict(0, 0)] * len(dialogs)
     hard = [judge.Hardness(0, 0)] * len(dialogs)
     if tools.teacher and tools.hard:
         hard = judge.judge_difficulty(tools.teacher, dialogs, tools.seed)
     for i, dialog in enumerate(dialogs):
-        task, (share, item) = tools.tasks.get(keys[i]), shares[i]
-        reward, verdict = rewards[i], verdicts[i]
+        task, (share, item), verdict = tools.tasks.get(keys[i]), shares[i], verdicts[i]
         yield Measured(
             id=dialog.id,
             lang=dialog.lang,
@@ -198,14 +199,27 @@ def measured(tools: Instruments, dialogs: Sequence[Dialog]) -> Iterator[Measured
             chances=chances[i],
             held_share=round(share, 6),
             held_item=item,
-            verified=None if task is None else verify(task, dialog.messages[-1].message()),
-            reward=None if reward is None or not np.isfinite(reward) else float(f"{reward:.6g}"),
+            verified=None if task is None or not _answers(dialog) else verify(task, dialog.messages[-1].message()),
+            reward=rewards[i],
             points=verdict.points if verdict.most else None,
             most_points=verdict.most or None,
             intents=hard[i].intents or counted_intents(dialog),
             level=hard[i].level,
             pass_rate=_rate(tools.rates, dialog, task),
         )
+
+
+def _answers(dialog: Dialog) -> bool:
+    return bool(dialog.messages) and dialog.messages[-1].role == "assistant"
+
+
+def _rewards(reward: Scorer | None, dialogs: Sequence[Dialog]) -> list[float | None]:
+    """Rewards of the dialogs that end in an answer the model can read, None for the others."""
+    found: list[float | None] = [None] * len(dialogs)
+    there = [i for i, dialog in enumerate(dialogs) if _answers(dialog)] if reward else []
+    for i, value in zip(there, reward.score([dialogs[i].messages for i in there]) if reward and there else [], strict=True):
+        found[i] = float(f"{value:.6g}") if np.isfinite(value) else None
+    return found
 
 
 def _rate(rates: dict[str, float], dialog: Dialog, task: Task | None) -> float | None:

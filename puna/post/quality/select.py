@@ -12,7 +12,7 @@ so; where a prompt has a verifier, that comes first.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -210,8 +210,3 @@ def _planted(ctx: StageContext, ids: list[str], why: list[str]) -> dict[str, Any
         precision = f"precision {score['precision']:.3f} of {score['found']}"
         ctx.note(f"planted {fault}: recall {score['recall']:.3f} of {score['planted']}, {precision}")
     return found
-
-
-def annotations_of(path: Any) -> Iterator[dict[str, Any]]:
-    """Rows of `annotations.parquet` of an artifact's directory."""
-    yield from read_table(path / ANNOTATIONS).to_pylist()

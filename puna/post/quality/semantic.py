@@ -9,6 +9,7 @@ by block.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from puna.post.quality.embed import blocks
 
 KEPT_AT_ONCE = 8192  # kept rows of a cluster that a block is compared with in one product
 ROWS_AT_ONCE = 1024  # rows of a cluster in a block
+LOOKS = 3  # times that a row is seen at most while centres move
 
 
 class SemanticSettings(Settings):
@@ -33,14 +35,14 @@ class SemanticSettings(Settings):
         similarity: cosine from which the worse row of two is left out.
         rows_per_cluster: number of clusters is rows divided by this.
         passes: how often what is left is clustered anew, from other centres; a pair has to be parted every time to be missed.
-        rounds: mini-batches that move the centres, each of `batch` rows.
+        rounds: mini-batches that move the centres, each of `batch` rows; fewer where rows would be seen more than LOOKS times.
         sample: rows compared with all others to measure what clusters miss; 0 for none.
     """
 
     similarity: float = Field(default=0.82, gt=0, le=1)
     rows_per_cluster: PositiveInt = 512
     passes: PositiveInt = 2
-    rounds: PositiveInt = 30
+    rounds: PositiveInt = 20
     batch: PositiveInt = 8192
     sample: int = Field(default=500, ge=0)
 
@@ -118,11 +120,12 @@ def _centres(view: _View, settings: SemanticSettings, seed: int) -> Tensor:
     if count == 1:
         return centres
     sizes = torch.zeros(count)
-    for _ in range(settings.rounds):
+    for _ in range(min(settings.rounds, math.ceil(LOOKS * len(view) / settings.batch))):
         batch = view.rows(np.sort(rng.integers(0, len(view), min(settings.batch, len(view)))))
         nearest = (batch @ centres.T).argmax(1)
-        found = torch.zeros(count).index_add_(0, nearest, torch.ones(len(batch)))
-        sums = torch.zeros_like(centres).index_add_(0, nearest, batch)
+        found = torch.bincount(nearest, minlength=count).float()
+        starts = torch.cumsum(found, 0).long() - found.long()
+        sums = F.embedding_bag(nearest.argsort(), batch, starts, mode="sum")
         sizes += found
         moved = found > 0
         step = (found / sizes.clamp(min=1))[moved, None]
@@ -145,17 +148,28 @@ def _greedy(rows: Tensor, limit: float) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE]
         _compare(block, rows, kept, best[start:], nearest[start:])
-        inside = (block @ block.T).numpy()
-        free = np.zeros(len(block), dtype=bool)  # rows of this block that are kept
-        for i in range(len(block)):
-            if free.any():
-                among = np.flatnonzero(free)
-                j = among[inside[i, among].argmax()]
-                if inside[i, j] > nearest[start + i]:
-                    best[start + i], nearest[start + i] = start + j, inside[i, j]
-            free[i] = nearest[start + i] < limit
+        inside = torch.tril(block @ block.T, -1).numpy()
+        free = _free(inside, nearest[start : start + len(block)], limit)
+        before = np.where(free, inside, 0)
+        place = before.argmax(1)
+        found = before[np.arange(len(block)), place]
+        nearer = np.flatnonzero(found > nearest[start : start + len(block)])
+        best[start + nearer], nearest[start + nearer] = start + place[nearer], found[nearer]
         kept += (start + np.flatnonzero(free)).tolist()
     return best, nearest
+
+
+def _free(inside: np.ndarray, nearest: np.ndarray, limit: float) -> np.ndarray:
+    """Which rows of a block are kept: like none of the kept rows of earlier blocks, nor of those before it here.
+
+    Args:
+        inside: float32 [rows, rows], similarities to earlier rows of the block, 0 elsewhere.
+        nearest: float32 [rows], to kept rows of earlier blocks.
+    """
+    free, like = nearest < limit, inside >= limit
+    for row in np.flatnonzero(free & like.any(1)).tolist():
+        free[row] = not (like[row] & free).any()
+    return free
 
 
 def _compare(block: Tensor, rows: Tensor, kept: list[int], best: np.ndarray, nearest: np.ndarray) -> None:
