@@ -16,7 +16,7 @@ def stories(directory: Path, key: str) -> list[dict[str, Any]]:
     """What a selection's artifact says of the rows with an id (one, unless the same dialog came twice).
 
     Returns:
-        id, keep, reason (the part of the expression that it fails first), rewritten, quality, difficulty_level, worth, `predicates`
+        id, keep, reason (what it fails first), rewritten, quality, difficulty_level, worth, `predicates`
         (name, value, limit, passes and detail of each; None where it says nothing) and `text`.
     """
     import pyarrow.compute as pc
