@@ -65,13 +65,13 @@ def planted_mix(seed: int, rows: int, held: Sequence[Task]) -> list[Planted]:
     rng = python_stream(seed, "planted")
     sizes = {truth: round(share * rows) for truth, share in SHARES.items()}
     used: set[str] = set()
-    good = [_fresh(rng, used) for _ in range(sizes[GOOD])]
+    good = [fresh(rng, used) for _ in range(sizes[GOOD])]
     found = [Planted(_gold(task), task, GOOD) for task in good]
     found += [_copy(row) for row in rng.choices(found, k=sizes["exact_duplicate"])]
     found += [_reworded(rng, row) for row in rng.choices(found[: len(good)], k=sizes["near_duplicate"])]
     found += [Planted(chatter(rng, list(FOREIGN)), None, "off_topic") for _ in range(sizes["off_topic"])]
-    found += [_sorry(rng, _fresh(rng, used, ("math", "count", "reverse", "lookup"))) for _ in range(sizes["over_apologetic"])]
-    found += [_wrong(rng, _fresh(rng, used)) for _ in range(sizes["wrong"])]
+    found += [_sorry(rng, fresh(rng, used, ("math", "count", "reverse", "lookup"))) for _ in range(sizes["over_apologetic"])]
+    found += [_wrong(rng, fresh(rng, used)) for _ in range(sizes["wrong"])]
     found += [_leaked(task) for task in rng.sample(list(held), min(len(held), sizes["contaminated"]))]
     rng.shuffle(found)
     return list({row.dialog.id: row for row in found}.values())
@@ -102,7 +102,7 @@ def chatter(rng: random.Random, foreign: Sequence[str]) -> Dialog:
     return _dialog(messages, lang, "other", [])
 
 
-def _fresh(rng: random.Random, used: set[str], families: Sequence[str] = ()) -> Task:
+def fresh(rng: random.Random, used: set[str], families: Sequence[str] = ()) -> Task:
     """A task of the prompts split whose exercise has not been used under other names or another wish."""
     for _ in range(DRAWS):
         task = draw_task(rng, rng.choice(families) if families else None, split="prompts")
