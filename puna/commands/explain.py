@@ -1,4 +1,4 @@
-"""The verb `puna explain`: a document's whole path, from the page it was to the training steps that read it.
+"""The verb `puna explain`: a document's whole path, from the page it was to the training steps that read it; a dialog's verdicts.
 
 What happened is gathered by `puna.data.explain` and `puna.train.reads`; here it is only joined for one run and printed.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puna.commands import latest
+from puna.commands import explain_dialogs, latest
 from puna.commands.options import HERE, Dir, Json, show, size, table
 
 if TYPE_CHECKING:
@@ -23,14 +23,20 @@ INDENT = 12  # of what stands behind a heading
 
 
 def explain(
-    key: Annotated[str, typer.Argument(metavar="URL|ID", help="Address or id of a page that was collected.")],
+    key: Annotated[str, typer.Argument(metavar="URL|ID", help="Address or id of a page, or id of a dialog.")],
     run: Annotated[str | None, typer.Argument(help="A run (default: the last).")] = None,
     directory: Dir = HERE,
     training: Annotated[bool, typer.Option("--training/--no-training", help="Also find the steps that read it.")] = True,
     as_json: Json = False,
 ) -> None:
-    """A document's whole path: source, signals and limits, duplicates, decision, token shard, training steps."""
+    """A document's whole path: source, signals and limits, duplicates, decision, token shard, training steps.
+
+    Of a dialog: whether each quality selection keeps it, and by which predicates.
+    """
     run_dir = latest.run_dir(directory, run)
+    if told := explain_dialogs.gather(key, run_dir):
+        show(told, "\n\n".join(map(explain_dialogs.text, told)), as_json)
+        return
     stories = gather(key, run_dir)
     for number, story in enumerate(stories):
         if not as_json:

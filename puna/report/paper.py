@@ -13,7 +13,7 @@ from typing import Any
 
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import VOLATILE, Artifact, StageContext
-from puna.report import data_sections, post_sections, seed_sections, synth_sections, training_sections
+from puna.report import data_sections, post_sections, quality_sections, seed_sections, synth_sections, training_sections
 from puna.report.claims import collect_claims, sentence
 from puna.report.opening import FINAL, opening
 from puna.report.page import Section, page
@@ -129,6 +129,7 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
         post_sections.rounds_section(artifacts, claims),
         post_sections.distil_section(artifacts, claims),
         synth_sections.synth_section(artifacts),
+        quality_sections.quality_section(artifacts),
         post_sections.fp8_section(artifacts, claims),
         post_sections.scores_section(artifacts),
     ]
