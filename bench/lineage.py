@@ -5,8 +5,8 @@
 A process writes `lineage.parquet` with N rows (10,000,000; with --quick 1,000,000) from 400 sources under 12 licences, with 30
 teachers, four judges and six rounds, all independent of each other, and one row by a Llama 3.1 teacher. A new process then asks:
 `obligations` of all rows, `attribution` (the sources that must be named), `without` (the rows that go when one source is taken
-back), and `why` (the one row that brings the duty of the name). The limit beside is reading the same columns once with pyarrow and doing
-nothing with them. Peak memory is that of the asking process, resident.
+back), and `why` (the one row that brings the duty of the name). The limit beside is reading the same columns once with pyarrow
+and doing nothing with them. Peak memory is that of the asking process, resident.
 """
 
 from __future__ import annotations

@@ -47,11 +47,11 @@ def combine(own: Iterable[Row], inputs: Iterable[Iterable[Row]]) -> list[Row]:
     """
     merged: dict[str, Row] = {}
     for row in own:
-        known = merged.setdefault(_key(row), {**row, "rows": 0})
+        known = merged.setdefault(identity(row), {**row, "rows": 0})
         known["rows"] += row.get("rows", 0)
     for rows in inputs:
         for row in rows:
-            known = merged.setdefault(_key(row), dict(row))
+            known = merged.setdefault(identity(row), dict(row))
             known["rows"] = max(known.get("rows", 0), row.get("rows", 0))
     return [merged[key] for key in sorted(merged)]
 
@@ -124,6 +124,7 @@ def outputs_licence(rows: Iterable[Mapping[str, Any]]) -> str:
     return " AND ".join(sorted(f"({name})" if " " in name else name for name in asked)) or NOTHING
 
 
-def _key(row: Row) -> str:
+def identity(row: Row) -> str:
+    """What makes a source the same source: all but the number of its rows."""
     rest = sorted((key, str(value)) for key, value in row.items() if key not in ("source", "licence", "rows"))
     return repr((str(row.get("source")), str(row.get("licence")), rest))

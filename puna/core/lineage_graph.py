@@ -2,8 +2,8 @@
 
 Every artifact records its inputs and the sources it declared itself, so the sources of any artifact follow by propagation and
 can be derived again from a graph alone, on another machine. A Hugging Face directory that no stage made is a node without
-inputs: what its model card states as licence is what it declares. A record of the time before declared sources stood apart is read as
-declaring what none of its inputs has.
+inputs: what its model card states as licence is what it declares. A record of the time before declared sources stood apart is
+read as declaring what none of its inputs has.
 """
 
 from __future__ import annotations
