@@ -87,9 +87,10 @@ def release(
 
     texts = dict(_pair(text) for text in licence_file or [])
     chosen, artifacts, unfinished, label = _of_run(directory, run, model)
+    default = f"{label}-{chosen.name}" if label != chosen.name else label
     try:
         made = write(
-            chosen, artifacts, dst, name=name or label, run=label, supplier=supplier, profile=profile, licence=licence,
+            chosen, artifacts, dst, name=name or default, run=label, supplier=supplier, profile=profile, licence=licence,
             licence_files=texts, unfinished=unfinished,
         )  # fmt: skip
     except ReleaseRefused as refused:
@@ -104,7 +105,7 @@ def release(
 
 
 def _of_run(directory: Path, run: str, model: str | None) -> tuple[Artifact, list[Artifact], list[str], str]:
-    """The model, all artifacts of its run, stages that are not done, and what the release is called by default."""
+    """The model, all artifacts of its run, stages that are not done, and the name of the run."""
     from puna.core.explain import pointed
     from puna.core.journal import read_status
     from puna.core.lineage_graph import read_any
@@ -116,7 +117,7 @@ def _of_run(directory: Path, run: str, model: str | None) -> tuple[Artifact, lis
     made = pointed(run_dir)
     unfinished = [s["name"] for s in read_status(run_dir).get("stages", []) if s["state"] not in ("finished", "reused")]
     chosen = made.get(model or "") or read_any(latest.model_dir(directory, f"{run_dir.name}/{model or ''}"))
-    return chosen, list(made.values()), unfinished, f"{run_dir.name}-{chosen.name}"
+    return chosen, list(made.values()), unfinished, run_dir.name
 
 
 def _place(directory: Path, model: str | None) -> Path:

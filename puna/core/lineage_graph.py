@@ -53,13 +53,13 @@ class Reason:
     own: list[Row]
     inputs: list[Reason]
 
-    def paths(self, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-        """Every way down to a source, as names."""
+    def paths(self, told: Callable[[Node, Row], str], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        """Every way down to a source, as names; `told` puts the source at its end in words."""
         here = (*before, self.node.name)
         for row in self.own:
-            yield (*here, described(row))
+            yield (*here, told(self.node, row))
         for reason in self.inputs:
-            yield from reason.paths(here)
+            yield from reason.paths(told, here)
 
 
 class Graph:
@@ -81,7 +81,7 @@ class Graph:
         edges = [
             Edge(self.add(_input(artifact, entry)), goes_on) for entry, goes_on in zip(given, carried, strict=True)
         ]  # fmt: skip
-        self.places[key] = artifact.path
+        self.places[key] = artifact.path.resolve()
         self.nodes[key] = Node(key, artifact.name, artifact.kind, record.get("stage", ""), artifact.digest, [], edges)
         self.nodes[key].declared = _declared(artifact, [row for edge in edges for row in self._passed(edge)])
         return key

@@ -48,7 +48,7 @@ def release(
     """Write the bundle of one model.
 
     Args:
-        model: the artifact that is released. artifacts: all of its run, for data sets and scores.
+        model: the artifact that is released. artifacts: all of its run, for its scores.
         licence: of the release; None takes that of the weights it goes on from, else Apache-2.0.
         licence_files: texts that go along, by licence. unfinished: stages of the run that are not done.
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from puna import __version__
+from puna.core import store
 from puna.core.errors import InputError
 from puna.core.licences import Terms, terms_of
 from puna.core.lineage import OUTPUTS, WEIGHTS, Row, owed
-from puna.core.lineage_graph import Graph
+from puna.core.lineage_graph import Graph, Node, described
 from puna.core.stage import VOLATILE, Artifact
 from puna.model.checkpoint import read_config
 from puna.model.config import ModelConfig
@@ -82,6 +83,11 @@ class Facts:
         every = self.sources()
         return [row for row in every if duty in owed(row, every)]
 
+    def told(self, node: Node, row: Row) -> str:
+        """A source of a node in words, with an id of one of its rows where it has some."""
+        example = self.examples.get(node.key, {}).get(described(row))
+        return described(row) + (f", such as row {example}" if example else "")
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the graph, which is a file of its own."""
         return {name: value for name, value in vars(self).items() if name != "graph"}
@@ -99,12 +105,11 @@ def gather(model: Artifact, artifacts: Sequence[Artifact], graph: Graph, **about
     """The facts of one model of a run.
 
     Args:
-        artifacts: all of the run. graph: holds the model and what it was made from.
+        artifacts: all of the run, for its scores. graph: holds the model and what it was made from.
         about: name, supplier, profile, licence, run and licence_texts.
     """
     key = graph.add(model)
-    upstream = [graph.nodes[one] for one in graph.upstream(key)]
-    inside = {node.key: artifact for artifact in artifacts for node in upstream if graph.places.get(node.key) == artifact.path}
+    inside = {k: made for k in graph.upstream(key) if k in graph.places and (made := store.read(graph.places[k]))}
     files = {name: entry for name, entry in model.record.get("files", {}).items() if not name.startswith(VOLATILE + "/")}
     return Facts(
         created=str(model.record.get("finished_at", "1970-01-01T00:00:00+00:00")),
@@ -139,7 +144,7 @@ def _examples(graph: Graph, key: str) -> dict[str, dict[str, str]]:
         for row in graph.nodes[one].declared:
             groups = graph.rows(one, row)
             if groups and (example := groups[0].example):
-                found.setdefault(one, {})[f"{row['source']} {row['licence']}"] = example
+                found.setdefault(one, {})[described(row)] = example
     return found
 
 

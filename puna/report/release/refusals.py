@@ -110,4 +110,4 @@ def _to(facts: Facts, rows: list[Row]) -> list[tuple[str, ...]]:
     """Every way from the model to these sources."""
     wanted = {identity(row) for row in rows}
     reason = facts.graph.reason(facts.key, lambda row: identity(row) in wanted)
-    return list(dict.fromkeys(reason.paths())) if reason else []
+    return list(dict.fromkeys(reason.paths(facts.told))) if reason else []
