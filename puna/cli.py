@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from puna.commands import annotate, explain, export, generate, models, runs, stores, texts
+from puna.commands import annotate, explain, export, generate, lineage, models, runs, stores, texts
 from puna.core.errors import InputError, PunaError, resource_error
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
 _VERBS: dict[str, Callable[..., None]] = {
     "up": runs.up, "plan": runs.plan, "config": runs.config, "status": runs.status, "report": runs.report, "run": runs.run,
     "explain": explain.explain, "why": stores.why, "diff": stores.diff, "verify": stores.verify, "gc": stores.gc,
-    "doctor": stores.doctor,
+    "doctor": stores.doctor, "why-licence": lineage.why_licence, "affected": lineage.affected, "release": lineage.release,
     "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
     "generate": generate.generate, "annotate": annotate.annotate, "export": export.export,
 }  # fmt: skip

@@ -66,13 +66,16 @@ def diff(
 
 
 def verify(
-    run: Annotated[str | None, typer.Argument(help="A run (default: the whole store).")] = None,
+    run: Annotated[str | None, typer.Argument(help="A run, or a release (default: the whole store).")] = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
-    """Hash artifacts again and name every file that changed."""
+    """Hash artifacts again and name every file that changed; of a release, check all that it states."""
     from puna.core import explain, store
+    from puna.report.release.check import is_release
 
+    if run is not None and is_release(Path(run)):
+        return _verify_release(Path(run), as_json)
     chosen = list(explain.pointed(latest.run_dir(directory, run)).values()) if run else list(store.artifacts(directory))
     rows = explain.verify(chosen)
     broken = [row for row in rows if row["changed"]]
@@ -80,6 +83,16 @@ def verify(
     show(rows, "\n".join([*lines, f"{len(rows)} artifacts verified, {len(broken)} damaged"]), as_json)
     if broken:
         typer.echo("puna: remove the damaged directories; puna up makes them again", err=True)
+        raise typer.Exit(1)
+
+
+def _verify_release(path: Path, as_json: bool) -> None:
+    from puna.report.release.check import check
+
+    wrong = check(path)
+    verdict = f"{path}: {len(wrong)} things do not hold" if wrong else f"{path}: all of it holds"
+    show({"path": str(path), "wrong": wrong}, "\n".join([*wrong, verdict]), as_json)
+    if wrong:
         raise typer.Exit(1)
 
 

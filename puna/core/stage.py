@@ -3,7 +3,8 @@
 A stage file is a module with `KIND` (what its artifact is: documents, tokenizer, tokens, model, tasks, ...), `REVISION`
 (raised when the same settings give other numbers), `Settings`, and `run(settings, ctx)`. Optionally `CORES`,
 `expand(name, settings, sources)`, which replaces the stage by a small graph of stages (see `puna.core.graph`), and
-`outside(settings)`, which names what the stage reads besides its inputs (digests of the user's files) for its identity.
+`outside(settings)`, which names what the stage reads besides its inputs (digests of the user's files) for its identity, and
+`TEACHER`, the place among its model inputs of the one that only teaches, so that its weights do not go on.
 """
 
 from __future__ import annotations
@@ -138,7 +139,10 @@ class StageContext:
         self.report({"event": "timing", "stage": self.name, **row})
 
     def add_source(self, source: str, licence: str, rows: int = 0, **obligations: Any) -> None:
-        """Record that this artifact holds `rows` rows of `source` under `licence` (SPDX id or 'unknown')."""
+        """Record that this artifact holds `rows` rows of `source` under `licence` (SPDX id or 'unknown').
+
+        `obligations`: more that is known of it, see `puna.core.lineage` (`use="weights"`, `llama_name=True`).
+        """
         self.lineage.append({"source": source, "licence": licence, "rows": rows, **obligations})
 
     def checkpoint_or_stop(self, save: Callable[[], None]) -> None:

@@ -189,7 +189,7 @@ def digest_files(directory: Path) -> tuple[str, FileList]:
             if path.is_symlink():
                 raise RunError("an artifact holds its files itself and no links", where=str(path))
             if relative != RECORD:
-                files[relative] = [path.stat().st_size, _hash_file(path)]
+                files[relative] = [path.stat().st_size, file_digest(path)]
     text = json.dumps(sorted([name, *entry] for name, entry in files.items()), separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest(), dict(sorted(files.items()))
 
@@ -238,7 +238,8 @@ def _refuse_unstable(value: Any, where: str) -> None:
         )
 
 
-def _hash_file(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file, as records hold it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 

@@ -167,7 +167,10 @@ def _make_locked(job: Job, path: Path, report: Report, stopping: Callable[[], bo
     )
     summary = module.run(settings, ctx)
     _write_summary(partial, summary, job.name)
-    sources = lineage.combine(ctx.lineage, [a.record.get("lineage", []) for a in inputs])
+    teacher = getattr(module, "TEACHER", None)
+    carried = lineage.carried_weights(module.KIND, [(a.name, a.kind) for a in inputs], teacher)
+    given = [lineage.handed_on(a.record.get("lineage", []), goes_on) for a, goes_on in zip(inputs, carried, strict=True)]
+    sources = lineage.combine(ctx.lineage, given)
     store.write_json(partial / LINEAGE, {"sources": sources, "obligations": lineage.obligations(sources)})
     digest, files = store.digest_files(partial)
     usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -183,6 +186,8 @@ def _make_locked(job: Job, path: Path, report: Report, stopping: Callable[[], bo
         "settings": settings.model_dump(mode="json"),
         "inputs": [{"name": a.name, "kind": a.kind, "digest": a.digest, "path": os.path.relpath(a.path, path)} for a in inputs],
         "code": code,
+        "teacher": teacher,
+        "declared": lineage.combine(ctx.lineage, []),
         "lineage": sources,
         "obligations": lineage.obligations(sources),
         "summary": summary or {},

@@ -21,6 +21,7 @@ import xxhash
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from puna.core.errors import InputError
+from puna.core.licences import licence_of_model
 from puna.core.settings import Settings as StageSettings
 from puna.core.stage import StageContext
 from puna.data.classify_judge import Judge, judge_texts, load_prompt, prompt_digest
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = "classifier"
-REVISION = 2
+REVISION = 3  # the judge is a judge in the lineage
 
 HELD_SLOTS = 10_000  # hashes of texts are sorted into so many slots to choose the held-out share
 NAMED_BAD = 100  # bad rows that are listed; all are counted
@@ -259,7 +260,8 @@ def _from_judge(judge: Judge, rows: Labelled, ctx: StageContext) -> dict[str, An
             rows.refuse(f"document:{name}", "the answer names no single class", answer=answer["answer"][:200])
         else:
             rows.add(text, answer["label"], f"document:{name}")
-    ctx.add_source(f"labels by {judge.model}", judge.licence, rows=len(asked))
+    known = licence_of_model(judge.model) if judge.licence == "unknown" else None
+    ctx.add_source(judge.model, known[0] if known else judge.licence, rows=len(asked), use="outputs", role="judge")
     tokens_in, tokens_out = (sum(answer[name] for answer in answers) for name in ("tokens_in", "tokens_out"))
     money = (tokens_in * judge.price_in + tokens_out * judge.price_out) / 1e6
     return {

@@ -67,6 +67,14 @@ class Drawn:
         return list(seen.values())
 
 
+@dataclass(frozen=True)
+class Author:
+    """The policy by its digest, and the terms of what it writes where they are known."""
+
+    digest: str
+    terms: str | None = None
+
+
 @dataclass
 class Kept:
     """What rejection sampling leaves. `other_language` counts candidates that were not accepted for their language."""
@@ -109,8 +117,11 @@ def same_language(prompt: str, answer: str) -> bool:
     return len(scripts) < 2 and (asked == said or min(sure, certain) < SURE)
 
 
-def select(drawn: list[Drawn], scorer: Scorer | None, policy: str, settings: Settings, ctx: StageContext) -> Kept:
-    """Accepted dialogs, preference pairs and, if wanted, raw dialogs."""
+def select(
+    drawn: list[Drawn], scorer: Scorer | None, policy: str, settings: Settings, ctx: StageContext, terms: str | None = None
+) -> Kept:
+    """Accepted dialogs, preference pairs and, if wanted, raw dialogs. `terms`: those of what the policy writes."""
+    author = Author(policy, terms)
     kept = Kept()
     candidates = [one.distinct(bool(one.task.verifier)) for one in drawn]
     if settings.match_language:
@@ -122,13 +133,13 @@ def select(drawn: list[Drawn], scorer: Scorer | None, policy: str, settings: Set
         rng = python_stream(ctx.stream_seed("select"), one.task.id)
         order = sorted(passing, key=lambda i: (-scored[i], i)) if scored else rng.sample(passing, len(passing))
         if one.task.verifier:
-            kept.accepted += [_dialog(one, i, policy, settings, {"verifier": "pass"}) for i in order[: settings.cap]]
+            kept.accepted += [_dialog(one, i, author, settings, {"verifier": "pass"}) for i in order[: settings.cap]]
             failing = one.distinct(False) if order else []
             for i in rng.sample(failing, min(settings.pairs_per_prompt, len(failing))):
-                kept.preferences.append(_pair(one, rng.choice(order), i, policy, settings))
+                kept.preferences.append(_pair(one, rng.choice(order), i, author, settings))
         elif scored:
-            kept.accepted += [_dialog(one, i, policy, settings, {"reward": "best of k"}) for i in order[: min(1, settings.cap)]]
-        kept.raw += [_dialog(one, i, policy, settings, {"verifier": "not checked"}) for i in one.usable()[:1]]
+            kept.accepted += [_dialog(one, i, author, settings, {"reward": "best of k"}) for i in order[: min(1, settings.cap)]]
+        kept.raw += [_dialog(one, i, author, settings, {"verifier": "not checked"}) for i in one.usable()[:1]]
     return kept
 
 
@@ -152,18 +163,18 @@ def _scores(drawn: list[Drawn], candidates: list[list[int]], scorer: Scorer | No
     return scores
 
 
-def _dialog(one: Drawn, i: int, policy: str, settings: Settings, checks: dict[str, str]) -> Dialog:
+def _dialog(one: Drawn, i: int, author: Author, settings: Settings, checks: dict[str, str]) -> Dialog:
     messages = [*one.prompt(settings.keep_system), MessageRow.model_validate(one.messages[i])]
     return Dialog(
         id=content_id(messages),
         messages=messages,
         lang=one.task.lang,
         capability=one.task.capability,
-        provenance=_provenance(one, policy, settings, checks),
+        provenance=_provenance(one, author, settings, checks),
     )
 
 
-def _pair(one: Drawn, good: int, bad: int, policy: str, settings: Settings) -> Preference:
+def _pair(one: Drawn, good: int, bad: int, author: Author, settings: Settings) -> Preference:
     candidates = [Candidate(messages=[MessageRow.model_validate(one.messages[i])], origin="policy") for i in (good, bad)]
     context = one.prompt(settings.keep_system)
     return Preference(
@@ -173,16 +184,19 @@ def _pair(one: Drawn, good: int, bad: int, policy: str, settings: Settings) -> P
         ranking=[0, 1],
         strength="significantly",
         kind="verifier",
-        provenance=_provenance(one, policy, settings, {"verifier": "pass over fail"}),
+        provenance=_provenance(one, author, settings, {"verifier": "pass over fail"}),
     )
 
 
-def _provenance(one: Drawn, policy: str, settings: Settings, checks: dict[str, str]) -> Provenance:
+def _provenance(one: Drawn, author: Author, settings: Settings, checks: dict[str, str]) -> Provenance:
     source = one.task.provenance
     return Provenance(
         source=source.source,
         licence=source.licence,
-        teacher=policy or None,
+        licence_concluded=source.licence_concluded,
+        evidence=source.evidence,
+        teacher=author.digest or None,
+        teacher_licence=author.terms,
         round=settings.round,
         parents=[one.task.id],
         checks=checks if one.system is None else {**checks, "system": one.system},

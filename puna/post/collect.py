@@ -26,12 +26,13 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.post.formats import UnreadableRow, read_row
 from puna.post.prompts import SPLITS, opening, prompt_id, split_proof
+from puna.post.row_lineage import RecordedRows
 from puna.post.spool import Spool, digests_of
 from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id, row_line, write_rows
 
 KIND = "tasks"
-REVISION = 3
+REVISION = 4  # the lineage of every row
 
 HELD_SHARE = 0.05  # of dialogs without a verifier
 HELD_MAX = 500
@@ -59,13 +60,19 @@ class FileSource(Sizes):
 
     Attributes:
         path: a file, a folder or a glob.
-        licence: SPDX identifier; it travels with every row.
+        licence: SPDX identifier as the source declares it; it travels with every row.
+        concluded: the licence that was found to be right, where it is another, and the `evidence` for that in words.
+        teacher, judge: the model that wrote, or judged, every row that names none itself.
         format: shape of the rows; "auto" recognises it row by row.
         name: what the source is called in reports; by default the last part of the path.
     """
 
     path: str
     licence: str = "unknown"
+    concluded: str = ""
+    evidence: str = ""
+    teacher: str = ""
+    judge: str = ""
     format: Shape = "auto"
     name: str = ""
 
@@ -82,6 +89,7 @@ class Settings(BaseSettings):
 
     `dialog_prompts`: prompts of dialogs and preferences to sample on as well; nothing checks their answers, so a reward model
     has to choose among them.
+    `teachers`: terms of models' outputs by the model's name, for rows that name a teacher or a judge and not its licence.
     """
 
     sources: tuple[Source, ...] = (WorldSource(),)
@@ -90,6 +98,7 @@ class Settings(BaseSettings):
     dev: int = Field(500, ge=0)
     test: int = Field(1500, ge=0)
     dialog_prompts: int = Field(0, ge=0)
+    teachers: dict[str, str] = {}
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -147,7 +156,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     if not collected.tasks["dev"]:
         none = "too few tasks for a dev split" if any(collected.tasks.values()) else "nothing in these sources can be verified"
         ctx.note(f"{none}: models will be judged by the loss on held-out dialogs")
-    return _write(ctx, collected, gold)
+    return _write(ctx, collected, gold, RecordedRows(ctx, settings.teachers))
 
 
 def outside(settings: Settings) -> dict[str, str]:
@@ -180,20 +189,20 @@ def _read_world(source: WorldSource, settings: Settings, ctx: StageContext, coll
 
     sizes = _sizes(source.world, settings)
     generated = generate_tasks(ctx.stream_seed("world"), **sizes)
-    before = _count(collected)
     for split in SPLITS:
         for task in generated[split]:
             _place(task, split, collected)
-    licence = next((task.provenance.licence for tasks in generated.values() for task in tasks), "unknown")
-    ctx.add_source("world", licence, rows=_count(collected) - before)
 
 
 def _read_files(source: FileSource, settings: Settings, ctx: StageContext, collected: Collected) -> None:
     name = _name(source)
-    provenance = Provenance(source=name, licence=source.licence)
+    provenance = Provenance(
+        source=name, licence=source.licence, licence_concluded=source.concluded or None, evidence=source.evidence or None,
+        teacher=source.teacher or None, judge=source.judge or None,
+    )  # fmt: skip
     tasks: dict[str, Task] = {}
     first_dialog, first_preference = len(collected.dialog_rows), len(collected.preference_rows)
-    bad_before, before = len(collected.bad), _count(collected)
+    bad_before = len(collected.bad)
     for path in _paths(source.path):
         for number, row in json_rows(path, collected.bad):
             try:
@@ -214,7 +223,6 @@ def _read_files(source: FileSource, settings: Settings, ctx: StageContext, colle
     bad = len(collected.bad) - bad_before
     if bad:
         ctx.note(f"{name}: {bad} rows could not be read and are listed in bad_rows.jsonl ({collected.bad[bad_before]['reason']})")
-    ctx.add_source(name, source.licence, rows=_count(collected) - before)
 
 
 def _paths(path: str) -> list[Path]:
@@ -325,15 +333,18 @@ def _without(rows: np.ndarray, spool: Spool, prompts: np.ndarray) -> np.ndarray:
     return rows[~np.isin(spool.prompts(rows), prompts)]
 
 
-def _write(ctx: StageContext, collected: Collected, gold: list[Dialog]) -> dict[str, Any]:
+def _write(ctx: StageContext, collected: Collected, gold: list[Dialog], recorded: RecordedRows) -> dict[str, Any]:
     judged = [dialog for dialog in map(gold_dialog, collected.tasks["dev"]) if dialog]
     dialogs, held = (collected.dialog_rows.lines(rows) for rows in (collected.dialogs, collected.held))
-    _write_lines(ctx.out / "train.jsonl", chain(_lines(gold), dialogs))
-    _write_lines(ctx.out / "held.jsonl", chain(held, _lines(judged)))
-    _write_lines(ctx.out / "preferences.jsonl", collected.preference_rows.lines(collected.preferences))
+    preferences = collected.preference_rows.lines(collected.preferences)
+    _write_lines(ctx.out / "train.jsonl", recorded.passing("train", chain(_lines(gold), dialogs)))
+    _write_lines(ctx.out / "held.jsonl", recorded.passing("held", chain(held, _lines(judged))))
+    _write_lines(ctx.out / "preferences.jsonl", recorded.passing("preferences", preferences))
     bare = {split: [task.model_copy(update={"gold": None}) for task in tasks] for split, tasks in collected.tasks.items()}
     for split in ("prompts", "dev", "test"):
         write_rows(ctx.out / f"{split}.jsonl", bare[split])
+        recorded.rows(split, bare[split])
+    recorded.close()
     proof = split_proof(collected.tasks, ctx.out / "train.jsonl")
     (ctx.out / "split.json").write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n")
     if collected.bad:
@@ -373,7 +384,3 @@ def _sizes(own: Sizes, settings: Settings) -> dict[str, int]:
 
 def _name(source: WorldSource | FileSource) -> str:
     return "world" if isinstance(source, WorldSource) else source.name or Path(source.path).name
-
-
-def _count(collected: Collected) -> int:
-    return sum(map(len, collected.tasks.values())) + len(collected.dialogs) + len(collected.held) + len(collected.preferences)

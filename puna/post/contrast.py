@@ -103,7 +103,10 @@ def _pair(drawn: Drawn, wrong: int, right: Dialog, teacher: str) -> Preference:
         provenance=Provenance(
             source=source.source,
             licence=source.licence,
+            licence_concluded=source.licence_concluded,
+            evidence=source.evidence,
             teacher=teacher,
+            teacher_licence=right.provenance.teacher_licence,
             parents=[drawn.task.id],
             checks={"verifier": "teacher's pass over student's fail"},
         ),

@@ -34,6 +34,7 @@ from puna.train.parallel.layout import Products
 
 KIND = "model"
 REVISION = 2
+TEACHER = 1  # of the model inputs
 
 Mode = Literal[
     "verified",

@@ -37,10 +37,18 @@ class UnreadableRow(ValueError):
     """A row that fits no known shape, or misses what its shape needs; the message is the reason listed in bad_rows.jsonl."""
 
 
+NAMED = ("teacher", "teacher_licence", "judge", "judge_licence")
+
+
 def read_row(row: Any, shape: str, provenance: Provenance) -> Rows:
-    """Read one JSON object as `shape` (one of SHAPES, or 'auto' to recognise it); raises UnreadableRow."""
+    """Read one JSON object as `shape` (one of SHAPES, or 'auto' to recognise it); raises UnreadableRow.
+
+    A row without a provenance of its own may still name its teacher and judge, and the terms of what these write (NAMED).
+    """
     if not isinstance(row, dict):
         raise UnreadableRow(f"a row must be a JSON object, this is {type(row).__name__}")
+    if named := {name: row[name] for name in NAMED if isinstance(row.get(name), str) and row[name]}:
+        provenance = provenance.model_copy(update=named)
     shape = recognise(row) if shape == "auto" else shape
     try:
         return SHAPES[shape](row, provenance)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KIND = "model"
 REVISION = 3
+TEACHER = 1  # of the model inputs
 
 AXES = ("recompute", "compile")  # of a student without adapters, besides `dp`; the teacher is whole in every process
 CHUNK = 1024  # learnt positions whose logits exist at a time: 0.5 GB each of teacher and student at 128,256 ids

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KIND = "model"
 REVISION = 1
+TEACHER = 1  # of the model inputs
 
 
 class Own(BaseSettings):

@@ -33,13 +33,14 @@ from puna.model.llama import Llama
 from puna.post import checkpoints
 from puna.post.choose import Drawn, Kept, Scorer, drawn_from, select
 from puna.post.gate import MAX_RUNNING
+from puna.post.row_lineage import RecordedRows, terms_of_outputs
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, MessageLike, parse, render
 from puna.tokenizer.dialog import Sample, Task, read_rows, write_rows
 from puna.verify.check import verify, verify_many
 
 KIND = "samples"
-REVISION = 3  # policies are sampled from in bfloat16
+REVISION = 4  # the lineage of every row
 
 PROMPTS_PER_PART = 512  # prompts drawn between two looks at whether to stop
 
@@ -141,7 +142,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         drawn_from(tokenizer, task, samples[i * settings.k : (i + 1) * settings.k], systems[task.id])
         for i, task in enumerate(chosen)
     ]
-    kept = select(drawn, scorer, policy.digest, settings, ctx)
+    kept = select(drawn, scorer, policy.digest, settings, ctx, terms_of_outputs(policy))
     write(ctx, samples, kept, policy, settings)
     return {
         **_rates(drawn, settings.k),
@@ -187,6 +188,10 @@ def write(ctx: StageContext, samples: list[Sample], kept: Kept, policy: Artifact
     write_rows(ctx.out / "preferences.jsonl", kept.preferences)
     if settings.raw:
         write_rows(ctx.out / "raw.jsonl", kept.raw)
+    recorded = RecordedRows(ctx)
+    for part in ("accepted", "preferences", "raw"):
+        recorded.rows(part, getattr(kept, part))
+    recorded.close(declare=False)
     origin = {"policy": policy.digest, "ancestors": sorted(checkpoints.ancestors(policy)), "round": settings.round}
     (ctx.out / checkpoints.POLICY).write_text(json.dumps(origin, indent=1) + "\n")
 

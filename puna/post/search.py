@@ -25,6 +25,7 @@ from puna.post.choose import drawn_from, select
 from puna.post.gate import MAX_RUNNING
 from puna.post.reject import Asked, prompt_ids
 from puna.post.reward_measure import mean_interval
+from puna.post.row_lineage import terms_of_outputs
 from puna.post.step_reward import load_steps
 from puna.post.steps import step_ends
 from puna.tokenizer.bpe import Tokenizer
@@ -127,7 +128,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     for sample in samples:
         by_task[sample.task_id].append(sample)
     drawn = [drawn_from(tokenizer, task, by_task[task.id], system) for task, system in asked]
-    kept = select(drawn, None, policy.digest, settings, ctx)
+    kept = select(drawn, None, policy.digest, settings, ctx, terms_of_outputs(policy))
     reject.write(ctx, samples, kept, policy, settings)
     solved = [float(any(sample.scores["verifier"] > 0 for sample in found)) for found in by_task.values()]
     return {

@@ -18,7 +18,7 @@ from puna.model.checkpoint import load_model, read_config, save_model
 from puna.tokenizer.bpe import Tokenizer
 
 KIND = "model"
-REVISION = 1
+REVISION = 2  # weights are weights in the lineage
 
 READ = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.model", "tokenizer.json")
 
@@ -47,7 +47,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     tokenizer = Tokenizer.load(directory)
     model = load_model(directory, dtype=None, dequantize=True)
     save_model(model.to(model.model.embed_tokens.weight.dtype), ctx.out, tokenizer=tokenizer)
-    ctx.add_source(directory.resolve().name, settings.licence)
+    ctx.add_source(directory.resolve().name, settings.licence, use="weights")
     config = model.config
     return {
         "parameters": config.parameters(),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from puna.core.errors import InputError
 from puna.tokenizer.chat import Message
@@ -27,7 +27,11 @@ class Row(BaseModel):
 
 
 class Provenance(Row):
-    """Where a row comes from: source, licence (SPDX id), the models that wrote and judged it, round, parent rows, checks."""
+    """Where a row comes from: source, licence (SPDX id), the models that wrote and judged it, round, parent rows, checks.
+
+    `licence` is what the source declares; `licence_concluded`, with its `evidence`, is what was found to be right, and counts.
+    `teacher_licence` and `judge_licence` are the terms of these models' outputs. What is not known is not written.
+    """
 
     source: str
     licence: str
@@ -36,6 +40,18 @@ class Provenance(Row):
     round: int | None = None
     parents: list[str] = []
     checks: dict[str, Any] = {}
+    licence_concluded: str | None = None
+    evidence: str | None = None
+    teacher_licence: str | None = None
+    judge_licence: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = write(self)
+        for name in ("licence_concluded", "evidence", "teacher_licence", "judge_licence"):
+            if getattr(self, name) is None:
+                found.pop(name, None)
+        return found
 
 
 class MessageRow(Row):

@@ -154,7 +154,7 @@ def test_a_judge_labels_a_sample_and_its_cost_is_counted(tmp_path, documents, mo
     assert summary["judge"] == {"model": "teacher", "requests": 100, "tokens_in": 10_000, "tokens_out": 200, "cost": 0.022}
     assert summary["positive"] == "code" and summary["held_out"]["accuracy"]["value"] == 1.0
     assert sum(summary["classes"].values()) + summary["bad_rows"].get("the answer names no single class", 0) == 100
-    assert [row["source"] for row in ctx.lineage] == ["labels by teacher"]
+    assert [row["source"] for row in ctx.lineage] == ["teacher"]
     assert "secret" not in "".join(path.read_text() for path in (tmp_path / "form").glob("*.json*"))
 
 
