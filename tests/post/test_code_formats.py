@@ -19,7 +19,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 SOURCE = Provenance(source="test", licence="MIT")
 HUMANEVAL = {
     "task_id": "t/0",
-    "prompt": "import math\n\n\ndef poly(xs: list, x: float):\n    return sum(math.pow(x, i) * c for i, c in enumerate(xs))\n\n\n"
+    "prompt": "import math\n\ndef poly(xs: list, x: float):\n    return sum(math.pow(x, i) * c for i, c in enumerate(xs))\n\n"
     'def double(x: int) -> int:\n    """Twice x."""\n',
     "entry_point": "double",
     "canonical_solution": "    return x + x\n",

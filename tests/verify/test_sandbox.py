@@ -221,6 +221,18 @@ def test_the_tier_is_the_strongest_that_stops_everything(monkeypatch):
         Sandbox(tier="docker")
 
 
+def test_what_is_said_of_the_tiers(monkeypatch):
+    honest, stopped, through = Attacked("honest program", True), Attacked("files", True), Attacked("memory", False)
+    found = {"bwrap": selftest.Tested("bwrap", why_not="bubblewrap is not installed")}
+    found["namespaces"] = selftest.Tested("namespaces", (honest, stopped))
+    monkeypatch.setattr(selftest, "tested", found.get)
+    said = selftest.summary()
+    assert said["tier"] == "namespaces" and said["bwrap"] == "not here (bubblewrap is not installed)"
+    assert said["namespaces"] == "stops files" and said["rlimits"] == "bounds alone, only if allowed by name"
+    found["namespaces"] = selftest.Tested("namespaces", (honest, stopped, through))
+    assert selftest.summary()["namespaces"] == "stops files, but not memory" and selftest.summary()["tier"] == "none"
+
+
 def test_what_the_attacks_found_is_kept(monkeypatch, tmp_path):
     runs = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
