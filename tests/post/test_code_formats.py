@@ -23,7 +23,7 @@ HUMANEVAL = {
     'def double(x: int) -> int:\n    """Twice x."""\n',
     "entry_point": "double",
     "canonical_solution": "    return x + x\n",
-    "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert poly([0, 2], 3) == candidate(3)\n",
+    "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert poly([0, 2], 3) == candidate(3)\n",
 }
 MBPP = {
     "text": "Write a function to add two numbers.",
@@ -133,6 +133,22 @@ def test_the_last_block_is_the_program():
 def test_a_wrong_reference_is_the_tasks_fault(reference, what):
     with pytest.raises(InputError, match=what):
         job_of(reference, "x")
+
+
+def test_garbage_is_no_program_and_never_raises():
+    task = task_of(MBPP)
+    garbage = [
+        "\0",
+        "\ud800",
+        "```\n\ud800\n```",
+        "(" * 10_000,
+        "```" * 3_000,
+        "x = " + "9" * 100_000,
+        "def sum(a, b): return '\ud800'",
+    ]
+    assert verify_many([(task, said(text)) for text in garbage]) == [False] * len(garbage)
+    whole = Task(id="t", prompt=[], verifier="code", reference={"tests": [["\ud800", "\0"]]}, provenance=SOURCE)
+    assert verify_many([(whole, said(text)) for text in garbage]) == [False] * len(garbage)
 
 
 def test_whole_programs_are_compared_by_what_they_print():

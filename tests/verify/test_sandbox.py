@@ -196,6 +196,8 @@ def test_a_program_that_does_not_compile_says_why(sandbox):
 def test_unknown_languages_and_tests_of_the_wrong_kind_are_refused(sandbox):
     with pytest.raises(InputError, match="no compiler or interpreter for 'cobol'"):
         sandbox.run("cobol", "")
+    with pytest.raises(InputError, match="own directory"):
+        sandbox.run_python("", files={"../a": b""})
     with pytest.raises(InputError, match="pairs"):
         sandbox.run("bash", "echo 1", tests=["assert f(1)"])
 

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 from puna.core.errors import InputError, RunError
@@ -103,6 +104,9 @@ class Sandbox:
             raise InputError(
                 f"no compiler or interpreter for '{job.language}'", where="sandbox", fix=f"use one of: {', '.join(known)}"
             )
+        for name in job.files:
+            if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+                raise InputError("a file of a program must lie in its own directory", where=repr(name), fix="name it data/a.txt")
         tests = [job.tests] if isinstance(job.tests, str) else list(job.tests)
         if tests and not isinstance(tests[0], str):
             return self._compared(job, [(str(stdin), str(stdout)) for stdin, stdout in tests], known[job.language])

@@ -104,7 +104,10 @@ class _Run:
         files = {name: b64encode(data).decode() for name, data in job.files.items()}
         if language.source:
             files[language.source] = b64encode(job.code.encode("utf-8", "surrogatepass")).decode()
-        ends = [self._feed(json.dumps({"code": job.code, "files": files}).encode()), self._feed(job.stdin.encode())]
+        ends = [
+            self._feed(json.dumps({"code": job.code, "files": files}).encode()),
+            self._feed(job.stdin.encode("utf-8", "replace")),
+        ]
         ends += [self._read(name, limits.output) for name in ("stdout", "stderr")]
         if tests:
             order = {"word": self.word, "tests": tests, "entry_point": job.entry_point}
