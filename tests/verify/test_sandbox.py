@@ -15,7 +15,7 @@ from as_nobody import run_as_nobody
 
 from puna.core.errors import InputError
 from puna.verify.box import syscalls
-from puna.verify.sandbox import Job, Limits, Sandbox, choose, languages, selftest, tiers
+from puna.verify.sandbox import Job, Limits, Sandbox, choose, languages, selftest, tiers, worker
 from puna.verify.sandbox.attacks import Attacked, attack
 from puna.verify.sandbox.forgeries import EXPECTED, FORGERIES
 from puna.verify.sandbox.worker import children_of
@@ -251,3 +251,28 @@ def test_another_system_is_told_so(monkeypatch):
     with pytest.raises(InputError, match="cannot be run safely on this system") as refused:
         Sandbox()
     assert "darwin" in refused.value.where and "Linux" in refused.value.fix
+
+
+def test_no_descriptor_is_left_open_by_programs_or_lost_boxes(walled):
+    with Sandbox(workers=1, tier=walled) as box:
+        box.run_python("print(1)", tests=["assert True"], stdin="x" * 100_000)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for code in ("print(1)", "import os; os._exit(0)", "print('x' * (9 << 20))"):
+            box.run_python(code, stdin="x" * 100_000)
+            box.run_python(code, tests=["assert True"])
+        (inside,) = children_of(*box.boxes())
+        os.kill(inside, 9)
+        os.waitid(os.P_PID, *box.boxes(), os.WEXITED | os.WNOWAIT)
+        box.run_python("print(1)")
+        assert box.run_python("print(1)").passed
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_an_interrupted_program_is_ended_and_its_box_replaced(walled, monkeypatch):
+    with Sandbox(workers=1, tier=walled) as box:
+        (before,) = box.boxes()
+        monkeypatch.setattr(worker.Worker, "run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            box.run_python("while True: pass")
+        monkeypatch.undo()
+        assert box.boxes() != [before] and box.run_python("print(1)").passed

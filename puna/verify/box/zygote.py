@@ -124,7 +124,7 @@ class Zygote:
             self.control.send(json.dumps({"status": self.wait(children)}).encode())
 
     def wait(self, children: list[int]) -> int | None:
-        """Wait for the program, its judge or the host's word; then end everything. The program's exit code if it had one."""
+        """Wait for the program, its judge or the host's word; then end everything. The program's exit code if it ended first."""
         handles = [os.pidfd_open(pid) for pid in children]
         ready, _, _ = select.select([handles[-1], self.control.fileno()], [], [])
         status: int | None = None
@@ -135,11 +135,8 @@ class Zygote:
             code = os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1])
             if len(children) == 1:
                 status = code
-            elif code == PROGRAM_GONE:
-                select.select([handles[0]], [], [], LAST_WAIT)
-        if status is None:
-            pid, raw = os.waitpid(children[0], os.WNOHANG)
-            status = os.waitstatus_to_exitcode(raw) if pid else None
+            elif code == PROGRAM_GONE and select.select([handles[0]], [], [], LAST_WAIT)[0]:
+                status = os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
         for handle in handles:
             os.close(handle)
         self.end_all()

@@ -137,6 +137,10 @@ class Sandbox:
             worker.close()
             outcome = Outcome("killed", stderr=f"the box was lost: {error}")
             worker = self._reopened()
+        except BaseException:  # a program may still run in it
+            worker.close()
+            self._idle.put(self._reopened())
+            raise
         self._idle.put(worker)
         return outcome
 

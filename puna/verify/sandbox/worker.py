@@ -116,6 +116,7 @@ class _Run:
         try:
             socket.send_fds(worker.control, [json.dumps(self._order(bool(tests))).encode()], ends)
         except OSError as error:
+            self._close()
             raise BoxError(f"it is gone: {error}") from error
         finally:
             for end in ends:
@@ -159,10 +160,13 @@ class _Run:
             seconds = time.monotonic() - self.start
             self._drain()
         finally:
-            for stream in (*self.inputs.values(), *self.outputs.values()):
-                os.close(stream.descriptor)
-            self.selector.close()
+            self._close()
         return self._concluded(answer["status"], seconds)
+
+    def _close(self) -> None:
+        for stream in (*self.inputs.values(), *self.outputs.values()):
+            os.close(stream.descriptor)
+        self.selector.close()
 
     def _follow(self) -> dict[str, Any]:
         control = self.worker.control
