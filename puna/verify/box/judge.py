@@ -21,6 +21,7 @@ from puna.verify.box.remote import NOTHING, Remote
 from puna.verify.box.values import Channel, Gone, decode, encode, named
 
 ERROR_CHARS = 500
+NEXT = named(next)
 PROGRAM_GONE = 3  # exit code where the program ended before its tests did
 
 
@@ -128,7 +129,10 @@ class Program:
         while "callback" in (reply := self.channel.receive()):
             self.channel.send({"returned": self.encode(self.called_back(reply))})
         if "error" in reply:
-            raise self.exception(reply["error"])
+            error = self.exception(reply["error"])
+            if isinstance(error, StopIteration) and request.get("call") != NEXT:
+                raise RuntimeError("the program raised StopIteration")  # it would end a loop of the test
+            raise error
         for index, data in (reply.get("changed") or {}).items():
             _replace(args[int(index)], self.decode(data))
         return self.decode(reply["ok"])

@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -274,7 +273,7 @@ def _to_the_end(program: Callable[[], None]) -> None:
             print(error.code, file=sys.stderr)
     except BaseException as error:
         code = 1
-        _show_error(error)
+        candidate.show_error(error)
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -282,14 +281,6 @@ def _to_the_end(program: Callable[[], None]) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code & 0xFF)
-
-
-def _show_error(error: BaseException) -> None:
-    """A traceback that begins in the program."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename not in (candidate.MAIN, candidate.MODULE):
-        trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace)
 
 
 def _tasks_of(uid: int) -> int:
