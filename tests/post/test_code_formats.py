@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from post_toys import base_artifact
 
 from puna.core.errors import InputError
+from puna.evals.command import evaluate
 from puna.post.formats import read_row, recognise
 from puna.post.task_files import read_tasks
 from puna.tokenizer.chat import Message
@@ -165,3 +167,12 @@ def test_many_are_verified_as_one_by_one():
     constrained = code.model_copy(update={"constraint": {"max_words": 1}})
     pairs.append((constrained, said(code.gold)))
     assert verify_many(pairs) == [verify(*pair) for pair in pairs] == [True, True, False, False, False, False]
+
+
+def test_a_model_is_scored_on_rows_as_they_are(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (MBPP, HUMANEVAL)))
+    assert [task.family for task in read_tasks(file)] == ["mbpp", "humaneval"]
+    model = base_artifact(tmp_path / "base", max_seq_len=512)
+    result = evaluate(model.path, read_tasks(file), source=file, max_tokens=4, samples=2, temperature=1.0)
+    assert result["overall"]["n"] == 2 and result["family"]["mbpp"]["n"] == 1 and result["pass_at"]["2"]["accuracy"] == 0
