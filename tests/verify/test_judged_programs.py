@@ -95,6 +95,7 @@ def twice(function): return lambda x: function(function(x))
 def deep(n): return deep(n - 1) if n else 0
 def fail(): raise Deeper("so")
 def stop(): raise StopIteration
+class Bag(list): pass
 def counted():
     yield from (1, 2)
 def sum(a, b): return a - b
@@ -118,6 +119,7 @@ OBJECTS = [
     "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n        self.assertEqual(len(Stack(1)), 1)\n"
     "        with self.assertRaises(Full): fail()",
     "c = counted()\nassert next(c) == 1 and next(c) == 2 and next(c, 9) == 9 and list(counted()) == [1, 2]",
+    "b = Bag()\nb.append(1)\nassert b == [1] and len(b) == 1\nb.append(2)\nassert b == [1, 2] and b + [3] == [1, 2, 3]",
     "assert sum([1, 2]) == 3",  # the built-in one: the program is not to judge itself
 ]  # fmt: skip
 

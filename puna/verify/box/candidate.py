@@ -79,6 +79,8 @@ class Server:
         try:
             if "get" in request:
                 reply = {"ok": self.encode(getattr(self.module, request["get"]))}
+            elif "look" in request:
+                reply = {"ok": self.encode(self.objects[request["look"]])}
             else:
                 function = decode(request["call"], self.find)
                 arguments = decode(request["args"], self.find)

@@ -123,6 +123,11 @@ class Program:
         request = {"call": self.encode(function), "args": [self.encode(a) for a in args], "named": encoded}
         return self.receive(request, args)
 
+    def look(self, remote: Remote) -> Any:
+        """What an object of the program that may have changed holds by now."""
+        found = self.receive({"look": remote._number})
+        return found._plain if isinstance(found, Remote) else NOTHING
+
     def receive(self, request: dict[str, Any], args: tuple[Any, ...] = ()) -> Any:
         """Send a request and wait for its answer, serving the functions that the test handed over meanwhile."""
         self.channel.send(request)
