@@ -1,11 +1,12 @@
 """Readers for the row shapes people already have: each turns one JSON object into our rows, or says why it cannot.
 
 Known shapes: our own Task, Dialog and Preference rows; GSM8K (`question`, `answer` ending in `#### N`); HumanEval and MBPP
-(`puna.post.code_formats`); chat rows (`messages` as Hugging Face and OpenAI write them, ShareGPT's `conversations`); Open-Assistant
-trees (`prompt` with nested ranked `replies`); instruction rows (`instruction` with `output`, `system` and `history` as in Alpaca and
-LLaMA-Factory, or a plain `prompt` with `response` or `completion`, Alpaca's wrapper removed); pairs (`chosen` and `rejected` as TRL
-has them: texts, messages, or transcripts as in Anthropic's HH-RLHF, with or without `prompt`). A reader never guesses a verifier: only rows with a checkable
-answer become tasks, everything else is dialogs to imitate (paper, sections 4.1.2 and 4.1.3). `puna.post.export` writes them.
+(`puna.post.code_formats`); chat rows (`messages` as Hugging Face and OpenAI write them, ShareGPT's `conversations`);
+Open-Assistant trees (`prompt` with nested ranked `replies`); instruction rows (`instruction` with `output`, `system` and
+`history` as in Alpaca and LLaMA-Factory, or a plain `prompt` with `response` or `completion`, Alpaca's wrapper removed); pairs
+(`chosen` and `rejected` as TRL has them: texts, messages, or transcripts as in Anthropic's HH-RLHF, with or without `prompt`).
+A reader never guesses a verifier: only rows with a checkable answer become tasks, everything else is dialogs to imitate (paper,
+sections 4.1.2 and 4.1.3). `puna.post.export` writes them.
 """
 
 from __future__ import annotations
