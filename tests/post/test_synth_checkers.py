@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,6 +237,15 @@ def test_a_right_answer_in_any_form():
     )
     assert steering.is_right(task, '{"answer": "ANSWER: 8"}') and not steering.is_right(task, "8, no, 9")
     assert steering.is_right(task.model_copy(update={"verifier": ""}), "anything")
+
+
+@pytest.mark.parametrize(
+    ("told", "known", "right"),
+    [("5.83", "5.83333333333", True), ("5.8", "5.83333333333", False), ("5.8333", "5.83333333333", True), ("12", "12", True),
+     ("12.004", "12", False), ("1.25", "1.25", True), ("1.251", "1.25", False)],
+)  # fmt: skip
+def test_a_number_agrees_where_it_cannot_be_written_out(told, known, right):
+    assert tool_use.agrees(Fraction(told), known) is right
 
 
 def test_tables_of_a_folder_are_asked_about(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from puna.post.synth.steps import Accepted, Execute, Item, Rejected, Story, user
 from puna.post.synth.table_questions import TableQuestion, ask_table
 from puna.post.synth.templates import Templates
 from puna.post.synth.tool_turns import Setting, Talk, converse
+from puna.post.tools.calculator import shown
 from puna.post.tools.files import table
 from puna.post.tools.search import Search
 from puna.post.tools.toolbox import PYTHON, TOOLS, Workspace
@@ -208,6 +210,14 @@ def _fault(talk: Talk, given: Given, answer: str | None) -> str | None:
         said = fold(answer or "") in fold(talk.answer)
         return None if said and fold(answer or "") in fold(outputs) else NOT_FOUND
     told = final_number(talk.answer)
-    if answer is not None and told != to_fraction(answer):
+    if told is None or (answer is not None and not agrees(told, answer)):
         return WRONG
-    return None if told in numbers(outputs) else NOT_FOUND
+    return None if any(agrees(told, shown(number)) for number in numbers(outputs)) else NOT_FOUND
+
+
+def agrees(told: Fraction, known: str) -> bool:
+    """Whether a number is the known one; of one with more than two decimals, rounded to two or closer."""
+    wanted = to_fraction(known)
+    if wanted is None:
+        return False
+    return told == wanted if (100 * wanted).denominator == 1 else abs(told - wanted) <= Fraction(1, 200)
