@@ -50,6 +50,7 @@ OWN: dict[str, dict[str, Any]] = {  # where they begin, and documents as short a
     "summaries": {"lengths": {**ALMANAC, "characters": [1200, 2000], "passage": 600}},
     "function_calls": {"modules": [], "groups": ["functions"]},
     "tool_use": {**ALMANAC, "kinds": ["calculate", "unused", "lookup", "analysis", "search"]},
+    "parallel_text": {"faults": 0.2},
     "steering": {"capabilities": ["maths"]},
 }
 

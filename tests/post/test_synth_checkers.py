@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from puna.core.errors import InputError
+from puna.post import synthesise
 from puna.post.synth import function_calls, missing_file, parallel_text, steering, tool_use
 from puna.post.synth.demands import DRAWS, draw_demands
 from puna.post.synth.imports import defined, dependents
@@ -284,6 +285,8 @@ def test_real_parallel_lines_pass_and_shifted_ones_do_not(tmp_path):
         paths[lang] = str(tmp_path / lang)
         Path(paths[lang]).write_text("\n".join(of) + "\n")
     settings = parallel_text.Settings(files=paths, count=100, judge=False)
+    whole = synthesise.Settings.model_validate({"generators": {"parallel_text": settings.model_dump()}})
+    before = synthesise.outside(whole)
     templates = load_templates("parallel_text")
 
     def share(pairs):
@@ -299,6 +302,8 @@ def test_real_parallel_lines_pass_and_shifted_ones_do_not(tmp_path):
     Path(paths["de"]).write_text("\n".join(lines["en"]) + "\n")
     assert share(list(parallel_text.items(settings, None, random.Random(0)))) == 0
     Path(paths["de"]).write_text("one line\n")
+    changed = {key for key, digest in synthesise.outside(whole).items() if before[key] != digest}
+    assert len(before) >= 2 and changed == {key for key in before if key.endswith("/de")}
     with pytest.raises(InputError, match="equally many lines"):
         list(parallel_text.items(settings, None, random.Random(0)))
     with pytest.raises(InputError, match="two languages"):

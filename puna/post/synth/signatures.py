@@ -52,9 +52,12 @@ class Signature:
         return {"name": self.name, "description": self.doc, "parameters": parameters}
 
     def program(self, arguments: Mapping[str, Any]) -> str:
-        """A program that calls the function and prints what it returns as JSON; it fails for what JSON cannot carry."""
+        """A program that calls the function and prints what it returns as JSON; it fails for None and what JSON cannot carry."""
         given = json.dumps(arguments)
-        return f"{self.source}\n\nimport json\n\nprint(json.dumps({self.name}(**json.loads({given!r}))))\n"
+        return (
+            f"{self.source}\n\nimport json\n\nresult = {self.name}(**json.loads({given!r}))\n"
+            "if result is None:\n    raise SystemExit(1)\nprint(json.dumps(result))\n"
+        )
 
 
 def mine(source: str, module: str = "") -> list[Signature]:

@@ -129,14 +129,14 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     if fault:
         return Rejected(fault)
     checks = {"kind": given.kind, "calls": len(talk.calls), "executed": True, "verified": answer is None or "answer"}
-    return Accepted([talk.messages], checks, tools=setting.tools, lang=given.task.lang if given.task else "en")
+    return Accepted([talk.messages], checks, tools=setting.tools)
 
 
 def _from_tasks(kind: Kind, sources: Sources, first: int) -> Iterator[Item]:
     """Every other task with one number as its answer, from the `first`: no task is asked for two kinds."""
     for task in islice((task for task in sources.tasks() if _is_numeric(task)), first, None, 2):
         origin = task.provenance
-        yield Item(f"{kind}-{task.id}", origin.source, origin.licence, Given(kind, Workspace(), task=task), (task.id,))
+        yield Item(f"{kind}-{task.id}", origin.source, origin.licence, Given(kind, Workspace(), task=task), (task.id,), task.lang)
 
 
 def _is_numeric(task: Task) -> bool:
@@ -166,7 +166,8 @@ def _from_passages(settings: Settings, sources: Sources, rng: random.Random) -> 
         document = rng.choice(documents)
         passage = rng.choice(passages(document.text, settings.passage))
         given = Given("search", Workspace(documents=found), passage=passage)
-        yield Item(f"search-{document.id}-{rng.getrandbits(32):08x}", document.source, document.licence, given, (document.id,))
+        key, lang = f"search-{document.id}-{rng.getrandbits(32):08x}", document.lang or "en"
+        yield Item(key, document.source, document.licence, given, (document.id,), lang)
 
 
 def _question(given: Given, settings: Settings, templates: Templates) -> Any:
