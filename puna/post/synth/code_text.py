@@ -32,9 +32,9 @@ def entry_point(problem: str) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def parsed(code: str) -> ast.Module | None:
-    """The syntax tree of a program, None for what is none. Never raises."""
-    if len(code) > MAX_CHARS:
+def parsed(code: str, most: int = MAX_CHARS) -> ast.Module | None:
+    """The syntax tree of a program, None for what is none or has more than `most` characters. Never raises."""
+    if len(code) > most:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
