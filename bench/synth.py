@@ -4,7 +4,7 @@
 
 Every generator of `post.synthesise` runs from end to end with the mini-world's oracle as teacher and judge, which errs in known
 ways at the given rate, and with the real sandbox. Acceptance is the share of items that gave a row; precision is the share of
-accepted rows that are right by the mini-world's truth, which no checker sees. Rows are counted before equal ones are merged, since
+accepted rows that are right by the mini-world's truth, which no checker sees. Rows are counted before equal ones are merged:
 right rows of so small a world repeat and wrong ones do not. Intervals are Wilson's, 95 %.
 """
 
@@ -40,7 +40,7 @@ from puna.world.truth import TRUTH  # noqa: E402
 
 STRICT, OTHERS = 0.99, 0.95  # goals of precision: code and maths, and the others
 ITEMS, QUICK_ITEMS = 400, 60
-SLOW = {"code_translate": 8}  # generators that compile: so many times fewer items
+SLOW = {"code_translate": 10}  # generators that compile: so many times fewer items
 
 
 def documents(root: Path, name: str, texts: list[str], group: str) -> Artifact:

@@ -118,6 +118,11 @@ def test_snippets_are_whole_lines_of_different_documents(tmp_path):
         next(sources.tasks())
 
 
+def test_inputs_with_different_outputs_come_first():
+    outputs = {"1": ["a"], "2": ["a"], "3": ["b"], "4": ["a"], "5": ["c"]}
+    assert [text for text, _ in code_translate.telling(outputs)] == ["1", "3", "5", "2", "4"]
+
+
 def program(language, outputs):
     """A stand-in for a translation: TrustedBox runs Python alone, so the "translation" is Python too."""
     told = {
