@@ -4,7 +4,8 @@
 
 Every generator of `post.synthesise` runs from end to end with the mini-world's oracle as teacher and judge, which errs in known
 ways at the given rate, and with the real sandbox. Acceptance is the share of items that gave a row; precision is the share of
-accepted rows that are right by the mini-world's truth, which no checker sees. Intervals are Wilson's, 95 %.
+accepted rows that are right by the mini-world's truth, which no checker sees. Rows are counted before equal ones are merged:
+right rows of so small a world repeat and wrong ones do not. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table  # noqa: E402
 from puna.post import synthesise  # noqa: E402
 from puna.post.collect import gold_dialog  # noqa: E402
 from puna.post.synth.catalogue import GENERATORS  # noqa: E402
+from puna.post.synth.drive import Told  # noqa: E402
 from puna.tokenizer.dialog import Dialog, read_rows, write_rows  # noqa: E402
 from puna.verify.sandbox import languages  # noqa: E402
 from puna.world import almanac, projects  # noqa: E402
@@ -41,7 +43,7 @@ from puna.world.truth import TRUTH  # noqa: E402
 
 STRICT, OTHERS = 0.99, 0.95  # goals of precision: code and maths, and the others
 ITEMS, QUICK_ITEMS = 400, 60
-SLOW = {"code_translate": 8, "missing_file": 2}  # generators that compile or run much: so many times fewer items
+SLOW = {"code_translate": 10, "missing_file": 2}  # generators that compile or run much: so many times fewer items
 ALMANAC = {"groups": ["almanac"]}
 OWN: dict[str, dict[str, Any]] = {  # where they begin, and documents as short as the mini-world's
     "instructions": {"snippets": {"groups": ["general"]}},
@@ -112,7 +114,8 @@ def measure(root: Path, name: str, inputs: list[Artifact], count: int, errors: f
     settings = {"generators": {name: settings_of(name, count)}, "teacher": {"use": "oracle", "errors": errors}}
     summary = synthesise.run(synthesise.Settings.model_validate(settings), ctx)
     counts = summary["generators"][name]
-    rows = list(read_rows(ctx.out / "accepted.jsonl", Dialog))
+    stories = [told for path in sorted(ctx.scratch.glob("stories-*.jsonl")) for told in read_rows(path, Told)]
+    rows = [Dialog.model_validate(row) for told in stories for row in told.dialogs]
     right = sum(TRUTH[name](row.messages) for row in rows)
     low, high = wilson(right, len(rows))
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,22 +98,30 @@ def evaluate(
     model: Model = None,
     tasks: Annotated[
         Path | None,
-        typer.Option("--tasks", help="JSONL of GSM8K or task rows, or a tasks artifact (default: the last run's)."),
+        typer.Option(
+            "--tasks", help="JSONL of GSM8K, HumanEval, MBPP or task rows, or a tasks artifact (default: the last run's)."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of an answer; a longer one fails.")] = 48,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Answers to a task, for pass@k.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of answers that are drawn.")] = 0,
     lora: Lora = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
     """Score a model on verifiable tasks, with 95 % intervals."""
+    if samples > 1 and temperature == 0:
+        raise InputError("several samples at temperature 0 are all the same", where="--samples", fix="add --temperature 0.8")
     path, file = latest.model_dir(directory, model), tasks or _last_tasks(directory)
     from puna.post.task_files import read_tasks
 
     rows = read_tasks(file, limit)  # a wrong file is said before torch is imported
     from puna.evals.command import evaluate as score
 
-    score(path, rows, source=file, max_tokens=max_tokens, as_json=as_json, lora=_adapters(lora))
+    drawing: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
+    score(path, rows, source=file, max_tokens=max_tokens, **drawing, as_json=as_json, lora=_adapters(lora))
 
 
 def convert(

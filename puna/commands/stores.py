@@ -107,6 +107,7 @@ def doctor(
 ) -> None:
     """What this machine has, what is installed, and what is missing."""
     from puna.core import hardware
+    from puna.verify.sandbox import selftest
 
     free = hardware.memory_bytes()[1]
     facts: dict[str, Any] = {
@@ -118,6 +119,7 @@ def doctor(
         "python_supported": sys.version_info >= (3, 11),
         "directory_writable": _writable(directory),
         "port_free": _port_free(port),
+        "sandbox": selftest.summary(),
         "packages": hardware.versions(NEEDED),
         "optional": hardware.versions(OPTIONAL),
     }

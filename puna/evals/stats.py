@@ -6,6 +6,7 @@ agrees with it elsewhere. Two models are compared on the same items, because the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,3 +76,8 @@ def rate(passed: int, n: int) -> dict[str, float | int | None]:
     """A pass rate as the JSON of every report: passed, n, accuracy (None for n = 0), low, high."""
     low, high = wilson(passed, n)
     return {"passed": passed, "n": n, "accuracy": passed / n if n else None, "low": low, "high": high}
+
+
+def pass_at(n: int, k: int, right: int) -> float:
+    """Chance that n of k samples, drawn without replacement, hold a right one of `right` (Chen et al. 2021, eq. 1)."""
+    return 1.0 - math.comb(k - right, n) / math.comb(k, n)

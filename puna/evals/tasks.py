@@ -13,7 +13,7 @@ from puna.infer.engine import Completion, Engine, Request
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import parse, render
 from puna.tokenizer.dialog import Task
-from puna.verify.check import verify
+from puna.verify.check import verify_many
 
 
 @dataclass
@@ -53,13 +53,25 @@ def run_tasks(
         if room
     ]
     completions = iter(engine.generate(requests, progress))
-    answers: list[Answer] = []
-    for task, room in zip(tasks, fits, strict=True):
-        answers += [judge(tokenizer, task, c) for c in next(completions)] if room else [Answer(task.id, "", False)] * n
-    return answers
+    answered = judge_many(
+        tokenizer, [(task, c) for task, room in zip(tasks, fits, strict=True) if room for c in next(completions)]
+    )
+    judged = iter(answered)
+    return [
+        next(judged) if room else Answer(task.id, "", False) for task, room in zip(tasks, fits, strict=True) for _ in range(n)
+    ]
 
 
 def judge(tokenizer: Tokenizer, task: Task, completion: Completion) -> Answer:
     """Decode, parse and verify one completion."""
-    passed = completion.finished and verify(task, parse(tokenizer, completion.drawn))
-    return Answer(task.id, tokenizer.decode(completion.ids), passed, completion.finished, completion.ids, completion.logprob)
+    return judge_many(tokenizer, [(task, completion)])[0]
+
+
+def judge_many(tokenizer: Tokenizer, completions: Sequence[tuple[Task, Completion]]) -> list[Answer]:
+    """Decode, parse and verify; programs run side by side."""
+    ended = [(task, parse(tokenizer, c.drawn)) for task, c in completions if c.finished]
+    verdicts = iter(verify_many(ended))
+    return [
+        Answer(task.id, tokenizer.decode(c.ids), c.finished and next(verdicts), c.finished, c.ids, c.logprob)
+        for task, c in completions
+    ]

@@ -232,10 +232,11 @@ def _scores(
 ) -> list[float | None]:
     """A score per sample: the verdict, 0 for an answer that was cut, or the reward; None for what is too long for its model."""
     if job.reward is None:
-        from puna.verify.check import verify
+        from puna.verify.check import verify_many
 
         task = row.task(number)
-        return [float(c.finished and verify(task, message)) for message, c in zip(messages, completions, strict=True)]
+        verdicts = verify_many([(task, message) for message in messages])
+        return [float(c.finished and held) for held, c in zip(verdicts, completions, strict=True)]
     reward = _reward(job.reward)
     assert row.dialog is not None
     dialogs = [render(tokenizer, [*row.dialog, message]) for message in messages]

@@ -36,7 +36,7 @@ REVISION = 3
 HELD_SHARE = 0.05  # of dialogs without a verifier
 HELD_MAX = 500
 
-Shape = Literal["auto", "task", "gsm8k", "dialog", "oasst", "instruction", "preference", "pair"]
+Shape = Literal["auto", "task", "gsm8k", "humaneval", "mbpp", "dialog", "oasst", "instruction", "preference", "pair"]
 
 
 class Sizes(BaseSettings):

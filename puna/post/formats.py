@@ -1,11 +1,12 @@
 """Readers for the row shapes people already have: each turns one JSON object into our rows, or says why it cannot.
 
-Known shapes: our own Task, Dialog and Preference rows; GSM8K (`question`, `answer` ending in `#### N`); chat rows (`messages` as
-Hugging Face and OpenAI write them, ShareGPT's `conversations`); Open-Assistant trees (`prompt` with nested ranked `replies`);
-instruction rows (`instruction` with `output`, `system` and `history` as in Alpaca and LLaMA-Factory, or a plain `prompt` with
-`response` or `completion`, Alpaca's wrapper removed); pairs (`chosen` and `rejected` as TRL has them: texts, messages, or
-transcripts as in Anthropic's HH-RLHF, with or without `prompt`). A reader never guesses a verifier: only rows with a checkable
-answer become tasks, everything else is dialogs to imitate (paper, sections 4.1.2 and 4.1.3). `puna.post.export` writes them.
+Known shapes: our own Task, Dialog and Preference rows; GSM8K (`question`, `answer` ending in `#### N`); HumanEval and MBPP
+(`puna.post.code_formats`); chat rows (`messages` as Hugging Face and OpenAI write them, ShareGPT's `conversations`);
+Open-Assistant trees (`prompt` with nested ranked `replies`); instruction rows (`instruction` with `output`, `system` and
+`history` as in Alpaca and LLaMA-Factory, or a plain `prompt` with `response` or `completion`, Alpaca's wrapper removed); pairs
+(`chosen` and `rejected` as TRL has them: texts, messages, or transcripts as in Anthropic's HH-RLHF, with or without `prompt`).
+A reader never guesses a verifier: only rows with a checkable answer become tasks, everything else is dialogs to imitate (paper,
+sections 4.1.2 and 4.1.3). `puna.post.export` writes them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from puna.post.code_formats import humaneval, mbpp
 from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, content_id, reason_of
 from puna.tokenizer.tool_calls import calls_text
 
@@ -63,6 +65,10 @@ def recognise(row: dict[str, Any]) -> str:
         return "dialog"
     if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
         return "oasst"
+    if {"prompt", "test", "entry_point"} <= row.keys():
+        return "humaneval"
+    if "test_list" in row:
+        return "mbpp"
     if "question" in row and "####" in str(row.get("answer", "")):
         return "gsm8k"
     if "instruction" in row or ("prompt" in row and ("response" in row or "completion" in row)):
@@ -349,6 +355,8 @@ SHAPES: dict[str, Callable[[dict[str, Any], Provenance], Rows]] = {
     "task": _task,
     "preference": _preference,
     "gsm8k": _gsm8k,
+    "humaneval": lambda row, provenance: Rows(tasks=[humaneval(row, provenance)]),
+    "mbpp": lambda row, provenance: Rows(tasks=[mbpp(row, provenance)]),
     "dialog": _dialog,
     "pair": _pair,
     "oasst": _oasst,

@@ -11,7 +11,6 @@ read back.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from puna.core.rng import python_stream
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share, execution
 from puna.core.stage import Artifact, StageContext
+from puna.evals.stats import pass_at
 from puna.infer.engine import Completion, Engine, Request
 from puna.infer.load import check_device
 from puna.infer.native import runs_native
@@ -36,7 +36,7 @@ from puna.post.gate import MAX_RUNNING
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Message, MessageLike, parse, render
 from puna.tokenizer.dialog import Sample, Task, read_rows, write_rows
-from puna.verify.check import verify
+from puna.verify.check import verify, verify_many
 
 KIND = "samples"
 REVISION = 3  # policies are sampled from in bfloat16
@@ -265,9 +265,13 @@ def _draw(
         Request(prompt_ids(tokenizer, task.prompt, system), n=settings.k, seed=seed, **settings.drawing())
         for (task, system), seed in zip(asked, seeds, strict=True)
     ]
-    for (task, _), seed, completions in zip(asked, seeds, engine.generate(requests), strict=True):
+    answers = list(zip([task for task, _ in asked], seeds, engine.generate(requests), strict=True))
+    ended = [(task, parse(tokenizer, c.drawn)) for task, _, found in answers if task.verifier for c in found if c.finished]
+    verdicts = iter(verify_many(ended))
+    for task, seed, completions in answers:
         for completion in completions:
-            yield sampled(tokenizer, task, completion, seed, policy, settings)
+            passed = bool(task.verifier) and completion.finished and next(verdicts)
+            yield sampled(tokenizer, task, completion, seed, policy, settings, passed=passed)
 
 
 def sampled(
@@ -278,13 +282,17 @@ def sampled(
     policy: str,
     settings: Settings,
     begun: Sequence[int] = (),
+    passed: bool | None = None,
 ) -> Sample:
-    """The completion of an answer `begun` with some ids as a row; its ids keep the stop token, so what ended it is on record."""
+    """The completion of an answer `begun` with some ids as a row; its ids keep the stop token, so what ended it is on record.
+
+    `passed` is the verifier's verdict where that is known already.
+    """
     written = [*begun, *completion.ids]
     ids = [*begun, *completion.drawn]
     scores = {"logprob": float(f"{completion.logprob:.6g}")}
     if task.verifier:
-        scores["verifier"] = float(completion.finished and verify(task, parse(tokenizer, ids)))
+        scores["verifier"] = float(completion.finished and (verify(task, parse(tokenizer, ids)) if passed is None else passed))
     return Sample(
         task_id=task.id,
         policy=policy,
@@ -319,8 +327,3 @@ def _rates(drawn: list[Drawn], k: int) -> dict[str, Any]:
     rates = {str(n): round(sum(pass_at(n, k, c) for c in right) / len(right), 6) for n in powers}
     low, high = wilson(sum(c > 0 for c in right), len(right))
     return {"verifiable": len(right), "pass_at": rates, "pass_at_k_interval": [round(low, 6), round(high, 6)]}
-
-
-def pass_at(n: int, k: int, right: int) -> float:
-    """Chance that n of k samples, drawn without replacement, hold a right one of `right` (Chen et al. 2021, eq. 1)."""
-    return 1.0 - math.comb(k - right, n) / math.comb(k, n)

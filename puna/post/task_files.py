@@ -16,7 +16,7 @@ from puna.tokenizer.dialog import Provenance, Task
 from puna.verify.check import VERIFIERS
 
 FORMS = (
-    'one JSON object a line: {"question": ..., "answer": "... #### 7"} as in GSM8K, or '
+    'one JSON object a line: {"question": ..., "answer": "... #### 7"} as in GSM8K, HumanEval and MBPP as they are, or '
     '{"prompt": [{"role": "user", "content": ...}], "verifier": "number", "reference": 7}'
 )
 AGAIN = "the file is cut short or damaged: copy or download it again"

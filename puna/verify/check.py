@@ -8,19 +8,21 @@ task that is itself wrong (unknown verifier or constraint, missing reference) ra
     tool_call        {"name": ..., "parameters": {...}} or a list of these
     exact, contains  a text or a list of texts (exact: any of them; contains: all of them)
     multiple_choice  the letter of the choice
+    code             {"tests": ["assert add(1, 2) == 3"]}: a program that passes them, run in the sandbox (`puna.verify.code`)
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from puna.core.errors import InputError
 from puna.tokenizer.chat import Message
 from puna.tokenizer.dialog import Task
 from puna.verify.calls import read_calls, same_calls
+from puna.verify.code import code, code_many
 from puna.verify.constraints import fold, holds
 from puna.verify.language import answer_tags
 from puna.verify.numbers import final_number, to_fraction
@@ -39,11 +41,27 @@ def verify(task: Task, message: Message) -> bool:
         raise InputError(f"unknown verifier '{task.verifier}'", where=f"task {task.id}", fix=f"use one of: {known}")
     if task.verifier == "tool_call":
         return tool_call(task.reference, message) and holds(task.constraint, message.content)
+    if task.verifier == "code":
+        return _may_hold(task, message) and code(task.reference, message.content)
     if message.tool_calls is not None:
         return False
     text = message.content.strip()
     ending = (task.constraint or {}).get("end_word")
     return holds(task.constraint, text) and VERIFIERS[task.verifier](task.reference, _without_end(text, ending))
+
+
+def verify_many(pairs: Sequence[tuple[Task, Message]]) -> list[bool]:
+    """`verify` of many answers, in order; programs run side by side."""
+    programs = [i for i, (task, message) in enumerate(pairs) if task.verifier == "code" and _may_hold(task, message)]
+    judged = dict(zip(programs, code_many((pairs[i][0].reference, pairs[i][1].content) for i in programs), strict=True))
+    return [
+        judged[i] if i in judged else task.verifier != "code" and verify(task, message) for i, (task, message) in enumerate(pairs)
+    ]
+
+
+def _may_hold(task: Task, message: Message) -> bool:
+    """Whether an answer to a task of `code` is worth running."""
+    return message.tool_calls is None and holds(task.constraint, message.content)
 
 
 def final_answer(reference: dict[str, str], text: str) -> bool:
@@ -121,5 +139,5 @@ def _without_end(text: str, ending: str | None) -> str:
 # tool_call reads the message, the others its text
 VERIFIERS: dict[str, Callable[[Any, Any], bool]] = {
     "final_answer": final_answer, "number": number, "tool_call": tool_call, "exact": exact, "contains": contains,
-    "multiple_choice": multiple_choice,
+    "multiple_choice": multiple_choice, "code": code,
 }  # fmt: skip

@@ -7,12 +7,12 @@ import pytest
 from puna.core.errors import InputError
 from puna.core.graph import Source
 from puna.core.stage import local_artifact, local_context
-from puna.evals import one, scores
+from puna.evals import command, one, scores
 from puna.evals.command import evaluate
 from puna.evals.comparison import Comparison
 from puna.evals.one import read_items, write_items
 from puna.evals.stats import paired, wilson
-from puna.evals.tasks import run_tasks
+from puna.evals.tasks import Answer, run_tasks
 from puna.infer.engine import Completion, Request
 from puna.model.checkpoint import save_model
 from puna.model.config import ModelConfig
@@ -174,3 +174,20 @@ def test_evaluate_prints_a_table_and_json(world, capsys):
     assert "overall" in capsys.readouterr().out and result["overall"]["n"] == 4
     evaluate(world[0].path, rows, source="mine", as_json=True)
     assert json.loads(capsys.readouterr().out)["lang"]["de"]["n"] == 7
+
+
+def test_evaluate_estimates_pass_at_k_from_several_samples(world, monkeypatch, capsys):
+    right = {0: [True, False, False, False], 1: [False, True, True, False], 2: [False] * 4}
+    rows = [task(number) for number in range(3)]
+
+    def drawn(engine, tokenizer, tasks, *, n, **drawing):
+        assert drawing["temperature"] == 0.8 and n == 4
+        return [Answer(row.id, "", passed) for i, row in enumerate(tasks) for passed in right[i]]
+
+    monkeypatch.setattr(command, "run_tasks", drawn)
+    result = evaluate(world[0].path, rows, source="mine", samples=4, temperature=0.8)
+    assert result["overall"]["passed"] == 1  # of the first samples
+    expected = {"1": (1 / 4 + 2 / 4) / 3, "2": (1 / 2 + 5 / 6) / 3, "4": 2 / 3}
+    assert {k: value["accuracy"] for k, value in result["pass_at"].items()} == pytest.approx(expected)
+    assert all(value["low"] <= value["accuracy"] <= value["high"] and value["n"] == 3 for value in result["pass_at"].values())
+    assert "pass@4" in capsys.readouterr().out

@@ -13,9 +13,10 @@ from post_toys import base_artifact, run_stage, tasks_artifact, toy_model, toy_t
 from puna.core.intervals import wilson
 from puna.core.stage import local_context
 from puna.core.store import digest_files
+from puna.evals.stats import pass_at
 from puna.post import reject
 from puna.post.prompts import prompt_id
-from puna.post.reject import PromptSlice, pass_at, with_room
+from puna.post.reject import PromptSlice, with_room
 from puna.post.reward import RewardModel, RewardScorer, is_held, load_reward
 from puna.post.reward_measure import mean_interval
 from puna.tokenizer.chat import render

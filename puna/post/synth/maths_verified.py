@@ -1,7 +1,7 @@
 """Step-by-step solutions, filtered by the final answer and by their own arithmetic (paper 4.3.3).
 
-Several solutions of each problem are drawn. Kept are those that end in the known answer, whose equations are true and use only
-numbers that the problem or an earlier step gave; of those that reason alike, one.
+Several solutions of each problem are drawn. Kept are those that end in the known answer and whose equations are all true; of
+those that reason alike, one.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     task: Task = item.given
     solutions = yield templates.ask("solve", problem=asked(task), form=form(task), samples=settings.samples,
                                     temperature=settings.temperature, max_tokens=settings.max_tokens)  # fmt: skip
-    right = {signature(one.text): one.text.strip() for one in reversed(solutions) if is_right(task, one)}
+    right = {signature(one.text): one.text.strip() for one in reversed(solutions) if is_right(task, one, settings.problems)}
     if not right:
         return Rejected("wrong steps" if any(ended_right(task, one) for one in solutions) else "wrong answer")
     kept = list(reversed(right.values()))[: settings.cap]
     checks = {
         "verifier": "pass",
         "steps": "hold",
-        "right": f"{sum(is_right(task, one) for one in solutions)} of {len(solutions)}",
+        "right": f"{sum(is_right(task, one, settings.problems) for one in solutions)} of {len(solutions)}",
     }
     return Accepted([[*task.prompt, assistant(text)] for text in kept], checks, lang=task.lang)

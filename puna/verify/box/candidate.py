@@ -88,18 +88,23 @@ class Server:
         try:
             return encode(value, self.refer)
         except RecursionError:
-            return self.refer(value)
+            return {"t": "object", "v": self.number(value)}
 
     def refer(self, value: Any) -> dict[str, Any]:
         """A number for an object, with what the judge may know of it."""
         if isinstance(value, types.ModuleType) and value.__name__ in sys.modules:
             return {"t": "module", "v": value.__name__}
-        number = self.numbers.setdefault(id(value), len(self.objects))
-        if number == len(self.objects):
-            self.objects.append(value)
+        number = self.number(value)
         if isinstance(value, type) and issubclass(value, BaseException):
             return {"t": "exception", "v": number, "name": value.__name__, "base": self.encode(value.__base__)}
         return {"t": "object", "v": number, "plain": plain_view(value, self.refer)}
+
+    def number(self, value: Any) -> int:
+        """The number of an object, which is kept from now on."""
+        found = self.numbers.setdefault(id(value), len(self.objects))
+        if found == len(self.objects):
+            self.objects.append(value)
+        return found
 
     def find(self, data: dict[str, Any]) -> Any:
         """What the judge refers to: an object from here, a function of the test, or one of the standard library."""

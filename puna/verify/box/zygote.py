@@ -297,8 +297,14 @@ def _show_error(error: BaseException) -> None:
 
 def _tasks_of(uid: int) -> int:
     """Threads of a user's processes, for the bound that counts them all."""
-    processes = [p for p in Path("/proc").iterdir() if p.name.isdigit() and p.stat().st_uid == uid]
-    return sum(len(list((p / "task").iterdir())) for p in processes)
+    total = 0
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and process.stat().st_uid == uid:
+                total += len(list((process / "task").iterdir()))
+        except OSError:  # it has ended meanwhile
+            continue
+    return total
 
 
 def _descendants(pid: int) -> list[int]:

@@ -15,16 +15,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from puna.verify.box.namespaces import MAX_FILES
 from puna.verify.sandbox.forgeries import FORGERIES, TESTS
-from puna.verify.sandbox.limits import MB, Limits, Outcome
+from puna.verify.sandbox.limits import MB, Job, Limits, Outcome
 from puna.verify.sandbox.pool import Sandbox
 from puna.verify.sandbox.worker import memory_of
 
-LIMITS = Limits(seconds=1.5, memory=192 * MB, processes=16, file=4 * MB, disk=8 * MB, output=64 * 1024)
+LIMITS = Limits(seconds=5.0, memory=192 * MB, processes=16, file=4 * MB, disk=8 * MB, output=64 * 1024)
+BRIEF = replace(LIMITS, seconds=0.5)  # for what would never end
 SECRET = "puna-secret-7f3a"
 SLACK = 6.0  # seconds past the deadline on a busy machine
 TRY = """
@@ -63,6 +64,10 @@ def _got(outcome: Outcome) -> str:
     if "END" not in lines:
         return f"the attack did not run: {outcome.status} {outcome.stderr[-200:]}"
     return "; ".join(line for line in lines if line.startswith("GOT"))
+
+
+def _brief(sandbox: Sandbox, code: str, tests: tuple[str, ...] = ()) -> Outcome:
+    return sandbox.run_job(Job(code, tests, limits=BRIEF))
 
 
 def _honest(sandbox: Sandbox) -> str:
@@ -201,8 +206,8 @@ def _fork_bomb(sandbox: Sandbox) -> str:
     words = counted.stdout.split()
     many = int(words[-1]) if words else LIMITS.processes
     started = time.monotonic()
-    bomb = sandbox.run_python("import os\nwhile True:\n    try:\n        os.fork(); os.setsid()\n    except OSError: pass")
-    late = time.monotonic() - started > LIMITS.seconds + SLACK
+    bomb = _brief(sandbox, "import os\nwhile True:\n    try:\n        os.fork(); os.setsid()\n    except OSError: pass")
+    late = time.monotonic() - started > BRIEF.seconds + SLACK
     after = sandbox.run_python("print(1)")
     found = [f"{many} processes" if many > LIMITS.processes + 3 else "", "it went on" if late or bomb.passed else ""]
     return "; ".join(filter(None, [*found, "" if after.passed else f"the box did not recover: {after}"]))
@@ -274,10 +279,10 @@ threading.Thread(target=lambda: time.sleep(600)).start()
 """
     found = []
     for name, end in (("asleep", "time.sleep(600)"), ("busy", "while True: pass")):
-        outcome = sandbox.run_python(code + end)
-        if outcome.status != "timeout" or outcome.seconds > LIMITS.seconds + SLACK:
+        outcome = _brief(sandbox, code + end)
+        if outcome.status != "timeout" or outcome.seconds > BRIEF.seconds + SLACK:
             found.append(f"{name}: {outcome.status} after {outcome.seconds:.1f} s")
-    judged = sandbox.run_python("def f(x):\n    while True: pass", tests=TESTS)
+    judged = _brief(sandbox, "def f(x):\n    while True: pass", TESTS)
     return "; ".join([*found, *([] if judged.status == "timeout" else [f"when called: {judged.status}"])])
 
 

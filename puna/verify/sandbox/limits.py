@@ -43,6 +43,7 @@ class Job:
         entry_point: the function under test, where a test names it `candidate` or hands it to `check`; it may then be called as a
             built-in is.
         files: put into the working directory before the program starts.
+        limits: in place of the sandbox's.
     """
 
     code: str
@@ -51,6 +52,7 @@ class Job:
     files: Mapping[str, bytes] = field(default_factory=dict)
     entry_point: str = ""
     language: str = "python"
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)

@@ -94,10 +94,10 @@ class Sandbox:
     def map_python(self, jobs: Iterable[Job]) -> list[Outcome]:
         """Outcomes of many programs, in order, as many at a time as there are boxes."""
         with ThreadPoolExecutor(self._size) as threads:
-            return list(threads.map(self.run_job, jobs))
+            return list(threads.map(self.run_job, jobs))  # a job waits for an idle box
 
     def run_job(self, job: Job) -> Outcome:
-        """What came of one program."""
+        """What came of one program. Its own `limits` hold instead of the sandbox's, but for `disk`."""
         known = languages()
         if job.language not in known:
             raise InputError(
@@ -128,7 +128,7 @@ class Sandbox:
     def _boxed(self, job: Job, language: Language) -> Outcome:
         worker = self._idle.get()
         try:
-            outcome = worker.run(job, self.limits, language)
+            outcome = worker.run(job, job.limits or self.limits, language)
         except BoxError as error:
             worker.close()
             outcome = Outcome("killed", stderr=f"the box was lost: {error}")

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from puna.core.errors import InputError
+from puna.verify.box import syscalls
 from puna.verify.sandbox import tiers
 from puna.verify.sandbox.attacks import Attacked, attack
 
@@ -58,6 +59,20 @@ def choose(allow_unsandboxed: bool = False) -> str:
         "AppArmor or seccomp in the way); allow_unsandboxed runs them within bounds of time and memory alone: they can then "
         "read and change what this user can, reach the network and end this user's processes",
     )
+
+
+def summary() -> dict[str, str]:
+    """The tier that is used here, and of each tier what it stops, for people to read."""
+    if not syscalls.supported():
+        return {"tier": "none: it needs Linux on x86_64 or aarch64"}
+    found = [tested(tier) for tier in tiers.WALLED]
+    holding = [one.tier for one in found if one.holds]
+    said = {"tier": holding[0] if holding else "none"}
+    for one in found:
+        stopped = [attack.name for attack in one.attacks[1:] if attack.stopped]  # the first is the honest program
+        through = f", but not {', '.join(one.got_through())}" if one.got_through() else ""
+        said[one.tier] = f"not here ({one.why_not})" if one.why_not else f"stops {', '.join(stopped)}{through}"
+    return {**said, tiers.UNWALLED: "bounds alone, only if allowed by name"}
 
 
 @cache

@@ -11,6 +11,7 @@ import os
 import secrets
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -79,7 +80,8 @@ class Worker:
         try:
             self.process.wait(1.0)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            for pid in (*children_of(self.process.pid), self.process.pid):  # process 1 of the box takes all in it along
+                os.kill(pid, signal.SIGKILL)
             self.process.wait()
         if self.process.stderr:
             self.process.stderr.close()
@@ -274,14 +276,20 @@ def memory_of(pid: int) -> int:
     """Resident bytes of a process and all below it: anonymous and shared memory, not the files it has mapped."""
     total = 0
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        for line in status.splitlines():
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(("RssAnon:", "RssShmem:")):
                 total += int(line.split()[1]) * 1024
-        children = [word for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
     except OSError:
-        return total
-    return total + sum(memory_of(int(child)) for child in children)
+        return 0
+    return total + sum(map(memory_of, children_of(pid)))
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started and not yet waited for."""
+    try:
+        return [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def scratch_directory() -> str:
