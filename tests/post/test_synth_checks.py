@@ -19,6 +19,7 @@ from puna.post.synth.instructions import leans
 from puna.post.synth.judging import mean_score
 from puna.post.synth.maths import final_of, steps_hold
 from puna.post.synth.maths_selfcheck import agreement, verdict
+from puna.post.synth.maths_verified import distinct
 from puna.post.synth.snippets import Snippets, cut, snippets
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Answer, Execute, Item, Rejected
@@ -92,6 +93,12 @@ def test_equal_answers_are_equal_and_ties_are_no_agreement():
         "wrong",
         None,
     )
+
+
+def test_a_reasoning_that_came_once_is_kept_only_if_it_is_the_commonest():
+    one, same, other = "1+2=3. Answer: 3", "So 1+2=3, Answer: 3", "2+1=3. Answer: 3"
+    assert distinct([other, one, same], 2) == [one] and distinct([other, one, same], 1) == [one, other]
+    assert distinct([other, one], 2) == [other] and distinct([one, other, other, same], 2) == [one, other]
 
 
 def test_scores_that_are_none_count_as_one():
