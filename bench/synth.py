@@ -4,7 +4,8 @@
 
 Every generator of `post.synthesise` runs from end to end with the mini-world's oracle as teacher and judge, which errs in known
 ways at the given rate, and with the real sandbox. Acceptance is the share of items that gave a row; precision is the share of
-accepted rows that are right by the mini-world's truth, which no checker sees. Intervals are Wilson's, 95 %.
+accepted rows that are right by the mini-world's truth, which no checker sees. Rows are counted before equal ones are merged:
+right rows of so small a world repeat and wrong ones do not. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ from puna.data.columns import DOCUMENT_COLUMNS, write_shard_table  # noqa: E402
 from puna.post import synthesise  # noqa: E402
 from puna.post.collect import gold_dialog  # noqa: E402
 from puna.post.synth.catalogue import GENERATORS  # noqa: E402
+from puna.post.synth.drive import Told  # noqa: E402
 from puna.tokenizer.dialog import Dialog, read_rows, write_rows  # noqa: E402
 from puna.verify.sandbox import languages  # noqa: E402
 from puna.world import almanac, projects  # noqa: E402
 from puna.world.lexicon import LANGUAGES, PLACES  # noqa: E402
 from puna.world.oracle_facts import fact, question  # noqa: E402
+from puna.world.oracle_languages import same_exercise  # noqa: E402
 from puna.world.programs import PROGRAMS  # noqa: E402
 from puna.world.tasks import generate_tasks, task  # noqa: E402
 from puna.world.truth import TRUTH  # noqa: E402
+from puna.world.truth_talk import TRUTH as TALK  # noqa: E402
 
 STRICT, OTHERS = 0.99, 0.95  # goals of precision: code and maths, and the others
 ITEMS, QUICK_ITEMS = 400, 60
-SLOW = {"code_translate": 8, "missing_file": 2}  # generators that compile or run much: so many times fewer items
+SLOW = {"code_translate": 10, "missing_file": 2}  # generators that compile or run much: so many times fewer items
 ALMANAC = {"groups": ["almanac"]}
 OWN: dict[str, dict[str, Any]] = {  # where they begin, and documents as short as the mini-world's
     "instructions": {"snippets": {"groups": ["general"]}},
@@ -50,6 +54,7 @@ OWN: dict[str, dict[str, Any]] = {  # where they begin, and documents as short a
     "summaries": {"lengths": {**ALMANAC, "characters": [1200, 2000], "passage": 600}},
     "function_calls": {"modules": [], "groups": ["functions"]},
     "tool_use": {**ALMANAC, "kinds": ["calculate", "unused", "lookup", "analysis", "search"]},
+    "parallel_text": {"faults": 0.2},
     "steering": {"capabilities": ["maths"]},
 }
 
@@ -81,19 +86,28 @@ def fact_page(number: int, place: str, lang: str) -> str:
 
 
 def world_inputs(root: Path, items: int) -> list[Artifact]:
-    """Documents with programs, facts, functions and the almanac, tasks and gold dialogs of the mini-world."""
+    """Documents with programs and with facts, and tasks, of the mini-world."""
     programs = [PROGRAMS[name].python() for name in list(PROGRAMS)[:: max(1, len(PROGRAMS) // items)]]
     facts = [fact_page(i, PLACES[i % len(PLACES)], LANGUAGES[i // len(PLACES) % len(LANGUAGES)]) for i in range(items)]
     (root / "tasks").mkdir()
     tasks = generate_tasks(seed=1, gold=0, prompts=8 * items, dev=0, test=0)
     write_rows(root / "tasks" / "prompts.jsonl", tasks["prompts"])
+    write_rows(root / "tasks" / "train.jsonl", [])
+    code, general = documents(root, "programs", programs, "code"), documents(root, "facts", facts, "general")
+    return [code, general, local_artifact(root / "tasks", "tasks", "tasks")]
+
+
+def talk_inputs(root: Path, items: int) -> list[Artifact]:
+    """What the generators of TALK draw from as well: functions, pages of the almanac, gold dialogs of exercises."""
     drawing, pages = random.Random(2), random.Random(3)
-    gold = [task(drawing, "math", "gold", "en") for _ in range(2 * items)]
-    write_rows(root / "tasks" / "train.jsonl", filter(None, (gold_dialog(one) for one in gold if not one.constraint)))
+    drawn = [task(drawing, "math", "gold", "en") for _ in range(2 * items)]
+    (root / "gold").mkdir()
+    write_rows(root / "gold" / "train.jsonl", filter(None, (gold_dialog(one) for one in drawn if not one.constraint)))
+    write_rows(root / "gold" / "prompts.jsonl", [])
     functions = "\n\n".join(map(projects.source, projects.FUNCTIONS))
-    made = {"programs": (programs, "code"), "facts": (facts, "general"), "functions": ([functions], "functions"),
-            "almanac": ([almanac.page(pages, 4) for _ in range(6 * items)], "almanac")}  # fmt: skip
-    return [*(documents(root, name, *of) for name, of in made.items()), local_artifact(root / "tasks", "tasks", "tasks")]
+    almanac_pages = [almanac.page(pages, 4) for _ in range(6 * items)]
+    found = documents(root, "functions", [functions], "functions"), documents(root, "almanac", almanac_pages, "almanac")
+    return [*found, local_artifact(root / "gold", "tasks", "gold")]
 
 
 def settings_of(name: str, count: int) -> dict[str, Any]:
@@ -111,14 +125,22 @@ def measure(root: Path, name: str, inputs: list[Artifact], count: int, errors: f
     settings = {"generators": {name: settings_of(name, count)}, "teacher": {"use": "oracle", "errors": errors}}
     summary = synthesise.run(synthesise.Settings.model_validate(settings), ctx)
     counts = summary["generators"][name]
-    rows = list(read_rows(ctx.out / "accepted.jsonl", Dialog))
-    right = sum(TRUTH[name](row.messages) for row in rows)
+    stories = [told for path in sorted(ctx.scratch.glob("stories-*.jsonl")) for told in read_rows(path, Told)]
+    rows = [Dialog.model_validate(row) for told in stories for row in told.dialogs]
+    gold = {row.id: row.messages[0].content for row in read_rows(root / "gold" / "train.jsonl", Dialog)}
+    right = sum(TRUTH[name](row.messages) and is_faithful(row, gold) for row in rows)
     low, high = wilson(right, len(rows))
     return {
         "items": counts["items"], "accepted": counts["accepted"], "acceptance": counts["accepted"] / max(1, counts["items"]),
         "rows": len(rows), "right": right, "precision": right / max(1, len(rows)), "low": low, "high": high,
         "seconds": round(time.perf_counter() - began, 1), "programs": counts["programs"], "reasons": counts["reasons"],
     }  # fmt: skip
+
+
+def is_faithful(row: Dialog, gold: dict[str, str]) -> bool:
+    """Whether a translation of a gold dialog is of that dialog; true for every other row."""
+    questions = [gold[parent] for parent in row.provenance.parents if parent in gold]
+    return all(same_exercise(question, row.messages[0].content) for question in questions)
 
 
 def show(found: dict[str, dict[str, Any]]) -> None:
@@ -143,7 +165,9 @@ def main() -> int:
     names = args.only or [name for name in GENERATORS if name in TRUTH]
     with tempfile.TemporaryDirectory() as folder:
         inputs = world_inputs(Path(folder), count)
-        found = {name: measure(Path(folder), name, inputs, count, args.errors) for name in names}
+        more = talk_inputs(Path(folder), count)
+        given = {name: inputs + more if name in TALK else inputs for name in names}
+        found = {name: measure(Path(folder), name, given[name], count, args.errors) for name in names}
     show(found)
     goals = {name: STRICT if name.startswith(("code", "maths")) else OTHERS for name in found}
     missed = [

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         teacher, judge: who answers, and who judges where no program can; None: the teacher.
         program_seconds: how long a program may run; a slower machine may need more to come to the same verdicts.
         part: items between two looks at whether to stop.
-        workers: programs that run side by side.
+        workers: programs that run side by side. `allow_unsandboxed` runs them without walls where none can be had.
         round: recorded in the provenance of every row.
     """
 
@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     program_seconds: PositiveFloat = 5.0
     part: PositiveInt = 128
     workers: PositiveInt = execution(2)
+    allow_unsandboxed: bool = execution(False)
     round: NonNegativeInt | None = None
 
     @model_validator(mode="after")
@@ -95,7 +96,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     _note_missing(entries, wanted, ctx)
     teacher = open_teacher(settings.teacher, ctx, "teacher")
     judge = teacher if settings.judge is None else open_teacher(settings.judge, ctx, "judge")
-    box, tally = LazySandbox(settings.workers, settings.program_seconds), Tally(ctx.out, wanted, _held_out(ctx))
+    box, tally = (
+        LazySandbox(settings.workers, settings.program_seconds, settings.allow_unsandboxed),
+        Tally(ctx.out, wanted, _held_out(ctx)),
+    )
     with box, tally:
         tell = partial(
             _tell, settings=settings, templates=templates, teachers={"teacher": teacher, "judge": judge}, box=box, ctx=ctx

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 
 from puna.core.stage import local_artifact
@@ -55,7 +57,7 @@ class TrustedBox:
 
 
 class ProjectBox(TrustedBox):
-    """The same for programs that import Python files which come with them."""
+    """The same for programs that import the Python files that come with them, or read the others."""
 
     def _run(self, program):
         modules = {name.removesuffix(".py"): ModuleType(name) for name in program.files if name.endswith(".py")}
@@ -64,7 +66,10 @@ class ProjectBox(TrustedBox):
             for name in used:
                 sys.modules[name] = modules[name]
                 exec(program.files[f"{name}.py"].decode(), vars(modules[name]))
-            return super()._run(program)
+            with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+                for name, content in program.files.items():
+                    Path(name).write_bytes(content)
+                return super()._run(program)
         finally:
             for name in used:
                 sys.modules.pop(name, None)

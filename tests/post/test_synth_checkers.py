@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from puna.core.errors import InputError
+from puna.post import synthesise
 from puna.post.synth import function_calls, missing_file, parallel_text, steering, tool_use
 from puna.post.synth.demands import DRAWS, draw_demands
 from puna.post.synth.imports import defined, dependents
@@ -238,6 +240,15 @@ def test_a_right_answer_in_any_form():
     assert steering.is_right(task.model_copy(update={"verifier": ""}), "anything")
 
 
+@pytest.mark.parametrize(
+    ("told", "known", "right"),
+    [("5.83", "5.83333333333", True), ("5.8", "5.83333333333", False), ("5.8333", "5.83333333333", True), ("12", "12", True),
+     ("12.004", "12", False), ("1.25", "1.25", True), ("1.251", "1.25", False)],
+)  # fmt: skip
+def test_a_number_agrees_where_it_cannot_be_written_out(told, known, right):
+    assert tool_use.agrees(Fraction(told), known) is right
+
+
 def test_tables_of_a_folder_are_asked_about(tmp_path):
     name, content = draw_table(random.Random(0))
     (tmp_path / name).write_bytes(content)
@@ -274,6 +285,8 @@ def test_real_parallel_lines_pass_and_shifted_ones_do_not(tmp_path):
         paths[lang] = str(tmp_path / lang)
         Path(paths[lang]).write_text("\n".join(of) + "\n")
     settings = parallel_text.Settings(files=paths, count=100, judge=False)
+    whole = synthesise.Settings.model_validate({"generators": {"parallel_text": settings.model_dump()}})
+    before = synthesise.outside(whole)
     templates = load_templates("parallel_text")
 
     def share(pairs):
@@ -289,6 +302,8 @@ def test_real_parallel_lines_pass_and_shifted_ones_do_not(tmp_path):
     Path(paths["de"]).write_text("\n".join(lines["en"]) + "\n")
     assert share(list(parallel_text.items(settings, None, random.Random(0)))) == 0
     Path(paths["de"]).write_text("one line\n")
+    changed = {key for key, digest in synthesise.outside(whole).items() if before[key] != digest}
+    assert len(before) >= 2 and changed == {key for key in before if key.endswith("/de")}
     with pytest.raises(InputError, match="equally many lines"):
         list(parallel_text.items(settings, None, random.Random(0)))
     with pytest.raises(InputError, match="two languages"):

@@ -19,6 +19,7 @@ from puna.post.synth.instructions import leans
 from puna.post.synth.judging import mean_score
 from puna.post.synth.maths import final_of, steps_hold
 from puna.post.synth.maths_selfcheck import agreement, verdict
+from puna.post.synth.maths_verified import distinct
 from puna.post.synth.snippets import Snippets, cut, snippets
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Answer, Execute, Item, Rejected
@@ -39,8 +40,11 @@ def test_code_is_read_out_of_blocks():
 
 
 def test_only_different_asserts_of_the_function_count():
-    text = "```python\nassert f(1) == 1\nassert f(1)  ==  1\nassert g(1)\nfor x in range(2):\n    assert f(x) == x\n```"
-    assert asserts(text, "f") == ("assert f(1) == 1", "assert f(x) == x") and asserts("```python\nassert (\n```", "f") == ()
+    lines = ["assert f(1) == 1", "assert f(1)  ==  1", "assert g(1)", "for x in range(2):", "    assert f(x) == x",
+             "def test():", "    assert all(f(n) == n for n in range(3))"]  # fmt: skip
+    text = "```python\n" + "\n".join(lines) + "\n```"
+    assert asserts(text, "f") == ("assert f(1) == 1", "assert all((f(n) == n for n in range(3)))")
+    assert asserts("```python\nassert (\n```", "f") == ()
 
 
 def test_functions_that_need_nothing_else_are_taken_with_their_imports():
@@ -63,17 +67,18 @@ def test_calls_have_literal_arguments_alone_and_errors_are_results():
 
 
 @pytest.mark.parametrize(
-    ("text", "holds"),
+    ("text", "true", "given"),
     [
-        ("2+5=7. 7-4=3.", True),
-        ("2+5=8. 8-4=4.", False),
-        ("2+5=7. 7-3=4.", False),  # nobody named a 3
-        ("5*2=10. 10/100=0.1", True),
-        ("So it is 3.", True),
+        ("2+5=7. 7-4=3.", True, True),
+        ("2+5=8. 8-4=4.", False, False),
+        ("2+5=7. 7-3=4.", True, False),  # nobody named a 3
+        ("5*2=10. 10/100=0.1", True, True),
+        ("So it is 3.", True, True),
     ],
 )
-def test_steps_hold_when_they_are_true_and_use_what_was_given(text, holds):
-    assert steps_hold("Lia has 2 pens, buys 5 and gives 4.", text) is holds
+def test_steps_hold_when_they_are_true_and_use_what_was_given(text, true, given):
+    problem = "Lia has 2 pens, buys 5 and gives 4."
+    assert (steps_hold(problem, text), steps_hold(problem, text, only_given=True)) == (true, given)
 
 
 def test_equal_answers_are_equal_and_ties_are_no_agreement():
@@ -88,6 +93,12 @@ def test_equal_answers_are_equal_and_ties_are_no_agreement():
         "wrong",
         None,
     )
+
+
+def test_a_reasoning_that_came_once_is_kept_only_if_it_is_the_commonest():
+    one, same, other = "1+2=3. Answer: 3", "So 1+2=3, Answer: 3", "2+1=3. Answer: 3"
+    assert distinct([other, one, same], 2) == [one] and distinct([other, one, same], 1) == [one, other]
+    assert distinct([other, one], 2) == [other] and distinct([one, other, other, same], 2) == [one, other]
 
 
 def test_scores_that_are_none_count_as_one():
@@ -112,6 +123,11 @@ def test_snippets_are_whole_lines_of_different_documents(tmp_path):
     assert len(cut("x" * 5000, Snippets(), random.Random(1))) == 1200
     with pytest.raises(InputError, match="draws from tasks, and the inputs are documents"):
         next(sources.tasks())
+
+
+def test_inputs_with_different_outputs_come_first():
+    outputs = {"1": ["a"], "2": ["a"], "3": ["b"], "4": ["a"], "5": ["c"]}
+    assert [text for text, _ in code_translate.telling(outputs)] == ["1", "3", "5", "2", "4"]
 
 
 def program(language, outputs):

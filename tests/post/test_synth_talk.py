@@ -14,14 +14,15 @@ from puna.tokenizer.dialog import Dialog, read_rows
 from puna.world.truth import TRUTH
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from synth import OWN, world_inputs
+from synth import OWN, talk_inputs, world_inputs
 
 ITEMS = 100
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return world_inputs(tmp_path_factory.mktemp("world"), ITEMS)
+    root = tmp_path_factory.mktemp("world")
+    return world_inputs(root, ITEMS) + talk_inputs(root, ITEMS)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from puna.world.oracle_languages import values_of
 from puna.world.truth import TRUTH
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from synth import OWN, world_inputs
+from synth import OWN, talk_inputs, world_inputs
 
 NAMES = [name for name in TRUTH if name != "code_translate"]  # which needs compilers: test_synth_truth.py
 
@@ -135,7 +135,8 @@ def chat_server(states=(), many=True, reply=None):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return world_inputs(tmp_path_factory.mktemp("world"), 24)
+    root = tmp_path_factory.mktemp("world")
+    return world_inputs(root, 24) + talk_inputs(root, 24)
 
 
 def made(root, names, inputs, teacher, count=12):

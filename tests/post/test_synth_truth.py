@@ -66,7 +66,7 @@ def test_a_teacher_that_never_errs_is_accepted(tmp_path, monkeypatch, inputs, na
 
 def test_a_teacher_that_always_errs_gives_no_maths(tmp_path, monkeypatch, inputs):
     monkeypatch.setattr(synthesise, "LazySandbox", TrustedBox)
-    counts, rows = made(tmp_path, "maths_verified", inputs, 1.0)
+    counts, rows = made(tmp_path, "maths_verified", inputs, 1.0, problems={"only_given": True})
     assert rows == [] and set(counts["reasons"]) == {"wrong answer", "wrong steps"}
 
 

@@ -187,6 +187,8 @@ def test_functions_of_installed_modules_can_be_run(capsys):
     assert found["isleap"].source == "from calendar import isleap" and "shorten" not in found  # it takes **kwargs
     exec(found["isleap"].program({"year": 2024}), {})
     assert capsys.readouterr().out == "true\n"
+    with pytest.raises(SystemExit):
+        exec(mine('def nothing(a):\n    """Nothing."""')[0].program({"a": 1}), {})
     for name in ("no_such_module", "math", "os.path"):
         with pytest.raises(InputError, match="no installed module"):
             list(installed([name]))

@@ -260,7 +260,8 @@ GARBAGE = st.text(max_size=200) | st.lists(
     max_size=60,
 ).map("".join)  # fmt: skip
 DEMANDS = {"end_word": "sol", "answer_lang": "de", "language": "hi", "max_words": 3, "min_words": 1, "include": "x",
-           "exclude": ["y"], "lowercase": True, "json": True, "begins": "x", "bullets": 2, "paragraphs": 2, "uppercase": True}  # fmt: skip
+           "exclude": ["y"], "lowercase": True, "json": True,
+           "begins": "x", "bullets": 2, "paragraphs": 2, "uppercase": True}  # fmt: skip
 
 
 @settings(max_examples=150)

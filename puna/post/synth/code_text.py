@@ -6,6 +6,7 @@ What a model wrote is only parsed here, never run; running is the sandbox's (pap
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import warnings
 
@@ -32,9 +33,9 @@ def entry_point(problem: str) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def parsed(code: str) -> ast.Module | None:
-    """The syntax tree of a program, None for what is none. Never raises."""
-    if len(code) > MAX_CHARS:
+def parsed(code: str, most: int = MAX_CHARS) -> ast.Module | None:
+    """The syntax tree of a program, None for what is none or has more than `most` characters. Never raises."""
+    if len(code) > most:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
@@ -51,16 +52,23 @@ def defines(code: str, name: str) -> bool:
 
 
 def asserts(text: str, name: str) -> tuple[str, ...]:
-    """The different asserts of a test that call the function, each as one line; empty for a test that is no Python."""
+    """The different asserts of a test that call the function and need no other name, each as one line; empty for no Python."""
     tree = parsed(code_in(text))
-    if tree is None:
-        return ()
-    found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assert) and _calls(node, name)]
-    return tuple(dict.fromkeys(found))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Assert) and _calls(node, name)] if tree else []
+    alone = [node for node in found if free_names(node) <= {name, *dir(builtins)}]
+    return tuple(dict.fromkeys(map(ast.unparse, alone)))
 
 
 def _calls(node: ast.AST, name: str) -> bool:
     return any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == name for n in ast.walk(node))
+
+
+def free_names(node: ast.AST) -> set[str]:
+    """Names that are read in a piece of code and bound nowhere in it."""
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+    bound = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ExceptHandler) and n.name}
+    return {n.id for n in names if isinstance(n.ctx, ast.Load)} - bound - inner
 
 
 def fenced(code: str, language: str = "python") -> str:

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     Attributes:
         input_sets: how often the teacher is asked for inputs.
         least_inputs, least_outputs: different inputs that the Python program accepts, and different outputs among theirs.
+        most_inputs: how many of them the translation is run on, those with different outputs first.
         temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
     """
 
@@ -41,6 +42,7 @@ class Settings(BaseSettings):
     input_sets: PositiveInt = 2
     least_inputs: PositiveInt = 6
     least_outputs: PositiveInt = 3
+    most_inputs: PositiveInt = 8
     temperature: NonNegativeFloat = 0.7
     max_tokens: PositiveInt = 768
     prompts: str = ""
@@ -69,6 +71,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         return Rejected("too few inputs")
     if len({tuple(words) for words in outputs.values()}) < settings.least_outputs:
         return Rejected("outputs all alike")
+    outputs = dict(telling(outputs)[: settings.most_inputs])
     name = NAMES[language]
     (translated,) = yield templates.ask("translate", code=fenced(program), language=name, rules=RULES[language], **how)
     code = code_in(translated.text, language)
@@ -81,3 +84,9 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         return Rejected("other output")
     request = templates.text("request", code=fenced(program), language=name)
     return Accepted([[user(request), assistant(translated.text.strip())]], {"inputs": len(outputs), "language": language})
+
+
+def telling(outputs: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """Inputs with their outputs: the first input of each output, then the others."""
+    first = {tuple(words): text for text, words in reversed(outputs.items())}
+    return sorted(outputs.items(), key=lambda pair: first[tuple(pair[1])] != pair[0])

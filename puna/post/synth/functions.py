@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from puna.core.errors import InputError
-from puna.post.synth.code_text import blocks, parsed
+from puna.post.synth.code_text import blocks, free_names, parsed
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Item
 from puna.tokenizer.dialog import content_id
@@ -62,10 +62,10 @@ def standing_alone(text: str) -> list[str]:
     found = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and not node.decorator_list and _returns(node):
-            used = [one for one in imports if _names(one) & _free(node)]
+            used = [one for one in imports if _names(one) & free_names(node)]
             known = set(dir(builtins)).union({node.name}, *map(_names, used))
             code = "\n".join(map(ast.unparse, used)) + ("\n\n\n" if used else "") + ast.unparse(node)
-            if _free(node) <= known and all(map(_standard, used)) and code.count("\n") < MOST_LINES:
+            if free_names(node) <= known and all(map(_standard, used)) and code.count("\n") < MOST_LINES:
                 found.append(code)
     return found
 
@@ -80,14 +80,6 @@ def name_of(code: str) -> str:
 def _returns(node: ast.FunctionDef) -> bool:
     given = bool(node.args.args) and not node.args.vararg and not node.args.kwarg
     return given and any(isinstance(n, ast.Return) and n.value is not None for n in ast.walk(node))
-
-
-def _free(node: ast.FunctionDef) -> set[str]:
-    """Names that are read in a function and bound nowhere in it."""
-    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
-    bound = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
-    inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ExceptHandler) and n.name}
-    return {n.id for n in names if isinstance(n.ctx, ast.Load)} - bound - inner
 
 
 def _names(node: ast.Import | ast.ImportFrom) -> set[str]:

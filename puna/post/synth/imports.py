@@ -6,6 +6,10 @@ import ast
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from puna.post.synth.code_text import parsed
+
+MAX_SOURCE = 400_000  # characters of a file that is read
+
 
 def dependents(files: Mapping[str, str], path: str) -> dict[str, set[str]]:
     """The files that import `path` directly, each with the names it takes of it ("" for the module itself).
@@ -29,7 +33,7 @@ def module_of(path: str) -> str:
 
 def defined(source: str) -> set[str]:
     """The names that a module defines at its top level; empty if it is no Python."""
-    tree = _parsed(source)
+    tree = parsed(source, MAX_SOURCE)
     names: set[str] = set()
     for node in tree.body if tree else ():
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
@@ -44,7 +48,7 @@ def defined(source: str) -> set[str]:
 
 def _taken(source: str, path: str, wanted: str, modules: set[str]) -> set[str]:
     """The names that one file takes of the module `wanted`."""
-    tree, names = _parsed(source), set()
+    tree, names = parsed(source, MAX_SOURCE), set()
     for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Import) and any(alias.name == wanted for alias in node.names):
             bound = next(alias.asname or alias.name for alias in node.names if alias.name == wanted)
@@ -72,10 +76,3 @@ def _attributes(tree: ast.AST | None, name: str) -> set[str]:
     """What is used of a module bound to a name: the X of each `name.X`."""
     found = ast.walk(tree) if tree else ()
     return {node.attr for node in found if isinstance(node, ast.Attribute) and ast.unparse(node.value) == name}
-
-
-def _parsed(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

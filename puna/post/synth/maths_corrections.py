@@ -54,7 +54,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     if wrong is None:
         return Rejected("never wrong")
     corrected = yield templates.ask("correct", problem=asked(task), solution=wrong, samples=settings.corrections, **how)
-    right = next((one.text.strip() for one in corrected if is_right(task, one)), None)
+    right = next((one.text.strip() for one in corrected if is_right(task, one, settings.problems)), None)
     if right is None:
         return Rejected("not corrected")
     mistake = assistant(wrong).model_copy(update={"train": False})

@@ -62,7 +62,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     agreed = agreement(solutions)
     if len(agreed) < settings.agreement * settings.samples or len(agreed) < 2:
         return Rejected("no agreement")
-    sound = [one.text.strip() for one in agreed if steps_hold(asked(task), one.text)]
+    sound = [one.text.strip() for one in agreed if steps_hold(asked(task), one.text, settings.problems.only_given)]
     if not sound:
         return Rejected("wrong steps")
     solution = sound[0]

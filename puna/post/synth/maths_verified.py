@@ -1,7 +1,8 @@
 """Step-by-step solutions, filtered by the final answer and by their own arithmetic (paper 4.3.3).
 
-Several solutions of each problem are drawn. Kept are those that end in the known answer, whose equations are true and use only
-numbers that the problem or an earlier step gave; of those that reason alike, one.
+Several solutions of each problem are drawn. Kept are those that end in the known answer and whose equations are all true. Of
+those that reason alike one is kept, and beside the commonest reasoning only what came more than once: a way to the right answer
+that was taken once is likelier a wrong one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
 
     Attributes:
         samples: solutions drawn of each; `cap` of different reasoning are kept.
+        seen: how often a reasoning must have come to be kept beside the commonest; 1 keeps every one.
         temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
     """
 
@@ -35,6 +37,7 @@ class Settings(BaseSettings):
     problems: Problems = Problems()
     samples: PositiveInt = 4
     cap: PositiveInt = 2
+    seen: PositiveInt = 2
     temperature: NonNegativeFloat = 0.7
     max_tokens: PositiveInt = 512
     prompts: str = ""
@@ -50,13 +53,18 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     task: Task = item.given
     solutions = yield templates.ask("solve", problem=asked(task), form=form(task), samples=settings.samples,
                                     temperature=settings.temperature, max_tokens=settings.max_tokens)  # fmt: skip
-    right = {signature(one.text): one.text.strip() for one in reversed(solutions) if is_right(task, one)}
+    right = [one.text.strip() for one in solutions if is_right(task, one, settings.problems)]
     if not right:
         return Rejected("wrong steps" if any(ended_right(task, one) for one in solutions) else "wrong answer")
-    kept = list(reversed(right.values()))[: settings.cap]
-    checks = {
-        "verifier": "pass",
-        "steps": "hold",
-        "right": f"{sum(is_right(task, one) for one in solutions)} of {len(solutions)}",
-    }
+    kept = distinct(right, settings.seen)[: settings.cap]
+    checks = {"verifier": "pass", "steps": "hold", "right": f"{len(right)} of {len(solutions)}"}
     return Accepted([[*task.prompt, assistant(text)] for text in kept], checks, lang=task.lang)
+
+
+def distinct(solutions: list[str], seen: int) -> list[str]:
+    """One solution of each reasoning, the commonest first, the others only if they came `seen` times."""
+    alike: dict[str, list[str]] = {}
+    for text in solutions:
+        alike.setdefault(signature(text), []).append(text)
+    ranked = sorted(alike.values(), key=len, reverse=True)
+    return [texts[0] for place, texts in enumerate(ranked) if place == 0 or len(texts) >= seen]

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     Attributes:
         files: aligned text files by language, line by line ({en: bible.en, de: bible.de}); empty draws the mini-world's pairs.
         licence: of the files.
-        faults: share of the mini-world's pairs that are wrong.
+        faults: share of the mini-world's pairs that are wrong, to see what the checks let through.
         least_characters: shorter lines are passed over.
         judge: whether a judge compares the two. `votes`: its verdicts, of which more than half must be yes;
             `max_tokens`: of each.
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     count: PositiveInt = 200
     files: dict[str, str] = {}
     licence: str = "unknown"
-    faults: Share = 0.2
+    faults: Share = 0.0
     least_characters: PositiveInt = 20
     judge: bool = True
     votes: int = Field(3, ge=1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.core.errors import InputError
+from puna.post.synth.code_text import parsed
 
 MAX_SOURCE = 400_000  # characters of a module that is parsed
 MAX_DOC = 300  # characters of a docstring in a description
@@ -52,19 +53,18 @@ class Signature:
         return {"name": self.name, "description": self.doc, "parameters": parameters}
 
     def program(self, arguments: Mapping[str, Any]) -> str:
-        """A program that calls the function and prints what it returns as JSON; it fails for what JSON cannot carry."""
+        """A program that calls the function and prints what it returns as JSON; it fails for None and what JSON cannot carry."""
         given = json.dumps(arguments)
-        return f"{self.source}\n\nimport json\n\nprint(json.dumps({self.name}(**json.loads({given!r}))))\n"
+        return (
+            f"{self.source}\n\nimport json\n\nresult = {self.name}(**json.loads({given!r}))\n"
+            "if result is None:\n    raise SystemExit(1)\nprint(json.dumps(result))\n"
+        )
 
 
 def mine(source: str, module: str = "") -> list[Signature]:
     """The usable functions at the top level of some Python source, of an installed module if named; empty if it is no Python."""
-    if len(source) > MAX_SOURCE:
-        return []
-    try:
-        body = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+    tree = parsed(source, MAX_SOURCE)
+    body = tree.body if tree else []
     functions = [node for node in body if isinstance(node, ast.FunctionDef)]
     found = [_signature(node, f"from {module} import {node.name}" if module else ast.unparse(node)) for node in functions]
     return [signature for signature in found if signature]

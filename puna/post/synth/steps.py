@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from puna.tokenizer.dialog import MessageRow
-
-if TYPE_CHECKING:
-    from puna.verify.sandbox import Outcome
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,7 @@ class Rejected:
     reason: str
 
 
+# A story is sent the answers to an `Ask` as a list, the `Outcome` of an `Execute`, and a list of these for several at once.
 Step = Ask | Execute | Sequence[Ask] | Sequence[Execute]
 Story = Generator[Step, Any, Accepted | Rejected]
 
@@ -116,7 +114,3 @@ def user(text: str) -> MessageRow:
 def assistant(text: str) -> MessageRow:
     """An assistant's message."""
     return MessageRow(role="assistant", content=text)
-
-
-if TYPE_CHECKING:
-    Reply = list[Answer] | Outcome | list[list[Answer]] | list[Outcome]

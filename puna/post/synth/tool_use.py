@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from puna.post.synth.steps import Accepted, Execute, Item, Rejected, Story, user
 from puna.post.synth.table_questions import TableQuestion, ask_table
 from puna.post.synth.templates import Templates
 from puna.post.synth.tool_turns import Setting, Talk, converse
+from puna.post.tools.calculator import shown
 from puna.post.tools.files import table
 from puna.post.tools.search import Search
 from puna.post.tools.toolbox import PYTHON, TOOLS, Workspace
@@ -127,14 +129,14 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
     if fault:
         return Rejected(fault)
     checks = {"kind": given.kind, "calls": len(talk.calls), "executed": True, "verified": answer is None or "answer"}
-    return Accepted([talk.messages], checks, tools=setting.tools, lang=given.task.lang if given.task else "en")
+    return Accepted([talk.messages], checks, tools=setting.tools)
 
 
 def _from_tasks(kind: Kind, sources: Sources, first: int) -> Iterator[Item]:
     """Every other task with one number as its answer, from the `first`: no task is asked for two kinds."""
     for task in islice((task for task in sources.tasks() if _is_numeric(task)), first, None, 2):
         origin = task.provenance
-        yield Item(f"{kind}-{task.id}", origin.source, origin.licence, Given(kind, Workspace(), task=task), (task.id,))
+        yield Item(f"{kind}-{task.id}", origin.source, origin.licence, Given(kind, Workspace(), task=task), (task.id,), task.lang)
 
 
 def _is_numeric(task: Task) -> bool:
@@ -164,7 +166,8 @@ def _from_passages(settings: Settings, sources: Sources, rng: random.Random) -> 
         document = rng.choice(documents)
         passage = rng.choice(passages(document.text, settings.passage))
         given = Given("search", Workspace(documents=found), passage=passage)
-        yield Item(f"search-{document.id}-{rng.getrandbits(32):08x}", document.source, document.licence, given, (document.id,))
+        key, lang = f"search-{document.id}-{rng.getrandbits(32):08x}", document.lang or "en"
+        yield Item(key, document.source, document.licence, given, (document.id,), lang)
 
 
 def _question(given: Given, settings: Settings, templates: Templates) -> Any:
@@ -208,6 +211,14 @@ def _fault(talk: Talk, given: Given, answer: str | None) -> str | None:
         said = fold(answer or "") in fold(talk.answer)
         return None if said and fold(answer or "") in fold(outputs) else NOT_FOUND
     told = final_number(talk.answer)
-    if answer is not None and told != to_fraction(answer):
+    if told is None or (answer is not None and not agrees(told, answer)):
         return WRONG
-    return None if told in numbers(outputs) else NOT_FOUND
+    return None if any(agrees(told, shown(number)) for number in numbers(outputs)) else NOT_FOUND
+
+
+def agrees(told: Fraction, known: str) -> bool:
+    """Whether a number is the known one; of one with more than two decimals, rounded to two or closer."""
+    wanted = to_fraction(known)
+    if wanted is None:
+        return False
+    return told == wanted if (100 * wanted).denominator == 1 else abs(told - wanted) <= Fraction(1, 200)
