@@ -1,11 +1,13 @@
 """The stage of synthetic data: stories in lock step, reasons counted, parts kept, templates in the identity."""
 
 import pytest
+from post_toys import toy_tokenizer
 from synth_toys import Scripted, TrustedBox, documents
 
 from puna.core.errors import InputError, Preempted
 from puna.core.stage import local_artifact, local_context
 from puna.post import synthesise
+from puna.post.examples import encode_dialog
 from puna.post.synth.steps import user
 from puna.post.synth.templates import load_templates
 from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows, write_rows
@@ -64,6 +66,10 @@ def test_a_wrong_solution_is_mended_and_kept_out_of_the_loss(made):
     assert rows[0].messages[3].content == RIGHT and rows[0].provenance.checks["repairs"] == 1
     assert "AssertionError" in rows[0].messages[2].content
     assert sum(ask.template == "code_feedback.repair" for ask in teacher.asked) == 4
+    tokenizer = toy_tokenizer()
+    encoded = encode_dialog(tokenizer, rows[0])
+    learnt = [token for token, learn in zip(encoded.ids, encoded.loss_mask, strict=True) if learn]
+    assert tokenizer.decode(learnt, skip_special=True) == RIGHT
 
 
 @pytest.mark.parametrize(
