@@ -251,7 +251,7 @@ def main() -> None:
             for fault, row in scores.items():
                 print(
                     f"{name:<14} {fault:<16} recall {row['recall']:.3f} of {row['planted']:>4}, "
-                    f"precision {row['precision']:.3f} of {row['found']:>4}",
+                    + (f"precision {row['precision']:.3f} of {row['found']:>4}" if row["found"] else "nothing found"),
                     flush=True,
                 )
         small, large = measure(root, rows // 5), measure(root, rows)
