@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from puna.core.errors import InputError
 from puna.tokenizer.chat import Message
@@ -34,8 +34,8 @@ class Provenance(Row):
     teacher: str | None = None
     judge: str | None = None
     round: int | None = None
-    parents: list[str] = []
-    checks: dict[str, Any] = {}
+    parents: list[str] = Field(default_factory=list)  # a literal would be copied deeply for every row
+    checks: dict[str, Any] = Field(default_factory=dict)
 
 
 class MessageRow(Row):
@@ -135,7 +135,7 @@ class Sample(Row):
     ids: list[int]
     text: str
     finished: bool
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default_factory=dict)
 
 
 RowT = TypeVar("RowT", bound=BaseModel)
