@@ -216,7 +216,7 @@ def peer(path: Path, clusters: int) -> dict[str, float]:
 
 
 def product_seconds(rows: int, clusters: int, rows_per_cluster: int) -> float:
-    """Seconds that the products of one run of ours take: centres, assignment and pairs, twice, at the rate measured here."""
+    """Seconds that the products of one run of ours take: centres, assignment and pairs, at the rate measured here."""
     import torch
 
     from puna.post.quality.semantic import SemanticSettings
@@ -229,8 +229,10 @@ def product_seconds(rows: int, clusters: int, rows_per_cluster: int) -> float:
         start = time.perf_counter()
         a @ b
         rates.append(2 * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - start))
-    multiplications = settings.rounds * settings.batch * clusters + rows * clusters + rows * rows_per_cluster
-    return settings.passes * 2 * multiplications * DIM / max(rates)
+    multiplications = (
+        settings.rounds * settings.batch * clusters + rows * clusters + rows * settings.nearest**2 * rows_per_cluster
+    )
+    return 2 * multiplications * DIM / max(rates)
 
 
 def main() -> None:
@@ -251,7 +253,7 @@ def main() -> None:
             for fault, row in scores.items():
                 print(
                     f"{name:<14} {fault:<16} recall {row['recall']:.3f} of {row['planted']:>4}, "
-                    f"precision {row['precision']:.3f} of {row['found']:>4}",
+                    + (f"precision {row['precision']:.3f} of {row['found']:>4}" if row["found"] else "nothing found"),
                     flush=True,
                 )
         small, large = measure(root, rows // 5), measure(root, rows)

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from puna.core.errors import InputError
 from puna.tokenizer.chat import Message
@@ -38,8 +46,8 @@ class Provenance(Row):
     teacher: str | None = None
     judge: str | None = None
     round: int | None = None
-    parents: list[str] = []
-    checks: dict[str, Any] = {}
+    parents: list[str] = Field(default_factory=list)  # a literal would be copied deeply for every row
+    checks: dict[str, Any] = Field(default_factory=dict)
     licence_concluded: str | None = None
     evidence: str | None = None
     teacher_licence: str | None = None
@@ -151,7 +159,7 @@ class Sample(Row):
     ids: list[int]
     text: str
     finished: bool
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default_factory=dict)
 
 
 RowT = TypeVar("RowT", bound=BaseModel)

@@ -67,6 +67,16 @@ def test_rows_stay_as_they_are_and_annotations_lie_beside_them(mix):
         assert note["topic.pass"] == (note["topic.value"] >= note["topic.limit"])
 
 
+def test_whose_text_it_is_travels_with_the_rows(mix, tmp_path):
+    path = tmp_path / "samples"
+    path.mkdir()
+    (path / "accepted.jsonl").write_bytes((mix[1][1].path / "accepted.jsonl").read_bytes())
+    (path / "policy.json").write_text(json.dumps({"policy": "p", "ancestors": ["a", "p"], "round": 1}))
+    inputs = [mix[1][0], local_artifact(path, "samples"), mix[1][2]]
+    made = run_stage(tmp_path, "post.quality.select", "chosen", inputs, parts=["samples"])
+    assert json.loads((made.path / "policy.json").read_text())["ancestors"] == ["a", "p"]
+
+
 def test_a_row_can_be_asked_why_it_is_out(mix):
     made = chosen(mix, "asked")
     note = next(row for row in read_table(made.path / "annotations.parquet").to_pylist() if row["reason"] == "unique")

@@ -54,8 +54,8 @@ def test_clusters_find_planted_copies_and_what_they_miss_is_measured():
     assert found.clusters > 15
     assert (found.of[4000:] == np.arange(600)).mean() > 0.98  # of equal worth the earlier stays
     assert (found.of[:4000] < 0).mean() > 0.99
-    once = SemanticSettings(similarity=0.6, rows_per_cluster=100, passes=1)
-    more = once.model_copy(update={"passes": 4})
+    once = SemanticSettings(similarity=0.6, rows_per_cluster=100, nearest=1)
+    more = once.model_copy(update={"nearest": 3})
     missed = [deduplicate(vectors, np.ones(len(vectors)), settings, 0).missed["missed"] for settings in (once, more)]
     assert missed[0] > missed[1]
 

@@ -47,7 +47,8 @@ class HashedEmbedder:
     def learn(self, dialogs: Sequence[Dialog]) -> None:
         """Count in how many rows each word and pair stands."""
         buckets, row_of = _features(dialogs)
-        distinct = np.unique(row_of.astype(np.int64) << BUCKETS_LOG2 | buckets) & ((1 << BUCKETS_LOG2) - 1)
+        keys = np.sort(row_of << BUCKETS_LOG2 | buckets)
+        distinct = keys[np.diff(keys, prepend=-1) != 0] & ((1 << BUCKETS_LOG2) - 1)
         self.seen += np.bincount(distinct, minlength=len(self.seen))
         self.rows += len(dialogs)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from puna.core.settings import Share
 from puna.core.stage import StageContext
 from puna.core.store import write_json
 from puna.data.columns import read_table, write_table
-from puna.post.checkpoints import POLICY
+from puna.post.checkpoints import POLICY, policy_ancestors
 from puna.post.quality import scores
 from puna.post.quality.evidence import evidence, funnel, reasons
 from puna.post.quality.expression import Truth, failures, names_in
@@ -126,7 +127,7 @@ def _any(failed: dict[str, np.ndarray], count: int) -> np.ndarray:
     return np.any(list(failed.values()), axis=0) if failed else np.zeros(count, dtype=bool)
 
 
-def _calmed(settings: Settings, found: Judged, path: Any) -> np.ndarray:
+def _calmed(settings: Settings, found: Judged, path: Path) -> np.ndarray:
     """Which rows are over a rule of manner and can be rewritten. Returns bool [N]."""
     over = np.any([found.predicates[name].known & ~found.predicates[name].passed for name in MANNER], axis=0)
     if settings.rewrite:
@@ -162,7 +163,7 @@ def _budget(keep: np.ndarray, worth: np.ndarray, settings: Settings, ctx: StageC
     return at_most(places, float(int(settings.share * len(keep))))
 
 
-def _write_rows(ctx: StageContext, path: Any, keep: np.ndarray, calm: np.ndarray) -> None:
+def _write_rows(ctx: StageContext, path: Path, keep: np.ndarray, calm: np.ndarray) -> None:
     """Write `rows.jsonl` and `accepted.jsonl`, and what an artifact of samples has besides."""
     with (
         (ctx.out / ROWS).open("w", encoding="utf-8", newline="\n") as every,
@@ -174,7 +175,9 @@ def _write_rows(ctx: StageContext, path: Any, keep: np.ndarray, calm: np.ndarray
                 kept.write(row_line(_calm(dialog) if calm[number] else dialog))
     for name in ("samples.jsonl", "preferences.jsonl"):
         write_rows(ctx.out / name, [])
-    (ctx.out / POLICY).write_text(json.dumps({"policy": "", "ancestors": [], "round": None}) + "\n")
+    known = [artifact for artifact in ctx.inputs.all("samples") if (artifact.path / POLICY).is_file()]
+    writers = sorted(set().union(*(policy_ancestors(artifact) for artifact in known)))
+    (ctx.out / POLICY).write_text(json.dumps({"policy": "", "ancestors": writers, "round": None}) + "\n")
 
 
 def _calm(dialog: Dialog) -> Dialog:

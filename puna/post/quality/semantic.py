@@ -3,14 +3,16 @@
 Comparing all pairs of N rows costs N^2; rows that are alike nearly always fall into one cluster, so comparing within clusters
 costs N times the size of one. Within a cluster rows are taken by quality times difficulty, and a row is kept if its largest
 cosine similarity to the kept ones is below a limit (the paper gives none). What clusters miss is the pair on both sides of a
-border; how many rows that concerns is measured by comparing a sample with everything. Vectors stay on disk, products go block
-by block.
+border, so a row is compared in its two nearest; what is missed still is measured by comparing a sample with everything. Vectors
+stay on disk, products go block by block.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from puna.core.rng import derive_seed, numpy_stream
+from puna.core.rng import numpy_stream
 from puna.core.settings import Settings
 from puna.post.quality.embed import blocks
 
@@ -34,14 +36,14 @@ class SemanticSettings(Settings):
     Attributes:
         similarity: cosine from which the worse row of two is left out.
         rows_per_cluster: number of clusters is rows divided by this.
-        passes: how often what is left is clustered anew, from other centres; a pair has to be parted every time to be missed.
+        nearest: clusters that a row is compared in; two rows are missed only if none of them is the same.
         rounds: mini-batches that move the centres, each of `batch` rows; fewer where rows would be seen more than LOOKS times.
         sample: rows compared with all others to measure what clusters miss; 0 for none.
     """
 
     similarity: float = Field(default=0.82, gt=0, le=1)
     rows_per_cluster: PositiveInt = 512
-    passes: PositiveInt = 2
+    nearest: PositiveInt = 2
     rounds: PositiveInt = 20
     batch: PositiveInt = 8192
     sample: int = Field(default=500, ge=0)
@@ -52,9 +54,9 @@ class Duplicates:
     """For every row the row that it is left out for.
 
     Attributes:
-        of: int64 [N], a row number, -1 for a kept row. Where a later pass found a better one for that row too, it is not kept.
+        of: int64 [N], a row number, -1 for a kept row. Where another cluster has a better one for that row too, it is not kept.
         similarity: float32 [N], largest cosine to a better row of its cluster; 0 for the first of a cluster.
-        clusters: number of them in each pass.
+        clusters: number of them.
         missed: sampled kept rows, and how many of them have a like among the others that were kept.
     """
 
@@ -74,27 +76,19 @@ def deduplicate(
         worth: float [M]; of equally worthy rows the earlier is better.
         among: int64 [N], ascending numbers of the rows that are compared; None for all. What comes back counts these from 0.
     """
-    among = np.arange(len(vectors)) if among is None else among
-    of, similarity = np.full(len(among), -1, dtype=np.int64), np.zeros(len(among), dtype=np.float32)
+    view = _View(vectors, np.arange(len(vectors)) if among is None else among)
+    worth, rows = worth[view.among], len(view)
+    of, similarity = np.full(rows, -1, dtype=np.int64), np.zeros(rows, dtype=np.float32)
     clusters = 0
-    for turn in range(settings.passes):
-        left = np.flatnonzero(of < 0)
-        if not len(left):
-            break
-        view = _View(vectors, among[left])
-        cluster = _assign(view, _centres(view, settings, derive_seed(seed, turn)))
-        clusters = max(clusters, int(cluster.max()) + 1)
-        order = np.lexsort((np.arange(len(left)), -worth[among[left]], cluster))
-        bounds = np.flatnonzero(np.diff(cluster[order], prepend=-1, append=-1))
-        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            members = order[start:end]
-            best, nearest = _greedy(view.rows(members), settings.similarity)
-            similarity[left[members]] = np.maximum(similarity[left[members]], nearest)
-            alike = nearest >= settings.similarity
-            of[left[members[alike]]] = left[members[best[alike]]]
-        if clusters == 1:
-            break
-    return Duplicates(of, similarity, clusters, _missed(_View(vectors, among[of < 0]), settings, seed))
+    for members in _groups(view, settings, seed) if rows else ():
+        clusters += 1
+        left = members[of[members] < 0]
+        left = left[np.lexsort((left, -worth[left]))]
+        best, nearest = _greedy(view.rows(left), settings.similarity)
+        similarity[left] = np.maximum(similarity[left], nearest)
+        alike = nearest >= settings.similarity
+        of[left[alike]] = left[best[alike]]
+    return Duplicates(of, similarity, clusters, _missed(_View(vectors, view.among[of < 0]), settings, seed))
 
 
 @dataclass(frozen=True)
@@ -133,9 +127,16 @@ def _centres(view: _View, settings: SemanticSettings, seed: int) -> Tensor:
     return centres
 
 
-def _assign(view: _View, centres: Tensor) -> np.ndarray:
-    nearest = [(view.rows(block) @ centres.T).argmax(1).numpy() for block in blocks(len(view))]
-    return np.concatenate(nearest).astype(np.int32)
+def _groups(view: _View, settings: SemanticSettings, seed: int) -> Iterator[np.ndarray]:
+    """Rows of each cluster, int64: those that have it among their nearest."""
+    centres = _centres(view, settings, seed)
+    near = min(settings.nearest, len(centres))
+    found = [(view.rows(block) @ centres.T).topk(near).indices.numpy().astype(np.int32) for block in blocks(len(view))]
+    cluster = np.concatenate(found).ravel()
+    order = np.argsort(cluster, kind="stable")
+    bounds = np.flatnonzero(np.diff(cluster[order], prepend=-1, append=-1)).tolist()
+    for start, end in pairwise(bounds):
+        yield order[start:end] // near
 
 
 def _greedy(rows: Tensor, limit: float) -> tuple[np.ndarray, np.ndarray]:
