@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FILE = "lineage.parquet"
-GROUP_ROWS = 1 << 20  # of a row group, and what is held before it is written
+GROUP_ROWS = 1 << 16  # of a row group, and what is held before it is written
+DENSE = 1 << 20  # so many possible combinations are counted in an array, more by sorting
 REPEATED = (
     "part", "source", "licence_declared", "licence_concluded", "evidence", "teacher", "teacher_licence", "teacher_evidence",
     "judge", "judge_licence", "judge_evidence",
@@ -165,7 +166,7 @@ def _combinations(table: pa.Table, names: Iterable[str]) -> list[tuple[tuple, in
 
 def _counted(codes: np.ndarray, radix: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct codes below `radix`, the place of the first of each, and how often each is there."""
-    if radix > GROUP_ROWS:
+    if radix > DENSE:
         return np.unique(codes, return_index=True, return_counts=True)
     counts = np.bincount(codes, minlength=1)
     distinct = np.flatnonzero(counts)

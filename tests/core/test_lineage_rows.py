@@ -56,7 +56,7 @@ def test_many_different_values_are_counted_as_few_are(monkeypatch):
 
     codes = np.array([7, 3, 7, 0, 3, 7])
     dense = lineage_rows._counted(codes, 8)
-    sparse = lineage_rows._counted(codes, lineage_rows.GROUP_ROWS + 1)
+    sparse = lineage_rows._counted(codes, lineage_rows.DENSE + 1)
     for found in (dense, sparse):
         assert [part.tolist() for part in found] == [[0, 3, 7], [3, 1, 0], [1, 2, 3]]
 
