@@ -15,6 +15,7 @@ from puna.core.rng import python_stream
 def written(tmp_path, monkeypatch):
     """5,000 rows in row groups of 512, and the same as a list."""
     monkeypatch.setattr(lineage_rows, "GROUP_ROWS", 512)
+    monkeypatch.setattr(lineage_rows, "HELD_ROWS", 256)
     draw, rows = python_stream(3, "rows"), []
     writer = RowLineage(tmp_path / lineage_rows.FILE)
     for number in range(5000):
