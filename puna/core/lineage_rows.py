@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FILE = "lineage.parquet"
-GROUP_ROWS = 1 << 20  # of a row group, and what is held before it is written
+GROUP_ROWS = 1 << 20  # of a row group
+HELD_ROWS = 1 << 16  # taken one by one, before they are put into columns
+DENSE = 1 << 20  # so many possible combinations are counted in an array, more by sorting
 REPEATED = (
     "part", "source", "licence_declared", "licence_concluded", "evidence", "teacher", "teacher_licence", "teacher_evidence",
     "judge", "judge_licence", "judge_evidence",
@@ -75,33 +77,41 @@ class RowLineage:
     """Writes `lineage.parquet`, row by row, in little memory."""
 
     def __init__(self, path: Path):
-        self._path, self._rows = path, list[dict[str, Any]]()
+        self._path, self._rows, self._tables = path, list[dict[str, Any]](), list[Any]()
         self._file: pq.ParquetWriter | None = None
 
     def add(self, **row: Any) -> None:
         """Take a row: `id`, `round`, `parents` and any of REPEATED."""
         self._rows.append(row)
-        if len(self._rows) == GROUP_ROWS:
+        if len(self._rows) == HELD_ROWS:
+            self._into_columns()
+
+    def add_table(self, table: pa.Table) -> None:
+        """Take rows that lie in columns (`row_schema`)."""
+        self._tables.append(table)
+        if sum(part.num_rows for part in self._tables) >= GROUP_ROWS:
             self._write()
 
     def close(self) -> None:
         """Write what is left; a file without rows is written too."""
+        self._into_columns()
         self._write()
         assert self._file is not None  # opened by `_write`
         self._file.close()
 
-    def _write(self) -> None:
+    def _into_columns(self) -> None:
         import pyarrow as pa
 
-        self.add_table(pa.Table.from_pylist(self._rows, schema=row_schema()))
-        self._rows = []
+        rows, self._rows = self._rows, []
+        self.add_table(pa.Table.from_pylist(rows, schema=row_schema()))
 
-    def add_table(self, table: pa.Table) -> None:
-        """Append rows that lie in columns (`row_schema`)."""
+    def _write(self) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if self._file is None:
             self._file = pq.ParquetWriter(self._path, row_schema(), compression="zstd", use_dictionary=[*REPEATED, "round"])
+        table, self._tables = pa.concat_tables(self._tables or [row_schema().empty_table()]), []
         if table.num_rows:
             self._file.write_table(table, row_group_size=GROUP_ROWS)
 
@@ -165,7 +175,7 @@ def _combinations(table: pa.Table, names: Iterable[str]) -> list[tuple[tuple, in
 
 def _counted(codes: np.ndarray, radix: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct codes below `radix`, the place of the first of each, and how often each is there."""
-    if radix > GROUP_ROWS:
+    if radix > DENSE:
         return np.unique(codes, return_index=True, return_counts=True)
     counts = np.bincount(codes, minlength=1)
     distinct = np.flatnonzero(counts)

@@ -12,19 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from puna.core.errors import InputError
 from puna.tokenizer.chat import Message
 
+TERMS = ("licence_concluded", "evidence", "teacher_licence", "judge_licence")  # of a provenance: known of few rows
 Strength = Literal["significantly", "better", "slightly", "marginally"]
 
 
@@ -38,7 +31,7 @@ class Provenance(Row):
     """Where a row comes from: source, licence (SPDX id), the models that wrote and judged it, round, parent rows, checks.
 
     `licence` is what the source declares; `licence_concluded`, with its `evidence`, is what was found to be right, and counts.
-    `teacher_licence` and `judge_licence` are the terms of these models' outputs. What is not known is not written.
+    `teacher_licence` and `judge_licence` are the terms of these models' outputs.
     """
 
     source: str
@@ -52,14 +45,6 @@ class Provenance(Row):
     evidence: str | None = None
     teacher_licence: str | None = None
     judge_licence: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found = write(self)
-        for name in ("licence_concluded", "evidence", "teacher_licence", "judge_licence"):
-            if getattr(self, name) is None:
-                found.pop(name, None)
-        return found
 
 
 class MessageRow(Row):
@@ -204,8 +189,14 @@ def write_rows(path: str | Path, rows: Iterable[BaseModel]) -> int:
 
 
 def row_line(row: BaseModel) -> str:
-    """A row as `write_rows` writes it, its line end included."""
-    return json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n"
+    """A row as `write_rows` writes it, its line end included; terms that nobody has named are left out."""
+    value = row.model_dump(mode="json")
+    provenance = value.get("provenance")
+    if provenance is not None:
+        for name in TERMS:
+            if provenance[name] is None:
+                del provenance[name]
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def content_id(value: Any) -> str:

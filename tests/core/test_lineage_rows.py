@@ -15,6 +15,7 @@ from puna.core.rng import python_stream
 def written(tmp_path, monkeypatch):
     """5,000 rows in row groups of 512, and the same as a list."""
     monkeypatch.setattr(lineage_rows, "GROUP_ROWS", 512)
+    monkeypatch.setattr(lineage_rows, "HELD_ROWS", 256)
     draw, rows = python_stream(3, "rows"), []
     writer = RowLineage(tmp_path / lineage_rows.FILE)
     for number in range(5000):
@@ -56,7 +57,7 @@ def test_many_different_values_are_counted_as_few_are(monkeypatch):
 
     codes = np.array([7, 3, 7, 0, 3, 7])
     dense = lineage_rows._counted(codes, 8)
-    sparse = lineage_rows._counted(codes, lineage_rows.GROUP_ROWS + 1)
+    sparse = lineage_rows._counted(codes, lineage_rows.DENSE + 1)
     for found in (dense, sparse):
         assert [part.tolist() for part in found] == [[0, 3, 7], [3, 1, 0], [1, 2, 3]]
 

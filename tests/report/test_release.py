@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from release_toys import build, started, task
+from release_toys import build, make, started, task
 from typer.testing import CliRunner
 
 from puna.cli import app
@@ -166,3 +166,25 @@ def test_a_plain_directory_is_known_by_its_card_and_not_released(herd, tmp_path)
     assert told.exit_code == 0 and "weights of plain [llama3.2]" in told.stdout
     told = CliRunner().invoke(app, ["release", str(plain), str(tmp_path / "out"), "--json"])
     assert told.exit_code == 2 and "no recorded artifact" in json.loads(told.stdout)["refused"][0]["what"]
+
+
+def test_test_prompts_from_elsewhere_are_looked_for(herd, tmp_path):
+    file = herd.root / "model.jsonl"
+    other = make(herd.root, "post.collect", "other", {}, f"sources=[{{path: {file}, licence: MIT}}]",
+                 "gold=1", "prompts=1", "dev=1", "test=37")  # fmt: skip
+    answers = make(herd.root, "evals.one", "foreign", {"fake_tuned": herd.model, "tasks": other}, "max_tokens=2")
+    with pytest.raises(ReleaseRefused) as refused:
+        release(herd.model, [answers], tmp_path / "out", name="Llama-tuned", run="test")
+    learnt, asked = ({json.loads(line)["prompt"][0]["content"] for line in (where / name).read_text().splitlines()}
+                     for where, name in ((herd.tasks.path, "prompts.jsonl"), (other.path, "test.jsonl")))  # fmt: skip
+    gold = {json.loads(line)["messages"][0]["content"] for line in (herd.tasks.path / "train.jsonl").read_text().splitlines()}
+    shared = len((learnt | gold) & asked)
+    assert shared > 10
+    assert [r.what for r in refused.value.reasons] == [f"{shared} evaluation prompts are in the training data (train/test)"]
+
+
+def test_facts_that_do_not_hold_together_are_bad_input(copy):
+    facts = copy / "provenance" / "release.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "config": {}}))
+    with pytest.raises(InputError, match="do not hold together"):
+        check(copy)

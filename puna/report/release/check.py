@@ -34,6 +34,14 @@ def is_release(path: Path) -> bool:
 def check(path: Path) -> list[str]:
     """What is wrong with a bundle, one line each; empty when all of it holds. Raises InputError where it is none."""
     facts = read_facts(path)
+    try:
+        return _complaints(path, facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"the facts of this release do not hold together: {error!r}"
+        raise InputError(what, where=str(path / FACTS), fix="release it again") from None
+
+
+def _complaints(path: Path, facts: Facts) -> list[str]:
     found = [*_sums(path), *_record(path, facts), *_lineage(path, facts), *_weights(path, facts), *_documents(path, facts)]
     found += [f"the release should have been refused: {reason.text()}" for reason in licence_refusals(facts)]
     missing = [file for file in facts.licence_texts.values() if not (path / LICENCE_TEXTS / file).is_file()]

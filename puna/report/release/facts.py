@@ -22,9 +22,9 @@ from puna.core.stage import VOLATILE, Artifact
 from puna.model.checkpoint import read_config
 from puna.model.config import ModelConfig
 from puna.model.weight_file import sha256_of
+from puna.report.release.contamination import overlap
 
 DATA_KINDS = ("pages", "documents", "tasks", "samples")  # data sets as a reader thinks of them
-SPLIT = "split.json"
 
 
 @dataclass
@@ -121,7 +121,7 @@ def gather(model: Artifact, artifacts: Sequence[Artifact], graph: Graph, **about
         examples=_examples(graph, key),
         datasets=[_dataset(graph, k, a) for k, a in inside.items() if a.kind in DATA_KINDS],
         scores=[score for a in artifacts for score in _scores(a, model.name)],
-        overlap=_overlap(inside.values()),
+        overlap=overlap(graph, inside, artifacts),
         **about,
     )
 
@@ -173,13 +173,3 @@ def _scores(artifact: Artifact, model: str) -> list[dict[str, Any]]:
             "result": scores["models"][model], "comparisons": compared,
         }
     ]  # fmt: skip
-
-
-def _overlap(artifacts: Any) -> dict[str, int] | None:
-    found: dict[str, int] | None = None
-    for artifact in artifacts:
-        path = artifact.path / SPLIT
-        if path.is_file():
-            for pair, count in json.loads(path.read_text()).get("overlap", {}).items():
-                found = {**(found or {}), pair: (found or {}).get(pair, 0) + int(count)}
-    return found
