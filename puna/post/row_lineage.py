@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from puna.core.licences import NOTHING, licence_of_model
@@ -47,6 +48,12 @@ class RecordedRows:
             row = json.loads(line)
             self.add(part, row["id"], row["provenance"], row.get("kind", ""))
             yield line
+
+    def file(self, part: str, path: Path) -> None:
+        """Take down the rows of a finished file."""
+        with path.open("rb") as lines:
+            for _ in self.passing(part, lines):
+                pass
 
     def rows(self, part: str, rows: Iterable[Any]) -> None:
         """Take down rows that have an `id` and a provenance."""

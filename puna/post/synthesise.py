@@ -25,6 +25,7 @@ from puna.data.sources import FileSource, file_digests
 from puna.post import checkpoints
 from puna.post.prompts import prompt_key
 from puna.post.reject import part_of
+from puna.post.row_lineage import RecordedRows
 from puna.post.synth.catalogue import GENERATORS, Generators
 from puna.post.synth.drive import LazySandbox, Running, Told, drive
 from puna.post.synth.sources import Sources
@@ -109,7 +110,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             for told in part_of(ctx, number, partial(tell, part), Told, "stories"):
                 tally.add(told)
             ctx.progress(first + len(part), len(entries), accepted=tally.passed)
-    _describe(ctx, settings, teacher, judge, tally.rows)
+    _describe(ctx, settings, teacher, judge)
     return {
         "accepted": tally.rows,
         "held_out": tally.held_out,
@@ -164,12 +165,14 @@ def _tell(
 
 
 def _dialogs(one: Running, end: Accepted, settings: Settings, teachers: dict[str, Teacher], templates: Templates) -> list[Dialog]:
-    teacher, judge = teachers["teacher"], teachers["judge"]
+    teacher, judge, judged = teachers["teacher"], teachers["judge"], "judge" in one.told.read
     provenance = Provenance(
         source=one.item.source,
-        licence=_licence(one.item.licence, teacher.licence),
+        licence=one.item.licence,
         teacher=teacher.name,
-        judge=judge.name if "judge" in one.told.read else None,
+        teacher_licence=teacher.licence or None,
+        judge=judge.name if judged else None,
+        judge_licence=(judge.licence or None) if judged else None,
         round=settings.round,
         parents=list(one.item.parents),
         checks={"generator": one.generator, "prompts": templates.digest, **end.checks},
@@ -182,23 +185,16 @@ def _dialogs(one: Running, end: Accepted, settings: Settings, teachers: dict[str
     ]  # fmt: skip
 
 
-def _licence(source: str, teacher: str) -> str:
-    """Terms of a row: those of what it was made of, and of the output of a model behind an address."""
-    if teacher in ("", source):
-        return source
-    return f"({source}) AND ({teacher})" if " OR " in source + teacher else f"{source} AND {teacher}"
-
-
-def _describe(ctx: StageContext, settings: Settings, teacher: Teacher, judge: Teacher, rows: int) -> None:
-    """The other files of a `samples` artifact, and under which terms what was asked from elsewhere comes."""
+def _describe(ctx: StageContext, settings: Settings, teacher: Teacher, judge: Teacher) -> None:
+    """The other files of a `samples` artifact, and the lineage of its rows."""
     for name in ("samples.jsonl", "preferences.jsonl"):
         write_rows(ctx.out / name, [])
     ancestors = sorted(set().union(*(one.ancestors for one in (teacher, judge) if isinstance(one, ModelTeacher))))
     origin = {"policy": teacher.name, "ancestors": ancestors, "round": settings.round}
     (ctx.out / checkpoints.POLICY).write_text(json.dumps(origin, indent=1) + "\n")
-    for asked, one in ((settings.teacher, teacher), (settings.judge, judge)):
-        if asked is not None and asked.use == "url":
-            ctx.add_source(f"answers of {one.name}", one.licence, rows=rows, llama_name=asked.llama)
+    recorded = RecordedRows(ctx)
+    recorded.file("accepted", ctx.out / "accepted.jsonl")
+    recorded.close()
 
 
 def _held_out(ctx: StageContext) -> set[str]:

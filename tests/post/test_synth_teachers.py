@@ -16,6 +16,7 @@ from synth_toys import ProjectBox, TrustedBox
 
 from puna.core import chat_api
 from puna.core.errors import InputError, RunError
+from puna.core.lineage import LLAMA_NAME, obligations
 from puna.core.stage import local_context
 from puna.post import synthesise
 from puna.post.synth.catalogue import GENERATORS
@@ -150,14 +151,16 @@ def test_every_generator_runs_on_a_server_and_keeps_right_rows_alone(tmp_path, m
     monkeypatch.setattr(synthesise, "LazySandbox", ProjectBox)
     monkeypatch.setenv("TEACHER_KEY", "very-secret")
     with chat_server() as (url, asked):
-        teacher = {"use": "url", "url": url, "model": "stub", "licence": "LicenseRef-stub", "llama": True, "price_in": 2.0,
+        teacher = {"use": "url", "url": url, "model": "stub", "licence": "llama3.1", "price_in": 2.0,
                    "price_out": 10.0, "key_variable": "TEACHER_KEY"}  # fmt: skip
         summary, rows, ctx = made(tmp_path, NAMES, inputs, teacher)
     assert {row.provenance.checks["generator"] for row in rows} == set(NAMES)
     assert all(TRUTH[row.provenance.checks["generator"]](row.messages) for row in rows)
     assert {one["key"] for one in asked} == {"Bearer very-secret"} and {one["model"] for one in asked} == {"stub"}
-    assert {row.provenance.licence for row in rows} == {"CC0-1.0 AND LicenseRef-stub"}
-    assert ctx.lineage == [{"source": "answers of stub", "licence": "LicenseRef-stub", "rows": len(rows), "llama_name": True}]
+    assert {(row.provenance.licence, row.provenance.teacher_licence) for row in rows} == {("CC0-1.0", "llama3.1")}
+    outputs = {one["role"]: one for one in ctx.lineage if one.get("use") == "outputs"}
+    assert outputs["teacher"] == {"source": "stub", "licence": "llama3.1", "rows": len(rows), "use": "outputs", "role": "teacher"}
+    assert LLAMA_NAME in obligations(ctx.lineage) and set(outputs) == {"teacher", "judge"}
     used = summary["usage"]
     assert used["teacher"]["tokens_read"] + used["judge"]["tokens_read"] == 10 * len(asked)
     assert used["teacher"]["cost"] == pytest.approx(

@@ -28,6 +28,7 @@ from puna.post.quality.difficulty import counted_intents, pass_rates
 from puna.post.quality.local_teacher import LocalTeacher
 from puna.post.quality.rules import manner
 from puna.post.reject import part_of
+from puna.post.row_lineage import RecordedRows
 from puna.tokenizer.dialog import Dialog, Row, Task, read_rows, row_line
 from puna.verify.check import verify
 
@@ -136,15 +137,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 def _copy(settings: Settings, ctx: StageContext) -> int:
     """Write every row as it is; returns how many."""
     count = 0
-    sources: dict[tuple[str, str], int] = {}
     with (ctx.out / ROWS).open("w", encoding="utf-8", newline="\n") as file:
         for dialog in rows.dialogs(ctx.inputs, settings.parts, settings.files):
             file.write(row_line(dialog))
-            key = dialog.provenance.source, dialog.provenance.licence
-            sources[key] = sources.get(key, 0) + 1
             count += 1
-    for (source, licence), number in sorted(sources.items()):
-        ctx.add_source(source, licence, rows=number)
+    recorded = RecordedRows(ctx)
+    recorded.file("rows", ctx.out / ROWS)
+    recorded.close()
     if not count:
         ctx.note("there is no row to measure")
     return count

@@ -33,6 +33,7 @@ from puna.post.quality.predicates import Judged, Limits, Predicate, at_most, col
 from puna.post.quality.rules import rewritten
 from puna.post.quality.scores import EMBEDDINGS, ROWS, SCORES
 from puna.post.quality.semantic import Duplicates, SemanticSettings, deduplicate
+from puna.post.row_lineage import RecordedRows
 from puna.tokenizer.dialog import Dialog, content_id, read_rows, row_line, write_rows
 
 KIND = "samples"
@@ -175,6 +176,9 @@ def _write_rows(ctx: StageContext, path: Path, keep: np.ndarray, calm: np.ndarra
                 kept.write(row_line(_calm(dialog) if calm[number] else dialog))
     for name in ("samples.jsonl", "preferences.jsonl"):
         write_rows(ctx.out / name, [])
+    recorded = RecordedRows(ctx)
+    recorded.file("accepted", ctx.out / "accepted.jsonl")
+    recorded.close(declare=False)
     known = [artifact for artifact in ctx.inputs.all("samples") if (artifact.path / POLICY).is_file()]
     writers = sorted(set().union(*(policy_ancestors(artifact) for artifact in known)))
     (ctx.out / POLICY).write_text(json.dumps({"policy": "", "ancestors": writers, "round": None}) + "\n")

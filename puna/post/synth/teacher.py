@@ -21,6 +21,7 @@ from puna.core.settings import Settings, Share, execution
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.gate import MAX_RUNNING
+from puna.post.row_lineage import terms_of_outputs
 from puna.post.synth.steps import Answer, Ask
 from puna.tokenizer.chat import parse, with_tools
 from puna.tokenizer.dialog import MessageRow
@@ -34,8 +35,7 @@ class Asked(Settings):
         use: `model` is one of the stage's inputs, `url` an address, `oracle` the mini-world's.
         input: name of the model input; empty where there is one.
         url, model: base address of the API with its version ("http://127.0.0.1:8000/v1"), and the model's name there.
-        licence: terms of the output of a model behind an address (SPDX id or a name); it goes into every row.
-        llama: whether that model is one of the Llama family, whose name a model improved by its output must carry.
+        licence: terms of the output of a model behind an address (SPDX id or a name, docs/lineage.md); it goes into every row.
         key_variable: environment variable that holds the key, where the address asks for one.
         price_in, price_out: money for a million tokens read and written, for the sum in the report.
         errors: share of the oracle's answers that are wrong.
@@ -48,7 +48,6 @@ class Asked(Settings):
     url: str = execution("")
     model: str = ""
     licence: str = "unknown"
-    llama: bool = False
     key_variable: str = execution("")
     price_in: NonNegativeFloat = execution(0.0)
     price_out: NonNegativeFloat = execution(0.0)
@@ -83,7 +82,7 @@ class Teacher(Protocol):
 
     Attributes:
         name: stands in the provenance of every row (a model's digest, a name behind an address, "oracle").
-        licence: of its answers; empty where they are as free as what was asked about.
+        licence: terms of its answers, `none-needed` where nothing is asked; empty where nobody knows.
         usage: what was asked of it so far.
     """
 
@@ -115,7 +114,7 @@ class ModelTeacher:
         from puna.infer.engine import Engine
         from puna.post.reject import Drawing, open_policy
 
-        self.name, self.licence, self.usage = artifact.digest or artifact.name, "", Usage()
+        self.name, self.licence, self.usage = artifact.digest or artifact.name, terms_of_outputs(artifact) or "", Usage()
         self.ancestors = checkpoints.ancestors(artifact)
         drawing = Drawing.model_validate({"precision": asked.precision, "device": asked.device})
         self.model, self.tokenizer = open_policy(artifact, drawing)
@@ -223,7 +222,7 @@ class OracleTeacher:
 
     errors: float
     name: str = "oracle"
-    licence: str = ""
+    licence: str = NOTHING
     usage: Usage = field(default_factory=Usage)
 
     def answers(self, asks: Sequence[Ask], *, seeds: Sequence[int]) -> list[list[Answer]]:
