@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
-from puna.verify.box import seccomp
+from puna.verify.box import seccomp, syscalls
+
+HEADERS = {"x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "/usr/include/asm-generic/unistd.h"}
 
 ALLOWED, REFUSED, ABSENT, KILLED = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
 CALLS = {
@@ -62,6 +66,24 @@ def test_another_calling_convention_ends_the_process():
     assert verdict("x86_64", 0, arch=0x40000003) == KILLED  # 32-bit x86
     assert verdict("x86_64", 0x40000000 + 41) == KILLED  # x32
     assert verdict("aarch64", 0, arch=0xC000003E) == KILLED
+
+
+@pytest.mark.parametrize(("machine", "header"), HEADERS.items())
+def test_numbers_are_the_kernels(machine, header):
+    if not Path(header).exists():
+        pytest.skip("the kernel's headers are not installed")
+    known = {name: int(n) for name, n in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", Path(header).read_text())}
+    numbers = {
+        **seccomp.DENIED[machine],
+        **seccomp.DENIED_EVERYWHERE,
+        "socket": seccomp.SOCKET[machine],
+        "clone": seccomp.CLONE[machine],
+        "prlimit64": seccomp.PRLIMIT[machine],
+        "seccomp": syscalls.SECCOMP[machine],
+        "pivot_root": syscalls.PIVOT_ROOT[machine],
+    }
+    assert {name: number for name, number in numbers.items() if known.get(name, number) != number} == {}
+    assert len(numbers.keys() & known.keys()) > 75
 
 
 def test_the_filter_fits_what_the_kernel_takes():

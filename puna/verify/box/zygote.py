@@ -64,7 +64,7 @@ def main() -> None:
     except Exception as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}).encode())
         os._exit(1)
-    control.send(json.dumps({"ready": True, "landlock": server.landlock}).encode())
+    control.send(json.dumps({"ready": True}).encode())
     _to_the_end(server.serve())
 
 
@@ -93,9 +93,9 @@ class Zygote:
         sys.path[:] = [*sys.path[1:], *setup.packages]  # the first entry is Puna's own
         for name in WARM:
             importlib.import_module(name)
-        self.landlock, self.rules = landlock.version(), -1
+        self.rules = -1
         if setup.walls != "rlimits":
-            if self.landlock:
+            if landlock.version():
                 self.rules = landlock.ruleset([*setup.readable, "/dev"], [self.box, *(f"/dev/{d}" for d in namespaces.DEVICES)])
             seccomp.install()
         self.empty_box()

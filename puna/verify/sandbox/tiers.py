@@ -39,7 +39,7 @@ def open_worker(tier: str, limits: Limits, packages: Sequence[str] = ()) -> Work
     environment = {"PATH": PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
     setup = {"walls": tier, "readable": readable, "packages": list(packages), "scratch": scratch, "disk": limits.disk, "proc": -1}
     if tier != "bwrap":
-        return Worker(_python(setup), environment, scratch)
+        return Worker(_python(setup), environment, scratch, keep=tier == UNWALLED)
     program = shutil.which("bwrap")
     if program is None:
         shutil.rmtree(scratch)

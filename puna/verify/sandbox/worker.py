@@ -47,9 +47,14 @@ class _Stream:
 
 
 class Worker:
-    """A box with a warm interpreter. `command` starts it, with `environment` alone and the descriptors `passed`."""
+    """A box with a warm interpreter. `command` starts it, with `environment` alone and the descriptors `passed`.
 
-    def __init__(self, command: list[str], environment: dict[str, str], scratch: str, passed: tuple[int, ...] = ()):
+    `keep` says that programs run in `scratch` itself, which then goes with the box.
+    """
+
+    def __init__(
+        self, command: list[str], environment: dict[str, str], scratch: str, passed: tuple[int, ...] = (), keep: bool = False
+    ):
         self.scratch = scratch
         self.control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with inside:
@@ -72,7 +77,8 @@ class Worker:
             said = self.process.communicate()[1].decode("utf-8", "replace").strip()
             self.close()
             raise BoxError(answer.get("error") or said[-300:] or "it ended without a word")
-        self.landlock: int = answer["landlock"]
+        if not keep:
+            Path(scratch).rmdir()  # the box has its own root by now; a process that is killed leaves nothing behind
 
     def close(self) -> None:
         """End the box and remove what it was built on."""
