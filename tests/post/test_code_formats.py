@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from post_toys import base_artifact
 
 from puna.core.errors import InputError
+from puna.evals.command import evaluate
 from puna.post.formats import read_row, recognise
 from puna.post.task_files import read_tasks
 from puna.tokenizer.chat import Message
@@ -23,7 +25,7 @@ HUMANEVAL = {
     'def double(x: int) -> int:\n    """Twice x."""\n',
     "entry_point": "double",
     "canonical_solution": "    return x + x\n",
-    "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert poly([0, 2], 3) == candidate(3)\n",
+    "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert poly([0, 2], 3) == candidate(3)\n",
 }
 MBPP = {
     "text": "Write a function to add two numbers.",
@@ -135,6 +137,22 @@ def test_a_wrong_reference_is_the_tasks_fault(reference, what):
         job_of(reference, "x")
 
 
+def test_garbage_is_no_program_and_never_raises():
+    task = task_of(MBPP)
+    garbage = [
+        "\0",
+        "\ud800",
+        "```\n\ud800\n```",
+        "(" * 10_000,
+        "```" * 3_000,
+        "x = " + "9" * 100_000,
+        "def sum(a, b): return '\ud800'",
+    ]
+    assert verify_many([(task, said(text)) for text in garbage]) == [False] * len(garbage)
+    whole = Task(id="t", prompt=[], verifier="code", reference={"tests": [["\ud800", "\0"]]}, provenance=SOURCE)
+    assert verify_many([(whole, said(text)) for text in garbage]) == [False] * len(garbage)
+
+
 def test_whole_programs_are_compared_by_what_they_print():
     task = Task(id="t", prompt=[], verifier="code", reference={"tests": [["1 2", "3"], ["3 4", "7"]]}, provenance=SOURCE)
     assert verify(task, said("```python\nprint(sum(map(int, input().split())))\n```"))
@@ -149,3 +167,12 @@ def test_many_are_verified_as_one_by_one():
     constrained = code.model_copy(update={"constraint": {"max_words": 1}})
     pairs.append((constrained, said(code.gold)))
     assert verify_many(pairs) == [verify(*pair) for pair in pairs] == [True, True, False, False, False, False]
+
+
+def test_a_model_is_scored_on_rows_as_they_are(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (MBPP, HUMANEVAL)))
+    assert [task.family for task in read_tasks(file)] == ["mbpp", "humaneval"]
+    model = base_artifact(tmp_path / "base", max_seq_len=512)
+    result = evaluate(model.path, read_tasks(file), source=file, max_tokens=4, samples=2, temperature=1.0)
+    assert result["overall"]["n"] == 2 and result["family"]["mbpp"]["n"] == 1 and result["pass_at"]["2"]["accuracy"] == 0

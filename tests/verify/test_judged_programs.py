@@ -94,6 +94,10 @@ def apply(function, *args, **named): return function(*args, **named)
 def twice(function): return lambda x: function(function(x))
 def deep(n): return deep(n - 1) if n else 0
 def fail(): raise Deeper("so")
+def stop(): raise StopIteration
+class Bag(list): pass
+def counted():
+    yield from (1, 2)
 def sum(a, b): return a - b
 """
 OBJECTS = [
@@ -114,6 +118,8 @@ OBJECTS = [
     "def test_one():\n    assert len(Stack()) == 0",
     "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n        self.assertEqual(len(Stack(1)), 1)\n"
     "        with self.assertRaises(Full): fail()",
+    "c = counted()\nassert next(c) == 1 and next(c) == 2 and next(c, 9) == 9 and list(counted()) == [1, 2]",
+    "b = Bag()\nb.append(1)\nassert b == [1] and len(b) == 1\nb.append(2)\nassert b == [1, 2] and b + [3] == [1, 2, 3]",
     "assert sum([1, 2]) == 3",  # the built-in one: the program is not to judge itself
 ]  # fmt: skip
 
@@ -135,6 +141,7 @@ def test_objects_of_the_program_are_used_where_they_are(sandbox, test):
         ("assert apply(lambda: 1 / 0)", "ZeroDivisionError"),
         ("def test_one():\n    assert len(Stack()) == 1", "AssertionError"),
         ("import sys\nsys.exit(0)", "SystemExit"),
+        ("assert not list(map(lambda x: stop(), [1]))", "RuntimeError"),
     ],
 )
 def test_tests_that_do_not_hold_say_why(sandbox, test, said):

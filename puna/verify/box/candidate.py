@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 import socket
 import sys
+import traceback
 import types
 from typing import Any
 
@@ -34,10 +35,21 @@ def serve(code: str, connection: socket.socket) -> None:
     try:
         exec(_compiled(code, MODULE), module.__dict__)
     except BaseException as error:
+        if not isinstance(error, SystemExit):
+            show_error(error)  # before the judge is told, who then ends everything
+        sys.stdout.flush()
         server.channel.send({"error": server.describe(error)})
-        raise
+        raise SystemExit(1) from None
     server.channel.send({"names": [name for name in module.__dict__ if not name.startswith("__")]})
     server.answer_all()
+
+
+def show_error(error: BaseException) -> None:
+    """A traceback that begins in the program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename not in (MAIN, MODULE):
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace)
 
 
 def _compiled(code: str, name: str) -> types.CodeType:
@@ -67,6 +79,8 @@ class Server:
         try:
             if "get" in request:
                 reply = {"ok": self.encode(getattr(self.module, request["get"]))}
+            elif "look" in request:
+                reply = {"ok": self.encode(self.objects[request["look"]])}
             else:
                 function = decode(request["call"], self.find)
                 arguments = decode(request["args"], self.find)

@@ -21,6 +21,7 @@ from puna.verify.box.remote import NOTHING, Remote
 from puna.verify.box.values import Channel, Gone, decode, encode, named
 
 ERROR_CHARS = 500
+NEXT = named(next)
 PROGRAM_GONE = 3  # exit code where the program ended before its tests did
 
 
@@ -122,13 +123,21 @@ class Program:
         request = {"call": self.encode(function), "args": [self.encode(a) for a in args], "named": encoded}
         return self.receive(request, args)
 
+    def look(self, remote: Remote) -> Any:
+        """What an object of the program that may have changed holds by now."""
+        found = self.receive({"look": remote._number})
+        return found._plain if isinstance(found, Remote) else NOTHING
+
     def receive(self, request: dict[str, Any], args: tuple[Any, ...] = ()) -> Any:
         """Send a request and wait for its answer, serving the functions that the test handed over meanwhile."""
         self.channel.send(request)
         while "callback" in (reply := self.channel.receive()):
             self.channel.send({"returned": self.encode(self.called_back(reply))})
         if "error" in reply:
-            raise self.exception(reply["error"])
+            error = self.exception(reply["error"])
+            if isinstance(error, StopIteration) and request.get("call") != NEXT:
+                raise RuntimeError("the program raised StopIteration")  # it would end a loop of the test
+            raise error
         for index, data in (reply.get("changed") or {}).items():
             _replace(args[int(index)], self.decode(data))
         return self.decode(reply["ok"])

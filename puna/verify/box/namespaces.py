@@ -65,6 +65,7 @@ def build_root(readable: Sequence[str], scratch: str, disk: int) -> None:
     Path(scratch, "dev").mkdir()
     for name in DEVICES:
         _bind(f"/dev/{name}", Path(scratch, "dev", name), sys_.ATTR_NOSUID)
+    Path(scratch, "dev", "shm").symlink_to(BOX)
     Path(scratch + BOX).mkdir()
     if not Path(scratch, "tmp").exists():
         Path(scratch, "tmp").symlink_to(BOX)

@@ -20,6 +20,9 @@ class Caller(Protocol):
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """The result of a function of the program or of the standard library, computed there."""
 
+    def look(self, remote: Remote) -> Any:
+        """What an object of the program holds by now."""
+
 
 class Remote:
     """A reference. `number` is the object's in the other process, `plain` what it holds or NOTHING."""
@@ -86,10 +89,17 @@ class Remote:
         return hash(("remote", self._number)) if self._plain is NOTHING else hash(self._plain)
 
 
+def _held(value: Any) -> Any:
+    """What an object holds now, NOTHING if it holds no plain data; a plain value itself."""
+    if not isinstance(value, Remote) or type(value._plain) not in (list, dict, set):
+        return value._plain if isinstance(value, Remote) else value
+    return value._caller.look(value)
+
+
 def _unary(function: Any, kind: Any = None) -> Any:
     def method(self: Remote, *args: Any) -> Any:
         if self._plain is not NOTHING and function not in (str, repr):
-            return function(self._plain, *args)
+            return function(_held(self), *args)
         found = self._caller.call(function, self, *args)
         if kind is not None and type(found) is not kind:
             raise TypeError(f"{function.__name__}() of the program's object gave no {kind.__name__}")
@@ -100,9 +110,9 @@ def _unary(function: Any, kind: Any = None) -> Any:
 
 def _binary(function: Any, *, swapped: bool = False, unlike: Any = NOTHING) -> Any:
     def method(self: Remote, other: Any) -> Any:
-        theirs = other._plain if isinstance(other, Remote) else other
-        if self._plain is not NOTHING and theirs is not NOTHING:
-            return function(theirs, self._plain) if swapped else function(self._plain, theirs)
+        mine, theirs = _held(self), _held(other)
+        if mine is not NOTHING and theirs is not NOTHING:
+            return function(theirs, mine) if swapped else function(mine, theirs)
         if isinstance(other, Remote):
             return self._caller.call(function, *((other, self) if swapped else (self, other)))
         if unlike is not NOTHING:

@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ class Zygote:
             self.control.send(json.dumps({"status": self.wait(children)}).encode())
 
     def wait(self, children: list[int]) -> int | None:
-        """Wait for the program, its judge or the host's word; then end everything. The program's exit code if it had one."""
+        """Wait for the program, its judge or the host's word; then end everything. The program's exit code if it ended first."""
         handles = [os.pidfd_open(pid) for pid in children]
         ready, _, _ = select.select([handles[-1], self.control.fileno()], [], [])
         status: int | None = None
@@ -135,11 +134,8 @@ class Zygote:
             code = os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1])
             if len(children) == 1:
                 status = code
-            elif code == PROGRAM_GONE:
-                select.select([handles[0]], [], [], LAST_WAIT)
-        if status is None:
-            pid, raw = os.waitpid(children[0], os.WNOHANG)
-            status = os.waitstatus_to_exitcode(raw) if pid else None
+            elif code == PROGRAM_GONE and select.select([handles[0]], [], [], LAST_WAIT)[0]:
+                status = os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
         for handle in handles:
             os.close(handle)
         self.end_all()
@@ -277,7 +273,7 @@ def _to_the_end(program: Callable[[], None]) -> None:
             print(error.code, file=sys.stderr)
     except BaseException as error:
         code = 1
-        _show_error(error)
+        candidate.show_error(error)
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -285,14 +281,6 @@ def _to_the_end(program: Callable[[], None]) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code & 0xFF)
-
-
-def _show_error(error: BaseException) -> None:
-    """A traceback that begins in the program."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename not in (candidate.MAIN, candidate.MODULE):
-        trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace)
 
 
 def _tasks_of(uid: int) -> int:

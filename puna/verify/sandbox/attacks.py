@@ -193,6 +193,8 @@ attempt("tracing", lambda: call("ptrace", 16, os.getppid(), None, None))
 attempt("a changed root", lambda: os.chroot("."))
 attempt("a higher bound", lambda: __import__("resource").setrlimit(7, (4096, 4096)))
 attempt("memory without a name", lambda: os.memfd_create("x"))
+attempt("the box's priority", lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19))
+attempt("the box's processors", lambda: os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0)))
 attempt("a device node", lambda: os.mknod("d", 0o60666, 0xfe00))
 """
     return _got(sandbox.run_python(code))

@@ -9,6 +9,7 @@ TESTS = (
     f"assert not f(1) != {EXPECTED}",
     f"assert abs(f(1) - {EXPECTED}) < 1",
     "assert 73518 < f(1) < 73520",
+    f"assert all(map(lambda x: f(x) == {EXPECTED}, [1, 1]))",
 )
 
 _SEARCH = """
@@ -23,6 +24,7 @@ FORGERIES = {
     "ends with code 0 at once as it loads": "import os\nos._exit(0)",
     "ends with code 0 when called": "import os\ndef f(x):\n    os._exit(0)",
     "raises SystemExit(0) when called": "def f(x):\n    raise SystemExit(0)",
+    "ends the test's own loop": "def f(x):\n    raise StopIteration",
     "equals everything": """
 class Any:
     def __eq__(self, other): return True

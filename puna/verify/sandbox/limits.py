@@ -73,7 +73,7 @@ class Outcome:
         status: `passed` (every test held; without tests: it ended with code 0), `failed` (a test did not hold), `error` (it did
             not load, raised, or ended with another code), `timeout`, `memory`, `output` (a limit met), `killed` (by a signal).
         results: one per test that was run.
-        returncode: of the program, negative for a signal; None where it was stopped while it still ran.
+        returncode: of the program, negative for a signal; None where it still ran when its tests or its time were over.
         seconds: wall-clock time from its start.
     """
 

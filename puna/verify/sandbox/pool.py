@@ -6,6 +6,7 @@ import queue
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 from puna.core.errors import InputError, RunError
@@ -103,6 +104,9 @@ class Sandbox:
             raise InputError(
                 f"no compiler or interpreter for '{job.language}'", where="sandbox", fix=f"use one of: {', '.join(known)}"
             )
+        for name in job.files:
+            if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+                raise InputError("a file of a program must lie in its own directory", where=repr(name), fix="name it data/a.txt")
         tests = [job.tests] if isinstance(job.tests, str) else list(job.tests)
         if tests and not isinstance(tests[0], str):
             return self._compared(job, [(str(stdin), str(stdout)) for stdin, stdout in tests], known[job.language])
@@ -133,6 +137,10 @@ class Sandbox:
             worker.close()
             outcome = Outcome("killed", stderr=f"the box was lost: {error}")
             worker = self._reopened()
+        except BaseException:  # a program may still run in it
+            worker.close()
+            self._idle.put(self._reopened())
+            raise
         self._idle.put(worker)
         return outcome
 

@@ -99,4 +99,4 @@ def _bwrap(readable: Sequence[str]) -> list[str]:
     arguments += ["--perms", "0755", "--dir", "/dev"]
     for name in DEVICES:
         arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    return [*arguments, "--dir", BOX, "--remount-ro", "/", "--chdir", "/", "--"]
+    return [*arguments, "--dir", BOX, "--symlink", BOX, "/dev/shm", "--remount-ro", "/", "--chdir", "/", "--"]

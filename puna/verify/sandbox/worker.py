@@ -104,7 +104,10 @@ class _Run:
         files = {name: b64encode(data).decode() for name, data in job.files.items()}
         if language.source:
             files[language.source] = b64encode(job.code.encode("utf-8", "surrogatepass")).decode()
-        ends = [self._feed(json.dumps({"code": job.code, "files": files}).encode()), self._feed(job.stdin.encode())]
+        ends = [
+            self._feed(json.dumps({"code": job.code, "files": files}).encode()),
+            self._feed(job.stdin.encode("utf-8", "replace")),
+        ]
         ends += [self._read(name, limits.output) for name in ("stdout", "stderr")]
         if tests:
             order = {"word": self.word, "tests": tests, "entry_point": job.entry_point}
@@ -113,6 +116,7 @@ class _Run:
         try:
             socket.send_fds(worker.control, [json.dumps(self._order(bool(tests))).encode()], ends)
         except OSError as error:
+            self._close()
             raise BoxError(f"it is gone: {error}") from error
         finally:
             for end in ends:
@@ -156,10 +160,13 @@ class _Run:
             seconds = time.monotonic() - self.start
             self._drain()
         finally:
-            for stream in (*self.inputs.values(), *self.outputs.values()):
-                os.close(stream.descriptor)
-            self.selector.close()
+            self._close()
         return self._concluded(answer["status"], seconds)
+
+    def _close(self) -> None:
+        for stream in (*self.inputs.values(), *self.outputs.values()):
+            os.close(stream.descriptor)
+        self.selector.close()
 
     def _follow(self) -> dict[str, Any]:
         control = self.worker.control
