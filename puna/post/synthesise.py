@@ -2,7 +2,7 @@
 
 A recipe names generators (`puna.post.synth.catalogue`), a teacher, and a judge if it is another. Every item is a story that asks
 the teacher, runs programs in the sandbox, and ends accepted or rejected with a reason. Items are worked through in parts; a part
-that was finished before a kill is read back, so nothing is asked or paid for twice, and a rerun leaves the same bytes.
+that was finished before a kill is read back, and a rerun leaves the same bytes.
 """
 
 from __future__ import annotations
