@@ -10,9 +10,9 @@ from post_toys import base_artifact
 from test_quality_rules import dialog
 
 from puna.post.quality.judge import CODE, GENERAL, Hardness, Verdict, judge, judge_difficulty, read_hardness, read_points
-from puna.post.quality.local_teacher import LocalTeacher
 from puna.post.quality.predicates import Judged, at_least, disagreement
-from puna.tokenizer.dialog import MessageRow
+from puna.post.synth.steps import Ask, user
+from puna.post.synth.teacher import Asked, ModelTeacher
 
 
 @dataclass
@@ -28,10 +28,10 @@ class Scripted:
     lines: list[Said]
     asked: list[str] = field(default_factory=list)
 
-    def answers(self, prompts, *, samples, temperature, max_tokens, seed):
-        assert samples == 1 and temperature == 0
-        self.asked += [prompt[0].content for prompt in prompts]
-        return [[self.lines[i]] for i in range(len(prompts))]
+    def answers(self, asks, *, seeds):
+        assert {(ask.samples, ask.temperature, ask.role) for ask in asks} == {(1, 0.0, "judge")} and len(set(seeds)) == len(asks)
+        self.asked += [ask.messages[0].content for ask in asks]
+        return [[self.lines[i]] for i in range(len(asks))]
 
 
 FULL = "accuracy: 1\ninstruction: 1\ntone: 0"
@@ -79,10 +79,10 @@ def test_the_table_of_disagreement_counts_rows_that_both_say_something_of():
 
 
 def test_a_model_of_the_herd_answers_in_order_and_leaves_out_what_it_cannot_read(tmp_path):
-    teacher = LocalTeacher(base_artifact(tmp_path / "base"))
-    prompts = [[MessageRow(role="user", content=text)] for text in ("a", "x" * 500, "b")]
-    replies = teacher.answers(prompts, samples=2, temperature=0.0, max_tokens=4, seed=1)
+    teacher = ModelTeacher(base_artifact(tmp_path / "base"), Asked())
+    asks = [Ask([user(text)], samples=2, temperature=0.0, max_tokens=4) for text in ("a", "x" * 500, "b")]
+    replies = teacher.answers(asks, seeds=[1, 2, 3])
     assert [len(one) for one in replies] == [2, 2, 2]
     assert replies[1][0].text == "" and not replies[1][0].finished
     assert replies[0][0].text == replies[0][1].text  # greedy
-    assert teacher.answers(prompts[2:], samples=1, temperature=0.0, max_tokens=4, seed=9)[0][0].text == replies[2][0].text
+    assert teacher.answers(asks[2:], seeds=[9])[0][0].text == replies[2][0].text

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from puna.core.rng import derive_seed
+from puna.post.synth.steps import Ask
+from puna.post.synth.teacher import Teacher
 from puna.tokenizer.dialog import Dialog, MessageRow
 
 GENERAL = ("accuracy", "instruction", "tone")
@@ -26,26 +29,6 @@ _WORDING = {
     "bugs": "the code in the last answer has no bug",
     "intent": "the code does what the user meant",
 }
-
-
-class Answer(Protocol):
-    """One reply of a teacher; `finished` tells that it ended by itself."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def finished(self) -> bool: ...
-
-
-class Teacher(Protocol):
-    """Whatever answers prompts: a model of the herd, or one behind an API."""
-
-    def answers(
-        self, prompts: list[list[MessageRow]], *, samples: int, temperature: float, max_tokens: int, seed: int
-    ) -> Sequence[Sequence[Answer]]:
-        """`samples` replies to each prompt."""
-        ...
 
 
 class Verdict(NamedTuple):
@@ -114,12 +97,13 @@ _HARDNESS = (
 )
 
 
-def _question(dialog: Dialog, asked: str) -> list[MessageRow]:
+def _question(dialog: Dialog, asked: str) -> Ask:
     """The dialog as a text and the question behind it: given as turns, it would be gone on with."""
     told = "\n\n".join(f"[{m.role}]\n{m.content or m.tool_calls or ''}" for m in dialog.messages)
-    return [MessageRow(role="user", content=f"{told}\n\n---\n{asked}")]
+    question = MessageRow(role="user", content=f"{told}\n\n---\n{asked}")
+    return Ask([question], temperature=0.0, max_tokens=REPLY_TOKENS, role="judge")
 
 
-def _replies(teacher: Teacher, questions: list[list[MessageRow]], seed: int) -> list[str]:
-    answers = teacher.answers(questions, samples=1, temperature=0.0, max_tokens=REPLY_TOKENS, seed=seed)
+def _replies(teacher: Teacher, questions: list[Ask], seed: int) -> list[str]:
+    answers = teacher.answers(questions, seeds=[derive_seed(seed, i) for i in range(len(questions))])
     return [one[0].text if one and one[0].finished else "" for one in answers]

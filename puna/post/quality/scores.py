@@ -25,10 +25,10 @@ from puna.post.prompts import prompt_key
 from puna.post.quality import embed, judge, rows, topics
 from puna.post.quality.contamination import Held, held_out
 from puna.post.quality.difficulty import counted_intents, pass_rates
-from puna.post.quality.local_teacher import LocalTeacher
 from puna.post.quality.rules import manner
 from puna.post.reject import part_of
 from puna.post.row_lineage import RecordedRows
+from puna.post.synth.teacher import Asked, Teacher, open_teacher
 from puna.tokenizer.dialog import Dialog, Row, Task, read_rows, row_line
 from puna.verify.check import verify
 
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         parts: which rows, see `puna.post.quality.rows`.
         files: further dialogs, JSONL in any shape that `post.collect` reads.
         evaluation: files of evaluation items beside the dev and test tasks.
-        judge: a model that judges and rates difficulty; empty for none.
+        judge: who judges and rates difficulty, as `post.synthesise` names its teachers; None for nobody.
         judge_difficulty: whether that model also tags intentions and difficulty.
         embedder: a model whose hidden states make the vectors; empty for hashed words.
         dim: of hashed vectors.
@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     parts: tuple[rows.Part, ...] = ("samples", "gold")
     files: tuple[str, ...] = ()
     evaluation: tuple[str, ...] = ()
-    judge: str = ""
+    judge: Asked | None = None
     judge_difficulty: bool = True
     embedder: str = ""
     dim: PositiveInt = Field(default=256, le=4096)
@@ -93,7 +93,7 @@ class Instruments:
     tasks: dict[str, Task]
     rates: dict[str, float]
     reward: Scorer | None
-    teacher: judge.Teacher | None
+    teacher: Teacher | None
     hard: bool
     seed: int
 
@@ -108,7 +108,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     import pyarrow as pa
 
     count = _copy(settings, ctx)
-    tools = _instruments(settings, ctx)
+    tools = _instruments(settings, ctx, count)
     tables = [_schema().empty_table()]
     for number, part in enumerate(rows.batches(read_rows(ctx.out / ROWS, Dialog))):
         found = part_of(ctx, number, partial(measured, tools, part), Measured, "measured")
@@ -149,7 +149,7 @@ def _copy(settings: Settings, ctx: StageContext) -> int:
     return count
 
 
-def _instruments(settings: Settings, ctx: StageContext) -> Instruments:
+def _instruments(settings: Settings, ctx: StageContext, count: int) -> Instruments:
     reward = ctx.inputs.optional("reward")
     return Instruments(
         topics=topics.learn_topics(_labelled(ctx), ctx.stream_seed("topics")),
@@ -157,10 +157,20 @@ def _instruments(settings: Settings, ctx: StageContext) -> Instruments:
         tasks=rows.known_tasks(ctx.inputs),
         rates=pass_rates(ctx.inputs.all("samples")),
         reward=None if reward is None else _reward(reward),
-        teacher=LocalTeacher(ctx.inputs.named(settings.judge)) if settings.judge else None,
+        teacher=_judge(settings.judge, ctx, count),
         hard=settings.judge_difficulty,
         seed=ctx.stream_seed("judge"),
     )
+
+
+def _judge(asked: Asked | None, ctx: StageContext, count: int) -> Teacher | None:
+    """Who judges; what rows are chosen by improves the model that learns from them, so a judge from elsewhere is a source."""
+    if asked is None:
+        return None
+    teacher = open_teacher(asked, ctx, "judge")
+    if asked.use == "url":
+        ctx.add_source(teacher.name, teacher.licence, rows=count, use="outputs", role="judge")
+    return teacher
 
 
 def _reward(artifact: Artifact) -> Scorer | None:

@@ -17,6 +17,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from puna.core.chat_api import post_json
 from puna.core.errors import InputError, RunError
+from puna.core.licences import NOTHING
 from puna.core.settings import Settings, Share, execution
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
