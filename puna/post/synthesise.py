@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -27,7 +27,7 @@ from puna.post.prompts import prompt_key
 from puna.post.reject import part_of
 from puna.post.row_lineage import RecordedRows
 from puna.post.synth.catalogue import GENERATORS, Generators
-from puna.post.synth.drive import LazySandbox, Running, Told, drive
+from puna.post.synth.drive import NO_SANDBOX, LazySandbox, Running, Told, drive
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Item
 from puna.post.synth.tally import Tally
@@ -48,6 +48,7 @@ class Settings(BaseSettings):
         program_seconds: how long a program may run; a slower machine may need more to come to the same verdicts.
         part: items between two looks at whether to stop.
         workers: programs that run side by side. `allow_unsandboxed` runs them without walls where none can be had.
+        no_sandbox: where none can be had, `refuse` the stage or `skip` what would run a program.
         round: recorded in the provenance of every row.
     """
 
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     part: PositiveInt = 128
     workers: PositiveInt = execution(2)
     allow_unsandboxed: bool = execution(False)
+    no_sandbox: Literal["refuse", "skip"] = "refuse"
     round: NonNegativeInt | None = None
 
     @model_validator(mode="after")
@@ -97,10 +99,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     _note_missing(entries, wanted, ctx)
     teacher = open_teacher(settings.teacher, ctx, "teacher")
     judge = teacher if settings.judge is None else open_teacher(settings.judge, ctx, "judge")
-    box, tally = (
-        LazySandbox(settings.workers, settings.program_seconds, settings.allow_unsandboxed),
-        Tally(ctx.out, wanted, _held_out(ctx)),
-    )
+    may_lack = settings.no_sandbox == "skip"
+    box = LazySandbox(settings.workers, settings.program_seconds, settings.allow_unsandboxed, may_lack=may_lack)
+    tally = Tally(ctx.out, wanted, _held_out(ctx))
     with box, tally:
         tell = partial(
             _tell, settings=settings, templates=templates, teachers={"teacher": teacher, "judge": judge}, box=box, ctx=ctx
@@ -110,6 +111,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             for told in part_of(ctx, number, partial(tell, part), Told, "stories"):
                 tally.add(told)
             ctx.progress(first + len(part), len(entries), accepted=tally.passed)
+    if skipped := sum(one.reasons[NO_SANDBOX] for one in tally.counts.values()):
+        ctx.note(f"there is no sandbox here (puna doctor), so {skipped} items that need one were left out")
     _describe(ctx, settings, teacher, judge)
     return {
         "accepted": tally.rows,

@@ -130,8 +130,8 @@ def test_sft_learns_from_the_kept_rows_only(tmp_path):
 def test_a_model_embeds_and_judges_and_what_it_says_is_read_strictly(tmp_path):
     tasks, base = tasks_artifact(tmp_path / "tasks"), base_artifact(tmp_path / "base")
     made = run_graph(
-        tmp_path, "post.quality.select", "picked", [tasks, base], parts=["gold"], judge={"use": "model", "input": "base"}, embedder="base",
-        judge_difficulty=False,
+        tmp_path, "post.quality.select", "picked", [tasks, base], parts=["gold"], judge={"use": "model", "input": "base"},
+        embedder="base", judge_difficulty=False,
     )  # fmt: skip
     summary = made["picked.scores"].summary()
     assert summary["judged"] == 0 and summary["unreadable"] == summary["rows"] == 24  # an untrained model says nothing

@@ -8,6 +8,7 @@ from puna.core.errors import InputError, Preempted
 from puna.core.stage import local_artifact, local_context
 from puna.post import synthesise
 from puna.post.examples import encode_dialog
+from puna.post.synth.drive import NO_SANDBOX, LazySandbox
 from puna.post.synth.steps import user
 from puna.post.synth.templates import load_templates
 from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows, write_rows
@@ -34,10 +35,10 @@ def made(tmp_path, monkeypatch):
     """Runs the stage with a scripted teacher; (summary, accepted dialogs, teacher)."""
     artifact = documents(tmp_path / "in", [f"text number {i} " * 12 for i in range(4)])
 
-    def run(lines, name="out", stopping=lambda: False, inputs=(), **settings):
+    def run(lines, name="out", stopping=lambda: False, inputs=(), box=TrustedBox, **settings):
         teacher = lines if isinstance(lines, Scripted) else Scripted(lines)
         monkeypatch.setattr(synthesise, "open_teacher", lambda *_: teacher)
-        monkeypatch.setattr(synthesise, "LazySandbox", TrustedBox)
+        monkeypatch.setattr(synthesise, "LazySandbox", box)
         ctx = local_context(tmp_path / name, name="synth", inputs=[artifact, *inputs], seed=3)
         ctx.stopping = stopping
         asked = synthesise.Settings.model_validate({"generators": {"code_feedback": {"count": 4}}, **settings})
@@ -119,3 +120,14 @@ def test_a_template_of_ones_own_needs_the_same_slots(tmp_path):
 def test_no_generator_is_refused():
     with pytest.raises(ValueError, match="no generator is named"):
         synthesise.Settings.model_validate({"generators": {}})
+
+
+def test_without_a_sandbox_a_stage_is_refused_or_leaves_out_what_needs_one(made, monkeypatch):
+    def none_here(*_, **__):
+        raise InputError("no sandbox stops every attack here")
+
+    monkeypatch.setattr("puna.verify.sandbox.Sandbox", none_here)
+    with pytest.raises(InputError, match="no sandbox stops"):
+        made(script(), box=LazySandbox)
+    summary, rows, _ = made(script(), name="skipped", box=LazySandbox, no_sandbox="skip")
+    assert rows == [] and summary["generators"]["code_feedback"]["reasons"] == {NO_SANDBOX: 4}

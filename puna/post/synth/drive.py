@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.post.synth.steps import Accepted, Answer, Ask, Execute, Item, Rejected, Story
 from puna.post.synth.teacher import Teacher
@@ -20,6 +21,7 @@ from puna.tokenizer.dialog import Row
 if TYPE_CHECKING:
     from puna.verify.sandbox import Outcome, Sandbox
 
+NO_SANDBOX = "no sandbox here"  # reason of a story that would have run a program
 SHOWN = 2000  # characters of a question or an answer that are kept of a rejected story
 
 
@@ -50,10 +52,14 @@ class Told(Row):
 
 
 class LazySandbox:
-    """The sandbox, started when the first program comes; generators without programs need none."""
+    """The sandbox, started when the first program comes; generators without programs need none.
 
-    def __init__(self, workers: int, seconds: float, allow_unsandboxed: bool = False):
+    With `may_lack` no program is run on a machine on which none can be built.
+    """
+
+    def __init__(self, workers: int, seconds: float, allow_unsandboxed: bool = False, *, may_lack: bool = False):
         self.workers, self.seconds, self.allow_unsandboxed = workers, seconds, allow_unsandboxed
+        self.may_lack, self._lacking = may_lack, False
         self._stack = ExitStack()
         self._sandbox: Sandbox | None = None
 
@@ -63,12 +69,20 @@ class LazySandbox:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome]:
-        """What came of each program, in order."""
+    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome] | None:
+        """What came of each program, in order; None where there is no sandbox."""
         from puna.verify.sandbox import Job, Limits, Sandbox
 
+        if self._lacking:
+            return None
         if self._sandbox is None:
-            box = Sandbox(Limits(seconds=self.seconds), self.workers, allow_unsandboxed=self.allow_unsandboxed)
+            try:
+                box = Sandbox(Limits(seconds=self.seconds), self.workers, allow_unsandboxed=self.allow_unsandboxed)
+            except InputError:
+                if not self.may_lack:
+                    raise
+                self._lacking = True
+                return None
             self._sandbox = self._stack.enter_context(box)
         jobs = [Job(one.code, one.tests, one.stdin, one.files, language=one.language) for one in programs]
         return self._sandbox.map_python(jobs)
@@ -77,7 +91,7 @@ class LazySandbox:
 class Box(Protocol):
     """Something that runs programs: `LazySandbox`, or a stand-in."""
 
-    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome]: ...
+    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome] | None: ...
 
 
 @dataclass
@@ -148,8 +162,13 @@ def drive(stories: Sequence[tuple[str, Item, Story]], teachers: Mapping[str, Tea
                     replies[i] = reply
         programs = [i for i, (_, step, _) in enumerate(steps) if isinstance(step, Execute)]
         if programs:
-            for i, outcome in zip(programs, box.outcomes([steps[i][1] for i in programs]), strict=True):  # type: ignore[misc]
-                replies[i] = outcome
+            outcomes = box.outcomes([steps[i][1] for i in programs])  # type: ignore[misc]
+            if outcomes is None:
+                for i in programs:
+                    steps[i][0].end = Rejected(NO_SANDBOX)
+            else:
+                for i, outcome in zip(programs, outcomes, strict=True):
+                    replies[i] = outcome
         _hand_back(waiting, steps, replies)
     for one in running:
         one.told.reason = one.end.reason if isinstance(one.end, Rejected) else None
@@ -160,6 +179,9 @@ def _hand_back(waiting: list[Running], steps: list[tuple[Running, Any, int]], re
     at = 0
     for one in waiting:
         own = len(one.steps())
+        if one.end is not None:
+            at += own
+            continue
         for (_, step, _), reply in zip(steps[at : at + own], replies[at : at + own], strict=True):
             one.count(step, reply)
         one.send(one.answer(replies[at : at + own]))
