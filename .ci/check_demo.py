@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 RECALL = {"near_duplicate": 0.95, "pii": 0.95, "spam": 0.9, "wrong_language": 0.9}
 PRECISION = 0.95
+SELECTION = 0.9  # recall and precision of every planted fault among dialogs
 NOT_FOUND, FOUND = 0.3, 0.8  # needle at eight times the pre-training length; picking a listed value finds 0.3
 ITEMS = 1000
 MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
 MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
+MUST_ACCEPT = ("maths_verified", "maths_selfcheck", "maths_corrections", "instructions", "parallel_text")  # no program needed
 EQUAL_WEIGHTS = ("discarded", "not trained", "same weights")  # verdicts on a model that is its control
 
 
@@ -31,7 +35,26 @@ def problems(run: Path) -> list[str]:
     context = report["sections"]["Long context"]
     found += _needle(context["needle"]["models"] | context["student-needle"]["models"])
     found += _claims(report["claims"], run)
-    return found
+    found += _selection(json.loads((_stage(run, "selected") / "summary.json").read_text())["planted"])
+    made = json.loads((_stage(run, "synthetic") / "summary.json").read_text())["generators"]
+    found += [f"nothing was accepted of {name}" for name in MUST_ACCEPT if not made[name]["accepted"]]
+    return found + _release(run)
+
+
+def _selection(planted: dict) -> list[str]:
+    low = {name: one for name, one in planted.items() if name != "kept" and min(one["recall"], one["precision"]) < SELECTION}
+    return [f"selection of {name}: recall {one['recall']:.3f}, precision {one['precision']:.3f}" for name, one in low.items()]
+
+
+def _release(run: Path) -> list[str]:
+    """The chat model can be released, and what was released holds."""
+    puna = Path(sys.executable).with_name("puna")
+    with tempfile.TemporaryDirectory() as folder:
+        for words in (["release", str(run), f"{folder}/model"], ["verify", f"{folder}/model"]):
+            done = subprocess.run([puna, *words], capture_output=True, text=True)
+            if done.returncode:
+                return [f"puna {words[0]}: {done.stderr or done.stdout}"]
+    return []
 
 
 def _needle(models: dict) -> list[str]:
