@@ -38,8 +38,8 @@ def why_licence(
     for name in owed if duty is None else [duty]:
         reason = graph.owing(key, name)
         lines.append(f"{name}: {DUTIES.get(name, name)}" if reason else f"{name}: not owed")
-        rows.append({"duty": name, "owed": reason is not None, "path": _as_json(graph, reason) if reason else None})
-        lines += [_title(reason), *_tree(graph, reason)] if reason else []
+        rows.append({"duty": name, "owed": reason is not None, "path": _as_json(graph, reason, set()) if reason else None})
+        lines += [_title(reason), *_tree(graph, reason, set())] if reason else []
     show(rows, "\n".join(lines) or "nothing is asked for", as_json)
 
 
@@ -141,9 +141,15 @@ def _pair(text: str) -> tuple[str, Path]:
     return licence, Path(path)
 
 
-def _tree(graph: Graph, reason: Reason) -> list[str]:
-    """The path as a tree below its node, each source with an id of one of its rows."""
-    branches = [[_title(part), *_tree(graph, part)] for part in reason.inputs]
+def _tree(graph: Graph, reason: Reason, told: set[int]) -> list[str]:
+    """The path as a tree below its node, each source with an id of one of its rows.
+
+    `told`: reasons whose own tree is printed already; one that is met again stands for it.
+    """
+    if id(reason) in told:
+        return ["└─ as above"]
+    told.add(id(reason))
+    branches = [[_title(part), *_tree(graph, part, told)] for part in reason.inputs]
     branches += [[_leaf(graph, reason, row)] for row in reason.own]
     lines = []
     for number, (first, *rest) in enumerate(branches):
@@ -164,10 +170,14 @@ def _leaf(graph: Graph, reason: Reason, row: dict[str, Any]) -> str:
     return described(row) + (f", such as row {example}" if example else "")
 
 
-def _as_json(graph: Graph, reason: Reason) -> dict[str, Any]:
+def _as_json(graph: Graph, reason: Reason, told: set[int]) -> dict[str, Any]:
+    """The same as JSON; `again` where an artifact was told before."""
+    head = {"artifact": reason.node.name, "stage": reason.node.stage}
+    if id(reason) in told:
+        return {**head, "again": True}
+    told.add(id(reason))
     sources = []
     for row in reason.own:
         groups = graph.rows(reason.node.key, row)
         sources.append({**row, "example": groups[0].example if groups else None})
-    return {"artifact": reason.node.name, "stage": reason.node.stage, "sources": sources,
-            "inputs": [_as_json(graph, part) for part in reason.inputs]}  # fmt: skip
+    return {**head, "sources": sources, "inputs": [_as_json(graph, part, told) for part in reason.inputs]}

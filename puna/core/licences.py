@@ -129,17 +129,18 @@ _NAMES = (  # the first pattern that is found in a model's name decides
     (r"r1-distill-llama-8b", "LicenseRef-llama3.1"), (r"r1-distill-llama-70b", "LicenseRef-llama3.3"),
     (r"r1-distill-qwen", "Apache-2.0"),
     (r"llama[-_ ]?2(?![\d.])", "LicenseRef-llama2"),
-    (r"llama[-_ ]?3\.1", "LicenseRef-llama3.1"),
-    (r"llama[-_ ]?3\.2.*vision", "LicenseRef-llama3.2-multimodal"), (r"llama[-_ ]?3\.2", "LicenseRef-llama3.2"),
-    (r"llama[-_ ]?3\.3", "LicenseRef-llama3.3"),
-    (r"llama[-_ ]?3(?![\d.])", "LicenseRef-llama3"),
+    (r"llama[-_ ]?3[._-]1(?![\db])", "LicenseRef-llama3.1"),
+    (r"llama[-_ ]?3[._-]2(?![\db]).*vision", "LicenseRef-llama3.2-multimodal"),
+    (r"llama[-_ ]?3[._-]2-(11|90)b", "LicenseRef-llama3.2-multimodal"), (r"llama[-_ ]?3[._-]2(?![\db])", "LicenseRef-llama3.2"),
+    (r"llama[-_ ]?3[._-]3(?![\db])", "LicenseRef-llama3.3"),
+    (r"llama[-_ ]?3(?![\d.]|b\b)", "LicenseRef-llama3"),
     (r"llama[-_ ]?4", "LicenseRef-llama4"),
     (r"\bgpt-?(3\.5|4|5)|chatgpt|davinci|\bo[134](-mini|-preview)?$", "LicenseRef-openai-terms"),
     (r"\bclaude\b", "LicenseRef-anthropic-terms"), (r"\bgemini\b", "LicenseRef-google-ai-terms"),
     (r"\bgemma\b", "LicenseRef-gemma"),
     (r"qwen[-_ ]?(2|2\.5)-72b", "LicenseRef-qwen"), (r"qwen[-_ ]?2\.5-3b", "LicenseRef-qwen-research"),
-    (r"qwen[-_ ]?2\.5-(0\.5|1\.5|7|14|32)b|qwen[-_ ]?3(?![\d.])", "Apache-2.0"),
-    (r"deepseek-r1", "MIT"), (r"deepseek-v[23]", "LicenseRef-deepseek"),
+    (r"qwen[-_ ]?2\.5-(0\.5|1\.5|7|14|32)b|qwen-?3-((coder|next|vl)-)?\d", "Apache-2.0"),
+    (r"deepseek-r1(?!-distill|:)", "MIT"), (r"deepseek-v[23]", "LicenseRef-deepseek"),
     (r"mixtral|mistral-7b|mistral-nemo", "Apache-2.0"), (r"mistral-large", "LicenseRef-mistral-research"),
     (r"\bphi-[34]", "MIT"), (r"\bolmo-", "Apache-2.0"),
 )  # fmt: skip
@@ -163,6 +164,6 @@ def licence_of_model(name: str) -> tuple[str, str] | None:
 
 
 def hub_id(licence: str) -> str:
-    """A licence as model cards name it: lower-case SPDX, Meta's own ids, else `other`."""
+    """A licence as model cards name it: lower-case SPDX, Meta's own ids, else `other`, as of an expression."""
     terms = terms_of(licence)
-    return terms.hub if terms else ("other" if licence.startswith("LicenseRef-") else licence.lower())
+    return terms.hub if terms else ("other" if licence.startswith("LicenseRef-") or " " in licence else licence.lower())

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from puna.core.licence_expression import counted
 from puna.core.licences import (
     ATTRIBUTION,
     LLAMA_NAME,
@@ -21,16 +22,18 @@ from puna.core.licences import (
     NOTHING,
     SHARE_ALIKE,
     UNKNOWN,
+    Terms,
     terms_of,
 )
 
 Row = dict[str, Any]  # {"source", "licence", "rows"}, "use", "role", "declared", and obligations a stage declared itself
 
 WEIGHTS, OUTPUTS = "weights", "outputs"  # values of `use`
-HOLDERS = ("model", "reward", "step_reward")  # kinds of artifact that hold weights
+MODEL = "model"
+HOLDERS = (MODEL, "reward", "step_reward")  # kinds of artifact that hold weights
 _TERMS_STAY = {ATTRIBUTION, SHARE_ALIKE, NO_DERIVATIVES}  # with a model: its outputs are no copies of it
 
-_FREE = re.compile(r"CC0|PDDL|Unlicense|0BSD|MIT-0|public-domain|LicenseRef-public-domain|none-needed", re.IGNORECASE)
+_FREE = re.compile(r"^(?:LicenseRef-)?(?:CC0|PDDL|Unlicense|0BSD|MIT-0|public-domain|none-needed)\b", re.IGNORECASE)
 _SHARE = re.compile(r"-SA\b|^A?L?GPL|^ODbL|^MPL|^EPL|^EUPL|^CDLA-Sharing|^GFDL", re.IGNORECASE)
 _NOTICE = re.compile(
     r"^CC-BY|^MIT|^BSD|^Apache|^PSF|^Python|^ISC|^ODC-By|^A?L?GPL|^ODbL|^MPL|^EPL|^EUPL|^CDLA|^GFDL|^Zlib|^BSL|^Artistic"
@@ -64,11 +67,12 @@ def handed_on(rows: Iterable[Row], carried: bool) -> list[Row]:
 def carried_weights(kind: str, inputs: list[tuple[str, str]], teacher: int | None) -> list[bool]:
     """Which inputs, given as (name, kind), put their weights into an artifact of `kind`.
 
-    `teacher`: the place, among the model inputs, of the one that only teaches.
+    A reward model only judges what a model learns. `teacher`: the place, among the model inputs, of the one that only teaches.
     """
-    models = [place for place, (_, given) in enumerate(inputs) if given in HOLDERS]
+    models = [place for place, (_, given) in enumerate(inputs) if given == MODEL]
     taught_by = models[teacher] if teacher is not None and teacher < len(models) else None
-    return [kind in HOLDERS and place in models and place != taught_by for place in range(len(inputs))]
+    held = {MODEL} if kind == MODEL else set(HOLDERS if kind in HOLDERS else ())
+    return [given in held and place != taught_by for place, (_, given) in enumerate(inputs)]
 
 
 def obligations(rows: Iterable[Row]) -> list[str]:
@@ -95,12 +99,24 @@ def owed(row: Row, among: Iterable[Row] = ()) -> set[str]:
 
 def duties(licence: str, use: str = "") -> set[str]:
     """Obligations of an SPDX expression: `A AND B` asks for both, `A OR B` for the lighter one. `use` as in a row."""
-    text = licence.replace("(", " ").replace(")", " ").strip()
-    if " OR " in text:
-        return min((duties(part, use) for part in text.split(" OR ")), key=lambda d: (UNKNOWN in d, len(d), sorted(d)))
-    if " AND " in text:
-        return set().union(*(duties(part, use) for part in text.split(" AND ")))
-    name = text.split(" WITH ")[0].strip()
+    return set().union(*(_duties_of_name(name, use) for name in _counted(licence, use)))
+
+
+def terms_in(licence: str, use: str = "") -> list[Terms]:
+    """The entries of all licences that count in an SPDX expression. `use` as in a row."""
+    return [terms for name in _counted(licence, use) if (terms := terms_of(name)) is not None]
+
+
+def _counted(licence: str, use: str) -> list[str]:
+    def weight(names: list[str]) -> tuple:
+        found = set().union(*(_duties_of_name(name, use) for name in names))
+        return UNKNOWN in found, len(found), sorted(found)
+
+    return counted(licence, weight)
+
+
+def _duties_of_name(licence: str, use: str) -> set[str]:
+    name = licence.split(" WITH ")[0].strip()
     if (terms := terms_of(name)) is not None:
         return set(terms.outputs if use == OUTPUTS else terms.use)
     if _FREE.search(name):

@@ -2,13 +2,14 @@
 
 Every artifact records its inputs and the sources it declared itself, so the sources of any artifact follow by propagation and
 can be derived again from a graph alone, on another machine. A Hugging Face directory that no stage made is a node without
-inputs: what its model card states as licence is what it declares. A record of the time before declared sources stood apart is
-read as declaring what none of its inputs has.
+inputs: what its model card states as licence is what it declares. What a record has and its inputs do not give, because they are
+gone or because it is of the time before declared sources stood apart, is read as declared by it, so that no duty gets lost.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from puna.core import store
 from puna.core.errors import InputError
-from puna.core.lineage import WEIGHTS, Row, carried_weights, combine, handed_on, owed
+from puna.core.lineage import MODEL, WEIGHTS, Row, carried_weights, combine, handed_on, identity, owed
 from puna.core.lineage_rows import Group, groups, row_files
 from puna.core.stage import Artifact
 
@@ -51,15 +52,18 @@ class Reason:
 
     node: Node
     own: list[Row]
-    inputs: list[Reason]
+    inputs: list[Reason] = field(repr=False)  # shared ones would be written once for every path
 
-    def paths(self, told: Callable[[Node, Row], str], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-        """Every way down to a source, as names; `told` puts the source at its end in words."""
-        here = (*before, self.node.name)
-        for row in self.own:
-            yield (*here, told(self.node, row))
-        for reason in self.inputs:
-            yield from reason.paths(told, here)
+    def paths(self, told: Callable[[Node, Row], str]) -> Iterator[tuple[str, ...]]:
+        """A shortest way down to each source, as names; `told` puts the source at its end in words."""
+        ways, seen = deque([((self.node.name,), self)]), {id(self)}
+        while ways:
+            here, reason = ways.popleft()
+            yield from ((*here, told(reason.node, row)) for row in reason.own)
+            for further in reason.inputs:
+                if id(further) not in seen:
+                    seen.add(id(further))
+                    ways.append(((*here, further.node.name), further))
 
 
 class Graph:
@@ -69,6 +73,7 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         self.places: dict[str, Path] = {}  # directory of a node, where it is on this machine
         self._sources: dict[str, list[Row]] = {}
+        self._groups: dict[str, list[Group]] = {}
 
     def add(self, artifact: Artifact) -> str:
         """Take an artifact and everything it was made from; returns its key."""
@@ -94,15 +99,19 @@ class Graph:
         return self._sources[key]
 
     def reason(self, key: str, wanted: Callable[[Row], bool]) -> Reason | None:
-        """How sources for which `wanted` holds come into a node; None where none does."""
-        node = self.nodes[key]
-        through = [
-            self.reason(edge.key, (lambda row, c=edge.carried: wanted(handed_on([row], c)[0])))  # type: ignore[misc]
-            for edge in node.inputs
-        ]
-        own = [row for row in node.declared if wanted(row)]
-        found = [reason for reason in through if reason is not None]
-        return Reason(node, own, found) if own or found else None
+        """How sources for which `wanted` holds come into a node; None where none does. A node met twice is one and the same."""
+        known: dict[tuple[str, bool], Reason | None] = {}
+
+        def found(one: str, carried: bool) -> Reason | None:
+            if (one, carried) not in known:
+                node = self.nodes[one]
+                own = [row for row in node.declared if wanted(handed_on([row], carried)[0])]
+                through = [found(edge.key, carried and edge.carried) for edge in node.inputs]
+                inputs = [reason for reason in through if reason is not None]
+                known[one, carried] = Reason(node, own, inputs) if own or inputs else None
+            return known[one, carried]
+
+        return found(key, True)
 
     def owing(self, key: str, duty: str) -> Reason | None:
         """How a duty comes into a node."""
@@ -132,8 +141,10 @@ class Graph:
         """The rows of a node's own files behind one of its sources."""
         if key not in self.places:
             return []
+        if key not in self._groups:  # a pass over all rows
+            self._groups[key] = groups(row_files(self.places[key]))
         wanted = row.get("source"), row.get("licence"), row.get("role")
-        found = ((group, group.source()) for group in groups(row_files(self.places[key])))
+        found = ((group, group.source()) for group in self._groups[key])
         return [group for group, s in found if (s["source"], s["licence"], s.get("role")) == wanted]
 
     def to_json(self, key: str) -> dict[str, Any]:
@@ -211,14 +222,16 @@ def _input(artifact: Artifact, entry: dict[str, Any]) -> Artifact:
 
 
 def _declared(artifact: Artifact, inherited: list[Row]) -> list[Row]:
-    if "declared" in artifact.record:
-        return list(artifact.record["declared"])
+    """What an artifact brings itself: what its record declares, and what that has which neither this nor the inputs give."""
     if artifact.record:
-        return [row for row in artifact.record.get("lineage", []) if row not in inherited]
+        own = list(artifact.record.get("declared", []))
+        given = combine(own, [inherited])
+        lost = [row for row in artifact.record.get("lineage", []) if row not in given]
+        return list({identity(row): row for row in (*own, *lost)}.values())
     lineage = artifact.path / LINEAGE
     if lineage.is_file():
         return list(json.loads(lineage.read_text())["sources"])
-    if artifact.kind != "model":
+    if artifact.kind != MODEL:
         return []
     return [{"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}]
 

@@ -35,7 +35,7 @@ class RecordedRows:
         known = {name: provenance.get(name) for name in ("source", "licence_concluded", "evidence", "round", "parents")}
         teacher, judge = provenance.get("teacher"), provenance.get("judge")
         written, why = self._terms(teacher, provenance.get("teacher_licence"))
-        person = kind == "human" and not provenance.get("judge_licence")
+        person = kind == "human" and not provenance.get("judge_licence") and not self._is_model(judge)
         judged, how = (NOTHING, "a person's choice") if person else self._terms(judge, provenance.get("judge_licence"))
         self._file.add(
             **known, id=identity, part=part, licence_declared=provenance.get("licence"), teacher=teacher, teacher_licence=written,
@@ -67,6 +67,10 @@ class RecordedRows:
         for group in groups([self._ctx.out / FILE]) if declare else ():
             self._ctx.add_source(**group.source())
 
+    def _is_model(self, name: str | None) -> bool:
+        """Whether a judge's name is that of a model we know of."""
+        return name is not None and (name in self._own or name in self._licences or licence_of_model(name) is not None)
+
     def _terms(self, name: str | None, given: str | None) -> tuple[str | None, str | None]:
         if name is None:
             return None, None
@@ -74,7 +78,7 @@ class RecordedRows:
             return OWN, "a model of this run"
         if name in self._licences:
             return self._licences[name], "the recipe says so"
-        if given:
+        if given and given != OWN:  # which no row from elsewhere can say of itself
             return given, "the row says so"
         return licence_of_model(name) or ("unknown", "nobody says")
 

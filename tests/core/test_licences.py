@@ -3,7 +3,7 @@
 import pytest
 
 from puna.core.licences import TERMS, hub_id, licence_of_model, terms_of
-from puna.core.lineage import carried_weights, duties, handed_on, obligations, outputs_licence, owed
+from puna.core.lineage import carried_weights, duties, handed_on, obligations, outputs_licence, owed, terms_in
 
 OUTPUTS = {"source": "teacher", "use": "outputs"}
 
@@ -64,7 +64,12 @@ def test_names_and_notices_differ_by_version():
     for version in ("3.1", "3.3"):
         assert asked[f"llama{version}"].notice.startswith(f"Llama {version} is licensed under the Llama {version} Community")
     assert all(terms.source and terms.id.startswith("LicenseRef-") for terms in TERMS)
-    assert [hub_id(name) for name in ("llama3.1", "MIT", "LicenseRef-mine")] == ["llama3.1", "mit", "other"]
+    assert [hub_id(name) for name in ("llama3.1", "MIT", "LicenseRef-mine", "MIT AND ISC")] == [
+        "llama3.1",
+        "mit",
+        "other",
+        "other",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,14 @@ def test_names_and_notices_differ_by_version():
         ("Qwen/Qwen2.5-72B-Instruct", "LicenseRef-qwen"),
         ("Qwen/Qwen2.5-7B-Instruct", "Apache-2.0"),
         ("google/gemma-2-9b-it", "LicenseRef-gemma"),
+        ("meta.llama3-1-70b-instruct-v1:0", "LicenseRef-llama3.1"),
+        ("nvidia/Llama-3_3-Nemotron-Super-49B-v1", "LicenseRef-llama3.3"),
+        ("llama3-70b-8192", "LicenseRef-llama3"),
+        ("llama-3.2-90b", "LicenseRef-llama3.2-multimodal"),
+        ("openlm-research/open_llama_3b", None),
+        ("deepseek-r1:70b", None),
+        ("Qwen/Qwen3-235B-A22B", "Apache-2.0"),
+        ("qwen3-max", None),
         ("our-own-model", None),
     ],
 )
@@ -96,6 +109,9 @@ def test_weights_that_only_teach_become_outputs():
     assert carried_weights("model", inputs, None) == [True, True, False]
     assert carried_weights("model", inputs, 1) == [True, False, False]
     assert carried_weights("samples", inputs, None) == [False, False, False]
+    judged = [("judge", "reward"), ("student", "model"), ("teacher", "model")]
+    assert carried_weights("model", judged, 1) == [False, True, False]
+    assert carried_weights("reward", judged, None) == [True, True, True]
     row = {"source": "base", "licence": "llama2", "use": "weights"}
     assert handed_on([row], True) == [row] and handed_on([row], False) == [{**row, "use": "outputs"}]
     assert obligations(handed_on([row], False)) == ["no-training"]
@@ -111,3 +127,11 @@ def test_terms_of_what_a_model_writes():
     ]
     assert outputs_licence(asked) == "CC-BY-NC-4.0 AND LicenseRef-llama3.1"
     assert duties(outputs_licence(asked), "outputs") == {"attribution", "llama-name", "non-commercial"}
+
+
+def test_the_entries_of_an_expression_are_those_that_count():
+    assert [terms.id for terms in terms_in("LicenseRef-gemma AND (MIT AND llama3.1)")] == [
+        "LicenseRef-gemma",
+        "LicenseRef-llama3.1",
+    ]
+    assert terms_in("llama3.1 OR MIT") == [] and terms_in("MIT AND") == []

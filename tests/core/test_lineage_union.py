@@ -24,6 +24,17 @@ from puna.core.lineage import combine, duties, obligations
         ("MIT OR GPL-2.0-only", {"attribution"}),
         ("(MIT AND CC-BY-SA-4.0)", {"attribution", "share-alike"}),
         ("unknown OR GPL-2.0-only", {"attribution", "share-alike"}),
+        ("(MIT OR GPL-3.0-only) AND CC-BY-NC-4.0", {"attribution", "non-commercial"}),
+        ("MIT AND (CC-BY-SA-4.0 OR CC-BY-NC-4.0 AND MIT)", {"attribution", "non-commercial"}),
+        ("MIT and unheard-of", {"attribution", "unknown-licence"}),
+        ("mit or unheard-of", {"attribution"}),
+        ("MIT AND", {"unknown-licence"}),
+        ("(MIT OR CC0-1.0", {"unknown-licence"}),
+        ("MIT OR CC0-1.0) AND MIT", {"unknown-licence"}),
+        ("BSD (3-clause)", {"attribution"}),
+        ("UNLICENSED", {"unknown-licence"}),
+        ("not CC0", {"unknown-licence"}),
+        ("LicenseRef-public-domain", set()),
     ],
 )
 def test_duties_by_spdx_identifier(licence, expected):

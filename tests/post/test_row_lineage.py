@@ -31,6 +31,8 @@ def collected(tmp_path, rows, **settings):
         ({"judge": "Llama-3.1-70B-Instruct"}, "LicenseRef-llama3.1", ["attribution", "llama-name"]),
         ({"judge": "Llama-3-70B"}, "LicenseRef-llama3", ["no-training"]),
         ({"judge": "mystery"}, "unknown", ["unknown-licence"]),
+        ({"judge": "mystery", "judge_licence": "own"}, "unknown", ["unknown-licence"]),
+        ({"judge": "gpt-4o", "judge_licence": "own"}, "LicenseRef-openai-terms", ["no-competing-model"]),
         ({"judge": "mystery", "judge_licence": "MIT"}, "MIT", []),
         ({"judge": "ours"}, "LicenseRef-openai-terms", ["no-competing-model"]),
     ],
@@ -42,15 +44,15 @@ def test_a_judge_binds_as_a_teacher_does(tmp_path, named, licence, owed):
     assert obligations(sources) == owed
 
 
-def test_a_person_who_ranks_brings_no_terms(tmp_path):
+@pytest.mark.parametrize(("judge", "licence"), [("anna", "none-needed"), ("gpt-4o", "LicenseRef-openai-terms")])
+def test_a_person_who_ranks_brings_no_terms(tmp_path, judge, licence):
     message = {"role": "assistant", "content": "you"}
     row = {"id": "1", "context": SAID[:1], "ranking": [0, 1], "kind": "human",
            "candidates": [{"messages": [message], "origin": "a"}, {"messages": [message | {"content": "I"}], "origin": "b"}],
-           "provenance": {"source": "chats", "licence": "CC0-1.0", "judge": "anna"}}  # fmt: skip
+           "provenance": {"source": "chats", "licence": "CC0-1.0", "judge": judge}}  # fmt: skip
     _, sources = collected(tmp_path, [{"messages": [SAID[0] | {"content": "bye"}, SAID[1]]}, row])
     found = {row["source"]: row["licence"] for row in sources}
-    assert found == {"rows": "CC0-1.0", "chats": "CC0-1.0", "anna": "none-needed"}
-    assert obligations(sources) == []
+    assert found == {"rows": "CC0-1.0", "chats": "CC0-1.0", judge: licence}
 
 
 def test_declared_and_concluded_stand_apart_in_row_and_artifact(tmp_path):

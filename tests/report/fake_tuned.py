@@ -9,7 +9,9 @@ REVISION = 1
 
 
 class Settings(BaseSettings):
-    """Nothing to set."""
+    """`adapter`: leave adapters beside the weights."""
+
+    adapter: bool = False
 
 
 def run(settings, ctx):
@@ -17,3 +19,6 @@ def run(settings, ctx):
     for path in ctx.inputs.one("model").path.glob("*"):
         if path.name not in ("artifact.json", "lineage.json", "summary.json") and path.is_file():
             shutil.copyfile(path, ctx.out / path.name)
+    if settings.adapter:
+        (ctx.out / "adapter").mkdir()
+        shutil.copyfile(ctx.out / "model.safetensors", ctx.out / "adapter" / "adapter_model.safetensors")

@@ -14,22 +14,20 @@ from typing import Any
 
 from puna.core import store
 from puna.core.errors import InputError, resource_error
-from puna.core.licences import terms_of
-from puna.core.lineage import WEIGHTS, obligations
+from puna.core.lineage import obligations
 from puna.core.lineage_graph import Graph
 from puna.core.stage import Artifact
 from puna.model.weight_file import sha256_of
 from puna.model.weight_source import write_sums
 from puna.report.release import card, croissant, cyclonedx, notices, spdx
 from puna.report.release.facts import Facts, gather
-from puna.report.release.refusals import COMMERCIAL, Refusal, ReleaseRefused, licence_refusals
+from puna.report.release.refusals import COMMERCIAL, Refusal, ReleaseRefused, as_id, licence_asked, licence_refusals
 
 PARTIAL = ".partial"
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*",
                "special_tokens_map.json", "chat_template.jinja")  # fmt: skip
 PROVENANCE, LICENCE_TEXTS = "provenance", "licences"
 FACTS, GRAPH = f"{PROVENANCE}/release.json", f"{PROVENANCE}/graph.json"
-OWN_LICENCE = "Apache-2.0"  # of weights that no licence from elsewhere binds
 
 
 def release(
@@ -49,20 +47,20 @@ def release(
 
     Args:
         model: the artifact that is released. artifacts: all of its run, for its scores.
-        licence: of the release; None takes that of the weights it goes on from, else Apache-2.0.
+        licence: of the release; None takes that of the weights it goes on from, else `puna.report.release.refusals.OWN_LICENCE`.
         licence_files: texts that go along, by licence. unfinished: stages of the run that are not done.
 
     Returns: name, path, licence, obligations and number of files.
     Raises ReleaseRefused with every reason, InputError where `dst` holds files or a text does not exist.
     """
-    given = {_licence_id(key): path for key, path in (licence_files or {}).items()}
+    given = {as_id(key): path for key, path in (licence_files or {}).items()}
     _check_places(dst, given.values())
     graph = Graph()
     facts = gather(
         model, artifacts, graph, name=name, supplier=supplier, profile=profile, run=run, licence=licence or "",
         licence_texts={key: f"{key}.txt" for key in given},
     )  # fmt: skip
-    facts.licence = _licence_id(licence) if licence else _licence_of(facts)
+    facts.licence = as_id(licence) if licence else licence_asked(facts)
     reasons = [*_model_refusals(model, unfinished), *licence_refusals(facts)]
     if reasons:
         raise ReleaseRefused(reasons, where=f"{model.name} ({model.path})")
@@ -142,16 +140,6 @@ def _model_refusals(model: Artifact, unfinished: Sequence[str]) -> list[Refusal]
             Refusal("the weights are not those that the record names", paths, "remove the directory; puna up makes it again")
         )
     return found
-
-
-def _licence_of(facts: Facts) -> str:
-    bound = sorted({str(row["licence"]) for row in facts.sources() if row.get("use") == WEIGHTS})
-    return _licence_id(" AND ".join(bound)) if bound else OWN_LICENCE
-
-
-def _licence_id(licence: str) -> str:
-    terms = terms_of(licence)
-    return terms.id if terms else licence
 
 
 def _check_places(dst: Path, texts: Any) -> None:

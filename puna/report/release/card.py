@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from puna.core.licences import DUTIES, LLAMA_NAME, hub_id, terms_of
+from puna.core.licences import DUTIES, LLAMA_NAME, hub_id
 from puna.core.lineage import owed
 from puna.core.lineage_graph import described
-from puna.report.release.facts import Facts
+from puna.report.release.facts import Facts, terms_of_row
 from puna.report.release.notices import displayed
 from puna.report.sources import percent
 
@@ -74,7 +74,7 @@ def _duties(facts: Facts) -> list[str]:
         for duty in owed(row, every):
             found.setdefault(duty, set()).add(str(row["source"]))
     lines = [f"- **{duty}**: {DUTIES.get(duty, duty)} (from {', '.join(sorted(found[duty]))})" for duty in sorted(found)]
-    named = [terms for row in facts.owing(LLAMA_NAME) if (terms := terms_of(str(row["licence"])))]
+    named = [terms for row in facts.owing(LLAMA_NAME) for terms in terms_of_row(row) if terms.prefix]
     why = sorted({f"- {terms.name}: {terms.source}." for terms in named})
     return ["\n".join(lines + why) or "None of the sources asks for anything."]
 

@@ -44,8 +44,7 @@ def check(path: Path) -> list[str]:
 def _complaints(path: Path, facts: Facts) -> list[str]:
     found = [*_sums(path), *_record(path, facts), *_lineage(path, facts), *_weights(path, facts), *_documents(path, facts)]
     found += [f"the release should have been refused: {reason.text()}" for reason in licence_refusals(facts)]
-    missing = [file for file in facts.licence_texts.values() if not (path / LICENCE_TEXTS / file).is_file()]
-    return [*found, *(f"{LICENCE_TEXTS}/{file}: missing" for file in missing)]
+    return [*found, *_parts(path, facts)]
 
 
 def read_facts(path: Path) -> Facts:
@@ -69,6 +68,15 @@ def _sums(path: Path) -> list[str]:
     found = [f"{name}: missing" for name in sorted(set(stated) - there)]
     found += [f"{name}: not among the checksums" for name in sorted(there - set(stated))]
     return found + [f"{name}: changed" for name in sorted(there & set(stated)) if sha256_of(path / name) != stated[name]]
+
+
+def _parts(path: Path, facts: Facts) -> list[str]:
+    """Licence texts that are missing, and files that no release has: loaders take adapters, weights or code that lie there."""
+    texts = {f"{LICENCE_TEXTS}/{file}" for file in facts.licence_texts.values()}
+    known = {*texts, *map(place_of, facts.files), *documents(facts, {}), FACTS, GRAPH, SUMS}
+    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    found = [f"{name}: no part of this release" for name in sorted(there - known)]
+    return found + [f"{name}: missing" for name in sorted(texts - there)]
 
 
 def _record(path: Path, facts: Facts) -> list[str]:
@@ -111,7 +119,8 @@ def _weights(path: Path, facts: Facts) -> list[str]:
 
 
 def _documents(path: Path, facts: Facts) -> list[str]:
-    weights = {file.name: sha256_of(file) for file in path.glob("*.safetensors") if is_weights(file.name)}
+    places = [place_of(name) for name in facts.files if is_weights(name)]
+    weights = {place: sha256_of(path / place) for place in places if (path / place).is_file()}
     found = []
     for name, text in documents(facts, weights).items():
         file = path / name

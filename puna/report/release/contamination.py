@@ -1,8 +1,8 @@
 """Evaluation prompts that a model may have learnt: what its tasks counted when they were split, and prompts from elsewhere.
 
-A tasks artifact proves in `split.json` that its own splits share no prompt. Where a model is scored on the tasks of another
-artifact, those prompts are looked for among everything it learnt from. Prompts are compared whole, in canonical form
-(`puna.post.prompts`).
+A tasks artifact proves in `split.json` that its own splits share no prompt. The test prompts of every artifact that a model is
+scored on are looked for among everything else it learnt from: other tasks, sampled and synthetic dialogs, preferences. Prompts
+are compared whole, in canonical form (`puna.post.prompts`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from puna.core.lineage_graph import Graph
 from puna.core.stage import Artifact
 from puna.post.prompts import opening, prompt_id
-from puna.tokenizer.dialog import Dialog, Task, read_rows
+from puna.tokenizer.dialog import Dialog, Preference, RowT, Task, read_rows
 
-SPLIT = "split.json"
+SPLIT, TEST = "split.json", "test.jsonl"
 FOREIGN = "train/test"  # the pair that prompts from elsewhere are counted under
 
 
@@ -25,17 +25,18 @@ def overlap(graph: Graph, learnt: Mapping[str, Artifact], artifacts: Sequence[Ar
     Args:
         learnt: what the model was made from, by key. artifacts: of the run; those that hold scores name their tasks.
     """
-    tasks = {key: artifact for key, artifact in learnt.items() if artifact.kind == "tasks"}
+    read = {key: artifact for key, artifact in learnt.items() if artifact.kind in ("tasks", "samples")}
     found: dict[str, int] | None = None
-    for artifact in tasks.values():
+    for artifact in read.values():
         path = artifact.path / SPLIT
         counts = json.loads(path.read_text()).get("overlap", {}) if path.is_file() else {}
         for pair, count in counts.items():
             found = {**(found or {}), pair: (found or {}).get(pair, 0) + int(count)}
     for tested in _tested(graph, artifacts):
-        if tested not in tasks and graph.places[tested].is_dir():
+        others = [artifact for key, artifact in read.items() if key != tested]
+        if (graph.places[tested] / TEST).is_file() and (others or tested not in read):
             found = found or {}
-            found[FOREIGN] = found.get(FOREIGN, 0) + _shared(graph, tested, tasks.values())
+            found[FOREIGN] = found.get(FOREIGN, 0) + _shared(graph, tested, others)
     return found
 
 
@@ -48,13 +49,20 @@ def _tested(graph: Graph, artifacts: Sequence[Artifact]) -> list[str]:
 
 
 def _shared(graph: Graph, tested: str, learnt: Iterable[Artifact]) -> int:
-    """How many test prompts of one tasks artifact are training prompts of others."""
-    asked = {prompt_id(task.prompt) for task in read_rows(graph.places[tested] / "test.jsonl", Task)}
+    """How many test prompts of one tasks artifact are learnt from in other artifacts."""
+    asked = {prompt_id(task.prompt) for task in read_rows(graph.places[tested] / TEST, Task)}
     return len({key for artifact in learnt for key in _prompts(artifact) if key in asked})
 
 
 def _prompts(artifact: Artifact) -> Iterator[str]:
-    for dialog in read_rows(artifact.path / "train.jsonl", Dialog):
+    for dialog in _rows(artifact, "train.jsonl" if artifact.kind == "tasks" else "accepted.jsonl", Dialog):
         yield prompt_id(opening(dialog.messages))
-    for task in read_rows(artifact.path / "prompts.jsonl", Task):
+    for task in _rows(artifact, "prompts.jsonl", Task):
         yield prompt_id(task.prompt)
+    for preference in _rows(artifact, "preferences.jsonl", Preference):
+        yield prompt_id(preference.context)
+
+
+def _rows(artifact: Artifact, name: str, cls: type[RowT]) -> Iterator[RowT]:
+    path = artifact.path / name
+    return read_rows(path, cls) if path.is_file() else iter(())

@@ -15,8 +15,8 @@ from typing import Any
 from puna import __version__
 from puna.core import store
 from puna.core.errors import InputError
-from puna.core.licences import Terms, terms_of
-from puna.core.lineage import OUTPUTS, WEIGHTS, Row, owed
+from puna.core.licences import Terms
+from puna.core.lineage import OUTPUTS, WEIGHTS, Row, owed, terms_in
 from puna.core.lineage_graph import Graph, Node, described
 from puna.core.stage import VOLATILE, Artifact
 from puna.model.checkpoint import read_config
@@ -67,7 +67,7 @@ class Facts:
 
     def terms(self) -> list[Terms]:
         """Model licences that say more than their duties, each once."""
-        found = {terms.id: terms for row in self.sources() if (terms := terms_of(str(row.get("licence")))) is not None}
+        found = {terms.id: terms for row in self.sources() for terms in terms_of_row(row)}
         return [found[key] for key in sorted(found)]
 
     def bases(self) -> list[Row]:
@@ -99,6 +99,11 @@ class Facts:
             return cls(**value, graph=graph)
         except TypeError as error:
             raise InputError(f"this is no record of a release: {error}", where=where, fix="release it again") from None
+
+
+def terms_of_row(row: Row) -> list[Terms]:
+    """The entries of all licences that count in a source's."""
+    return terms_in(str(row.get("licence")), str(row.get("use", "")))
 
 
 def gather(model: Artifact, artifacts: Sequence[Artifact], graph: Graph, **about: Any) -> Facts:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from puna.core.licences import NOTHING, Terms, terms_of
+from puna.core.licences import NOTHING, Terms
 from puna.core.lineage import owed
 from puna.core.lineage_graph import described
-from puna.report.release.facts import Facts
+from puna.report.release.facts import Facts, terms_of_row
 
 NOT_MEASURED = (
     "violation rate", "false refusal rate", "prompt injection and jailbreaks", "multilingual safety", "long-context attacks",
@@ -27,7 +27,7 @@ def displayed(facts: Facts) -> list[str]:
 def asked(facts: Facts) -> list[Terms]:
     """Model licences that are owed something by this model."""
     every = facts.sources()
-    found = {terms.id: terms for row in every if owed(row, every) and (terms := terms_of(str(row.get("licence"))))}
+    found = {terms.id: terms for row in every if owed(row, every) for terms in terms_of_row(row)}
     return [found[key] for key in sorted(found)]
 
 

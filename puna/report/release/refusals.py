@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from puna.core import licences
 from puna.core.errors import InputError
 from puna.core.licences import terms_of
-from puna.core.lineage import WEIGHTS, Row, identity, owed
-from puna.report.release.facts import Facts
+from puna.core.lineage import WEIGHTS, Row, duties, identity, owed, terms_in
+from puna.report.release.facts import Facts, terms_of_row
 
 COMMERCIAL, RESEARCH = "commercial", "research"
 PROFILES = (COMMERCIAL, RESEARCH)
+OWN_LICENCE = "Apache-2.0"  # of weights that no licence from elsewhere binds
+OWN_RESEARCH_LICENCE = "CC-BY-NC-4.0"  # of those where a source forbids commercial use
 SHOWN_PATHS = 3
 HELD_OUT = ("train/test", "prompts/test")  # pairs of splits that must share no prompt
 
@@ -46,7 +48,7 @@ class ReleaseRefused(InputError):
 
 def licence_refusals(facts: Facts) -> list[Refusal]:
     """What the model's sources forbid, or ask for and do not get. Depends on the facts alone."""
-    found = [*_forbidden(facts), *_name(facts), *_texts(facts)]
+    found = [*_forbidden(facts), *_name(facts), *_texts(facts), *_released_under(facts)]
     if facts.profile not in PROFILES:
         found.append(Refusal(f"'{facts.profile}' is no profile", [], f"take one of {', '.join(PROFILES)}"))
     shared = {pair: count for pair, count in (facts.overlap or {}).items() if count and pair in HELD_OUT}
@@ -73,15 +75,15 @@ def _forbidden(facts: Facts) -> list[Refusal]:
         ]
     every = facts.sources()
     for duty, what, fix in rules:
-        paths = _to(facts, [row for row in every if duty in owed(row, every)])
-        if paths:
-            found.append(Refusal(what, paths, fix))
+        rows = [row for row in every if duty in owed(row, every)]
+        if rows:
+            found.append(Refusal(what, _to(facts, rows), fix))
     return found
 
 
 def _name(facts: Facts) -> list[Refusal]:
     rows = facts.owing(licences.LLAMA_NAME)
-    prefixes = {terms.prefix if (terms := terms_of(str(row["licence"]))) else "Llama" for row in rows}
+    prefixes = {terms.prefix for row in rows for terms in terms_of_row(row)} | ({"Llama"} if rows else set())
     longest = max(prefixes, key=len, default="")
     if facts.name.startswith(longest):
         return []
@@ -91,23 +93,53 @@ def _name(facts: Facts) -> list[Refusal]:
 
 
 def _texts(facts: Facts) -> list[Refusal]:
-    """Licences whose text goes along with the material, and weights released under another licence than their own."""
+    """Licences whose text goes along with the material."""
     found = []
     for terms in facts.terms():
-        rows = [row for row in facts.sources() if terms_of(str(row.get("licence"))) is terms]
-        needed = [row for row in rows if row.get("use") in (None, WEIGHTS) or licences.USE_POLICY in owed(row)]
+        rows = [row for row in facts.sources() if terms in terms_of_row(row)]
+        needed = [row for row in rows if row.get("use") in (None, WEIGHTS) or licences.USE_POLICY in terms.outputs]
         paths = _to(facts, needed)
         if terms.copy and needed and terms.id not in facts.licence_texts:
             fix = f"--licence-file {terms.id}=FILE, with the text that came with the weights"
             found.append(Refusal(f"a copy of the {terms.name} must go along and is not held here", paths, fix))
-        if any(row.get("use") == WEIGHTS for row in rows) and terms_of(facts.licence) is not terms:
-            what = f"weights under {terms.id} cannot be released under {facts.licence}"
-            found.append(Refusal(what, paths, f"--licence {terms.id}"))
     return found
 
 
+def _released_under(facts: Facts) -> list[Refusal]:
+    """Weights that are released under another licence than their own, and a licence that grants what a source does not."""
+    asked = licence_asked(facts)
+    fix = f'--licence "{asked}"' if " " in asked else f"--licence {asked}"
+    stated, given, found = terms_in(facts.licence), duties(facts.licence), []
+    for licence in sorted({str(row.get("licence")) for row in facts.bases()}):
+        lost = duties(licence) - given - {licences.ATTRIBUTION, licences.UNKNOWN, licences.NO_DERIVATIVES}
+        if lost or any(terms not in stated for terms in terms_in(licence)):
+            paths = _to(facts, [row for row in facts.bases() if row.get("licence") == licence])
+            what = f"weights under {licence} cannot be released under {facts.licence}"
+            found.append(Refusal(what, paths, fix))
+    barred = facts.owing(licences.NON_COMMERCIAL)
+    if barred and licences.NON_COMMERCIAL not in given and not found:
+        what = f"a licence forbids commercial use, which {facts.licence} grants"
+        found.append(Refusal(what, _to(facts, barred), fix))
+    return found
+
+
+def licence_asked(facts: Facts) -> str:
+    """The licence that a release can have: that of its weights, else our own; no commercial use where a source forbids it."""
+    parts = {as_id(str(row["licence"])) for row in facts.bases()}
+    if facts.owing(licences.NON_COMMERCIAL) and not any(licences.NON_COMMERCIAL in duties(part) for part in parts):
+        parts.add(OWN_RESEARCH_LICENCE)
+    bracketed = [f"({part})" if " " in part and len(parts) > 1 else part for part in sorted(parts)]
+    return " AND ".join(bracketed) or OWN_LICENCE
+
+
+def as_id(licence: str) -> str:
+    """A licence as lineage and SPDX files spell it."""
+    terms = terms_of(licence)
+    return terms.id if terms else licence
+
+
 def _to(facts: Facts, rows: list[Row]) -> list[tuple[str, ...]]:
-    """Every way from the model to these sources."""
+    """A way from the model to each of these sources."""
     wanted = {identity(row) for row in rows}
     reason = facts.graph.reason(facts.key, lambda row: identity(row) in wanted)
     return list(dict.fromkeys(reason.paths(facts.told))) if reason else []
