@@ -19,6 +19,7 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
 from puna.post import checkpoints
 from puna.post.choose import Drawn, drawn_from
+from puna.post.row_lineage import RecordedRows
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import (
     Candidate,
@@ -34,7 +35,7 @@ from puna.tokenizer.dialog import (
 )
 
 KIND = "samples"
-REVISION = 1
+REVISION = 2
 
 
 class Settings(BaseSettings):
@@ -63,6 +64,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     write_rows(ctx.out / "preferences.jsonl", pairs)
     for name in ("samples.jsonl", "accepted.jsonl"):
         write_rows(ctx.out / name, [])
+    recorded = RecordedRows(ctx)
+    recorded.rows("preferences", pairs)
+    recorded.close(declare=False)
     origin = set().union(*(checkpoints.policy_ancestors(one) for one in samples))
     (ctx.out / checkpoints.POLICY).write_text(json.dumps({"policy": teacher, "ancestors": sorted(origin)}, indent=1) + "\n")
     return {"prompts": tried, "student_wrong": wrong, "teacher_right": len(right), "pairs": len(pairs)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from post_toys import base_artifact, finished, run_graph, run_stage, tasks_artifact, toy_tasks, toy_tokenizer
 from pydantic import ValidationError
@@ -122,6 +123,10 @@ def test_a_pair_is_the_teachers_right_answer_over_the_students_wrong_one(tmp_pat
     assert [one.messages[0].content for one in pair.candidates] == ["yes", "maybe"] and pair.ranking == [0, 1]
     assert pair.context == a.prompt and (pair.provenance.teacher, pair.provenance.parents) == ("big", [a.id])
     assert json.loads((made.path / POLICY).read_text()) == {"policy": "big", "ancestors": ["big", "small"]}
+    row = pq.read_table(made.path / "lineage.parquet").to_pylist()
+    assert [(r["id"], r["part"], r["source"], r["teacher"], r["parents"]) for r in row] == [
+        (pair.id, "preferences", pair.provenance.source, "big", [a.id])
+    ]
     with pytest.raises(InputError, match="two samples inputs"):
         run_stage(tmp_path, "post.contrast", "one", [base, tasks, teacher])
 

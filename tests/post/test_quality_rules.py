@@ -16,7 +16,7 @@ from puna.post.quality.expression import failures, names_in
 from puna.post.quality.phrases import APOLOGIES
 from puna.post.quality.planted_rows import SORRY
 from puna.post.quality.rows import dialogs, file_digests
-from puna.post.quality.rules import Manner, balanced, manner, rewritten
+from puna.post.quality.rules import Manner, RuleSettings, balanced, calmed, manner, rewritten
 from puna.post.quality.topics import coarse_of, learn_topics, wanted_chances
 from puna.tokenizer.dialog import Dialog, MessageRow, Sample, content_id, write_rows
 
@@ -50,6 +50,8 @@ def test_rewriting_keeps_what_answers_and_gives_up_where_nothing_is_left():
     calm = rewritten(dialog("q", "I'm sorry for that! 2+2=4 😅. I apologise. Answer: 4!!!"))
     assert calm is not None and calm[1].content == "2+2=4 . Answer: 4!"
     assert rewritten(dialog("q", "I'm sorry!")) is None
+    assert calmed(dialog("q", "So 4!!! It is 4!!!"), RuleSettings(exclamations=2))
+    assert not calmed(dialog("q", "So 4!!! It is 4! Yes! 4! 😅"), RuleSettings(exclamations=3))
     assert rewritten(dialog("I'm sorry!!!", "4")) is None
 
 

@@ -91,6 +91,15 @@ def rewritten(dialog: Dialog) -> list[MessageRow] | None:
     return None if emptied or messages == dialog.messages else messages
 
 
+def calmed(dialog: Dialog, limits: RuleSettings) -> bool:
+    """Whether a dialog can be rewritten and then keeps to every limit; exclamation marks that stand alone stay."""
+    messages = rewritten(dialog)
+    if messages is None:
+        return False
+    found = manner(dialog.model_copy(update={"messages": messages}))
+    return all(count <= getattr(limits, name) for name, count in found._asdict().items())
+
+
 def _calm(text: str, sorry: re.Pattern[str]) -> str:
     plain = _SURPLUS.sub(r"\1", _EMOJI.sub("", text))
     kept = [sentence for sentence in _SENTENCE.findall(plain) if not sorry.search(sentence)]

@@ -30,14 +30,14 @@ from puna.post.quality.evidence import evidence, funnel, reasons
 from puna.post.quality.expression import Truth, failures, names_in
 from puna.post.quality.planted import TRUTH, score_planted
 from puna.post.quality.predicates import Judged, Limits, Predicate, at_most, columns, disagreement, judged
-from puna.post.quality.rules import rewritten
+from puna.post.quality.rules import calmed, rewritten
 from puna.post.quality.scores import EMBEDDINGS, ROWS, SCORES
 from puna.post.quality.semantic import Duplicates, SemanticSettings, deduplicate
 from puna.post.row_lineage import RecordedRows
 from puna.tokenizer.dialog import Dialog, content_id, read_rows, row_line, write_rows
 
 KIND = "samples"
-REVISION = 1
+REVISION = 2
 
 KEEP = (
     "clean and topic and verified and emoji and exclamations and apologies and (verified or reward or judge) and difficulty"
@@ -129,12 +129,12 @@ def _any(failed: dict[str, np.ndarray], count: int) -> np.ndarray:
 
 
 def _calmed(settings: Settings, found: Judged, path: Path) -> np.ndarray:
-    """Which rows are over a rule of manner and can be rewritten. Returns bool [N]."""
+    """Which rows are over a rule of manner and keep to all of them when they are rewritten. Returns bool [N]."""
     over = np.any([found.predicates[name].known & ~found.predicates[name].passed for name in MANNER], axis=0)
     if settings.rewrite:
         for number, dialog in enumerate(read_rows(path, Dialog) if over.any() else ()):
             if over[number]:
-                over[number] = rewritten(dialog) is not None
+                over[number] = calmed(dialog, settings.rules)
         return over
     return np.zeros_like(over)
 
