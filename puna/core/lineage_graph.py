@@ -56,7 +56,8 @@ class Reason:
 
     def paths(self, told: Callable[[Node, Row], str]) -> Iterator[tuple[str, ...]]:
         """A shortest way down to each source, as names; `told` puts the source at its end in words."""
-        ways, seen = deque([((self.node.name,), self)]), {id(self)}
+        ways: deque[tuple[tuple[str, ...], Reason]] = deque([((self.node.name,), self)])
+        seen = {id(self)}
         while ways:
             here, reason = ways.popleft()
             yield from ((*here, told(reason.node, row)) for row in reason.own)

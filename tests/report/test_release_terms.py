@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from release_toys import build, make, started, task
@@ -14,6 +15,7 @@ from puna.commands.lineage import _tree
 from puna.core import store
 from puna.core.lineage import obligations
 from puna.core.lineage_graph import Edge, Graph, Node, front_matter
+from puna.report.release import croissant
 from puna.report.release.bundle import release
 from puna.report.release.check import check
 from puna.report.release.refusals import ReleaseRefused
@@ -136,3 +138,18 @@ def test_rows_are_read_once_for_all_sources_of_an_artifact(herd, monkeypatch):
     key = graph.add(herd.tasks)
     found = [graph.rows(key, row)[0].rows for row in graph.nodes[key].declared]
     assert (len(found), len(read)) == (3, 1) and sum(found) == sum(row["rows"] for row in herd.tasks.record["declared"])
+
+
+def test_names_that_differ_in_signs_only_stay_apart_in_documents(herd, tmp_path):
+    sources = ("my source", "my-source", "my/source")
+    rows = [{**task(number), "provenance": {"source": sources[number % 3], "licence": "MIT"}} for number in range(40)]
+    model, _ = started(herd.root, "MIT", rows, "signs")
+    release(model, [], tmp_path / "out", name="signs", run="test")
+    graph = json.loads((tmp_path / "out" / "sbom.spdx.json").read_text())["@graph"]
+    data = {one["name"]: one["spdxId"] for one in graph if one["type"] == "dataset_DatasetPackage"}
+    (trained,) = (one for one in graph if one.get("relationshipType") == "trainedOn")
+    assert set(data) == set(sources) and set(data.values()) < set(trained["to"]) and len(set(data.values())) == 3
+    entry = {"kind": "tasks", "files": [], "rows": 1, "licences": ["MIT"]}
+    data_sets = [{**entry, "name": "a.b", "digest": "1" * 64}, {**entry, "name": "a-b", "digest": "2" * 64}]
+    facts = SimpleNamespace(run="test", name="signs", created="2024-01-01", supplier="us", puna="1", datasets=data_sets)
+    assert list(croissant.documents(facts)) == ["a-b.json", "a-b-22222222.json"]

@@ -30,8 +30,13 @@ FIELDS = {LINES: ("id", "provenance"), "application/x-parquet": ("id", "source")
 
 
 def documents(facts: Facts) -> dict[str, dict[str, Any]]:
-    """A description of every data set, by file name."""
-    return {f"{_plain(data['name'])}.json": document(facts, data) for data in facts.datasets}
+    """A description of every data set, by file name; of two with the same name the later one's has its digest."""
+    found: dict[str, dict[str, Any]] = {}
+    for data in facts.datasets:
+        name = _plain(data["name"])
+        taken = f"{name}.json" in found
+        found[f"{name}-{data['digest'][:8]}.json" if taken else f"{name}.json"] = document(facts, data)
+    return found
 
 
 def document(facts: Facts, data: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ digests, so the same release gives the same file.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -46,7 +47,9 @@ class _Writer:
         self.supplier = self.add("Agent", "supplier", name=facts.supplier)
 
     def add(self, kind: str, place: str, **properties: Any) -> str:
-        identity = f"{self.root}/{re.sub(r'[^A-Za-z0-9._-]+', '-', place)}"
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", place)
+        apart = "" if plain == place else f"-{hashlib.blake2b(place.encode(), digest_size=4).hexdigest()}"
+        identity = f"{self.root}/{plain}{apart}"
         self.elements.setdefault(identity, {"type": kind, "spdxId": identity, "creationInfo": CREATION, **properties})
         return identity
 
