@@ -18,14 +18,13 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, ValidationError
 
-from puna.core.copies import Copies, add_copies
+from puna.core.copies import ALL, Copies, add_copies
 from puna.core.errors import InputError, PunaError
 from puna.core.modules import PACKAGE, did_you_mean
 from puna.core.problems import explained
 from puna.core.settings import Settings
 from puna.core.source import KeyPath, Origins, load_file, parse_value, shown
 
-ALL = "all"
 OVERRIDE = "override "  # how an origin on the command line begins
 STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

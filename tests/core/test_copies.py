@@ -39,6 +39,16 @@ def test_copies_read_copies_and_share_the_rest(tmp_path):
     assert recipe.origin("stages", "b-base", "steps") == recipe.origin("stages", "base", "steps")
 
 
+def test_only_inputs_are_renamed(tmp_path):
+    text = RECIPE.replace("of: [base, chat, scores]", "of: [base, chat, oracle]").replace(
+        "from: [base, tasks]}", "from: [base, tasks], style: oracle, of: base.best}"
+    )
+    text = text.replace("  report:", "  oracle: {uses: oracle.py, from: tasks}\n  report:")
+    copy = loaded(tmp_path, text).stages["b-chat"]
+    assert (copy.sources, copy.settings) == (("b-base", "tasks"), {"style": "oracle", "of": "b-base.best"})
+    assert loaded(tmp_path, text).stages["b-oracle"].uses == "oracle.py"
+
+
 def test_an_override_changes_every_copy(tmp_path):
     recipe = loaded(tmp_path, overrides=["base.steps=7"])
     assert [recipe.stages[name].settings["steps"] for name in ("base", "b-base", "c-base")] == [7, 7, 7]
