@@ -49,6 +49,7 @@ class Sandbox:
             )
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._size = workers
+        self._opener = ThreadPoolExecutor(1)  # a box ends with the thread that started it, so one that stays starts them all
         try:
             for _ in range(workers):
                 self._idle.put(self._open())
@@ -67,6 +68,7 @@ class Sandbox:
         """End every box."""
         while not self._idle.empty():
             self._idle.get().close()
+        self._opener.shutdown()
 
     def run_python(
         self,
@@ -132,17 +134,17 @@ class Sandbox:
     def _boxed(self, job: Job, language: Language) -> Outcome:
         worker = self._idle.get()
         try:
-            outcome = worker.run(job, job.limits or self.limits, language)
+            if worker.lost:
+                worker = self._reopened()
+            return worker.run(job, job.limits or self.limits, language)
         except BoxError as error:
             worker.close()
-            outcome = Outcome("killed", stderr=f"the box was lost: {error}")
-            worker = self._reopened()
+            return Outcome("killed", stderr=f"the box was lost: {error}")
         except BaseException:  # a program may still run in it
             worker.close()
-            self._idle.put(self._reopened())
             raise
-        self._idle.put(worker)
-        return outcome
+        finally:
+            self._idle.put(worker)  # one that was lost is replaced when its turn comes, else all who wait would wait for ever
 
     def _reopened(self) -> Worker:
         try:
@@ -151,7 +153,7 @@ class Sandbox:
             raise RunError("a box of the sandbox was lost and cannot be built again", where=self.tier, fix=str(error)) from error
 
     def _open(self) -> Worker:
-        return tiers.open_worker(self.tier, self.limits, self.packages)
+        return self._opener.submit(tiers.open_worker, self.tier, self.limits, self.packages).result()
 
 
 def _chosen(allow_unsandboxed: bool) -> str:
