@@ -293,7 +293,7 @@ class _Run:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes that a process and all below it hold: anonymous, shared and huge pages and page tables, not the files it has mapped."""
+    """Bytes that a process and all below it hold: own, shared and huge pages and page tables, not the files they have mapped."""
     total = 0
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
