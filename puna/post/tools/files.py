@@ -31,14 +31,14 @@ def read_file(name: str, content: bytes, limit: int = MAX_CHARS) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in READERS:
         raise ToolFailed(f"cannot read '{suffix or name}' files; known are {', '.join(READERS)}")
-    if len(content) > MAX_BYTES:
-        raise ToolFailed(f"{name} has {len(content) >> 20} MB, the limit is {MAX_BYTES >> 20} MB")
+    _bounded(name, content)
     text = READERS[suffix](content)
     return text if len(text) <= limit else f"{text[:limit]}\n[{len(text) - limit} characters more]"
 
 
 def table(name: str, content: bytes) -> list[list[str]]:
     """The rows of a csv, tsv or xlsx file (its first sheet), header included, cells as text. Raises ToolFailed."""
+    _bounded(name, content)
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".xlsx":
         sheets = _sheets(content)
@@ -46,6 +46,11 @@ def table(name: str, content: bytes) -> list[list[str]]:
     if suffix in (".csv", ".tsv"):
         return list(_delimited(content, "\t" if suffix == ".tsv" else ","))
     raise ToolFailed(f"'{suffix}' files hold no table")
+
+
+def _bounded(name: str, content: bytes) -> None:
+    if len(content) > MAX_BYTES:
+        raise ToolFailed(f"{name} has {len(content) >> 20} MB, the limit is {MAX_BYTES >> 20} MB")
 
 
 def _text(content: bytes) -> str:
