@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ from as_nobody import run_as_nobody
 
 from puna.core.errors import InputError, RunError
 from puna.verify.box import syscalls
-from puna.verify.sandbox import Job, Limits, Sandbox, choose, languages, selftest, tiers, worker
+from puna.verify.sandbox import Job, Limits, Sandbox, choose, languages, pool, selftest, tiers, worker
 from puna.verify.sandbox.attacks import Attacked
+from puna.verify.sandbox.languages import Language
 from puna.verify.sandbox.worker import children_of
 
 pytestmark = pytest.mark.skipif(not syscalls.supported(), reason="the sandbox needs Linux on x86_64 or aarch64")
@@ -220,6 +222,33 @@ def test_whole_programs_in_the_languages_that_are_installed(sandbox, language):
     assert "42" in outcome.results[1].error
 
 
+STAMPED = Language(
+    "main.txt", ("./main",), ("/bin/sh", "-c", "cp main.txt main; chmod +x main; od -An -N8 -tx8 /dev/urandom >> stamp")
+)
+
+
+def test_a_program_is_compiled_once_for_all_its_inputs(sandbox, monkeypatch):
+    monkeypatch.setattr(pool, "languages", lambda: {"stamped": STAMPED})
+    code = "#!/bin/sh\ncat stamp; cat"
+    first, second, other = sandbox.map_python(
+        [Job(code, stdin="a", language="stamped"), Job(code, stdin="b", language="stamped"), Job(code + " ", language="stamped")]
+    )
+    (stamp, said), (again, too) = first.stdout.split(), second.stdout.split()
+    assert (said, too) == ("a", "b") and stamp == again and other.passed and stamp not in other.stdout
+    monkeypatch.setattr(pool, "BUILT_BYTES", 10)  # then each input has it compiled anew
+    first, second = sandbox.map_python([Job(code, stdin=text, language="stamped") for text in "ab"])
+    assert first.stdout.split()[1] == "a" and second.stdout.split()[1] == "b" and first.stdout.split()[0] not in second.stdout
+
+
+def test_programs_that_do_not_compile_fail_for_all_their_inputs(sandbox):
+    if "c" not in languages():
+        pytest.skip("no C compiler")
+    jobs = [Job("int main() { return x; }", stdin=text, language="c") for text in "ab"]
+    assert [(one.status, "undeclared" in one.stderr) for one in sandbox.map_python(jobs)] == [("error", True)] * 2
+    outcome = sandbox.run("c", jobs[0].code, tests=[("a", "b"), ("b", "c")])
+    assert outcome.status == "error" and [one.passed for one in outcome.results] == [False] and "undeclared" in outcome.stderr
+
+
 def test_a_program_that_does_not_compile_says_why(sandbox):
     if "c" not in languages():
         pytest.skip("no C compiler")
@@ -278,6 +307,16 @@ def test_what_the_attacks_found_is_kept(monkeypatch, tmp_path):
         assert selftest.tested(tier).holds == (tier == "bwrap")
     selftest.tested.cache_clear()
     assert runs == ["bwrap", "namespaces", "namespaces"]  # what failed may have been the moment's: it is tried again
+
+
+def test_what_was_found_of_other_walls_does_not_count(monkeypatch, tmp_path):
+    before = selftest._circumstances("namespaces")
+    copies = tuple(Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in selftest.CODE)
+    monkeypatch.setattr(selftest, "CODE", copies)
+    assert selftest._circumstances("namespaces") == before
+    wall = next(path for folder in copies for path in folder.glob("landlock.py"))
+    wall.write_text(wall.read_text() + "\n# changed")
+    assert selftest._circumstances("namespaces") != before
 
 
 def test_another_system_is_told_so(monkeypatch):
