@@ -10,7 +10,7 @@ from puna.post import synthesise
 from puna.post.examples import encode_dialog
 from puna.post.synth.drive import NO_SANDBOX, LazySandbox, drive
 from puna.post.synth.steps import Execute, Item, user
-from puna.post.synth.templates import load_templates
+from puna.post.synth.templates import PROMPTS, load_templates
 from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows, write_rows
 
 PROVENANCE = Provenance(source="toy", licence="CC0-1.0")
@@ -115,6 +115,12 @@ def test_a_template_of_ones_own_needs_the_same_slots(tmp_path):
     path.write_text("problem: {user: 'Invent an exercise.'}\n")
     with pytest.raises(InputError, match=r"'problem' lacks \{snippet\}"):
         load_templates("code_feedback", str(path))
+    path.write_text((PROMPTS / "code_feedback.yaml").read_text().replace("{snippet}", "{snippet} {colour}"))
+    with pytest.raises(InputError, match=r"nothing fills \{colour\} in the template 'problem'") as refused:
+        load_templates("code_feedback", str(path))
+    assert "{snippet}" in refused.value.fix
+    path.write_text((PROMPTS / "code_feedback.yaml").read_text())
+    assert load_templates("code_feedback", str(path)).texts == load_templates("code_feedback").texts
 
 
 def test_no_generator_is_refused():

@@ -217,3 +217,14 @@ def test_a_table_is_as_bounded_as_a_file(monkeypatch):
     monkeypatch.setattr(files, "MAX_BYTES", 10)
     with pytest.raises(ToolFailed, match="limit"):
         table("a.csv", b"a,b\n" * 3)
+
+
+def test_a_small_file_that_claims_many_cells_is_refused():
+    openpyxl = pytest.importorskip("openpyxl")
+    book, written = openpyxl.Workbook(), io.BytesIO()
+    for row in range(1, 80):
+        book.active.cell(row=row, column=16_384, value=1)
+    book.save(written)
+    assert len(written.getvalue()) < 20_000
+    with pytest.raises(ToolFailed, match="more than 1000000 cells"):
+        table("wide.xlsx", written.getvalue())

@@ -20,6 +20,7 @@ from puna.post.tools.failure import ToolFailed
 MAX_BYTES = 20 << 20
 MAX_UNPACKED = 200 << 20  # of a zip
 MAX_ROWS, MAX_PAGES = 10_000, 200
+MAX_CELLS = 1_000_000  # of an xlsx file, empty ones included: a few bytes can claim billions
 MAX_CHARS = 4000  # shown to the model
 
 
@@ -89,14 +90,24 @@ def _sheets(content: bytes) -> list[tuple[str, list[list[str]]]]:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
                 raise ToolFailed(f"the file unpacks to more than {MAX_UNPACKED >> 20} MB")
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-        return [
-            (sheet.title, [[_cell(cell) for cell in row] for row in islice(sheet.iter_rows(values_only=True), MAX_ROWS)])
-            for sheet in book.worksheets
-        ]
+        return _cells(book)
     except ToolFailed:
         raise
     except Exception as error:  # the library raises whatever its parsers do
         raise ToolFailed(f"broken xlsx file: {type(error).__name__}") from None
+
+
+def _cells(book: Any) -> list[tuple[str, list[list[str]]]]:
+    found: list[tuple[str, list[list[str]]]] = []
+    left = MAX_CELLS
+    for sheet in book.worksheets:
+        found.append((sheet.title, []))
+        for row in islice(sheet.iter_rows(values_only=True), MAX_ROWS):
+            left -= len(row)
+            if left < 0:
+                raise ToolFailed(f"the file has more than {MAX_CELLS} cells")
+            found[-1][1].append([_cell(cell) for cell in row])
+    return found
 
 
 def _cell(value: object) -> str:
