@@ -19,7 +19,7 @@ from puna.post.synth.demands import DRAWS, draw_demands
 from puna.post.synth.imports import defined, dependents
 from puna.post.synth.long_documents import Lengths, long_documents, nearest
 from puna.post.synth.passages import passages, sentences
-from puna.post.synth.replies import fields, said_yes
+from puna.post.synth.replies import fields, most_say, said_yes
 from puna.post.synth.same_numbers import fitting_lengths, is_in, keeps_numbers
 from puna.post.synth.sources import Document
 from puna.post.synth.steps import Accepted, Answer, Ask, Execute, Rejected, user
@@ -326,3 +326,8 @@ def test_a_table_of_the_users_that_cannot_be_read_is_named(tmp_path):
 def test_a_generator_needs_something_to_choose_from(generator, field):
     with pytest.raises(ValidationError, match="at least 1 item"):
         generator.Settings.model_validate({field: []})
+
+
+def test_more_than_half_must_say_it():
+    assert most_say([said("It is  Red."), said("RED"), said("blue")], "red")
+    assert not most_say([said("red"), said("blue")], "red") and not most_say([], "red")
