@@ -6,6 +6,7 @@ key is read from the environment when it is needed and stands in no record and n
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -20,6 +21,13 @@ FIRST_WAIT_S = 0.5  # before the second try; doubled before every further one
 TOLD = 300  # bytes of a refusal that are shown
 
 
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follows no address to another one: the key would go there too, and a question would arrive without its body."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
 def post_json(
     url: str, body: dict[str, Any], *, key_variable: str = "", timeout_s: float = 120.0, tries: int = 4,
     who: str = "the model", fix: str = "check its address, name and key", again: str = "start it and run again",
@@ -31,22 +39,27 @@ def post_json(
         who, fix, again: for messages: who is asked, and what to do about a refusal and about silence.
 
     Raises:
-        InputError: the key is not there, or the address refuses the request. RunError: it does not answer.
+        InputError: the address is none, the key is not there, or the address refuses the request or sends it elsewhere.
+        RunError: it does not answer.
     """
-    headers = {"Content-Type": "application/json"}
-    if key_variable:
-        headers["Authorization"] = f"Bearer {_key(key_variable)}"
+    if not url.startswith(("http://", "https://")):
+        raise InputError("an address begins with http:// or https://", where=url, fix="for one, http://127.0.0.1:8000/v1")
+    headers, key = {"Content-Type": "application/json"}, _key(key_variable) if key_variable else ""
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    opener = urllib.request.build_opener(_StayHere)
     for attempt in range(1, tries + 1):
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            with opener.open(request, timeout=timeout_s) as response:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
             if error.code not in RETRIED:
                 told = error.read(TOLD).decode("utf-8", "replace")
+                told = told.replace(key, "(the key)") if key else told
                 raise InputError(f"{who} refused the request ({error.code}): {told}", where=url, fix=fix) from error
             failure: Exception = error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             failure = error
         if attempt < tries:
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         program_seconds: how long a program may run; a slower machine may need more to come to the same verdicts.
         part: items between two looks at whether to stop.
         workers: programs that run side by side. `allow_unsandboxed` runs them without walls where none can be had.
-        no_sandbox: where none can be had, `refuse` the stage or `skip` what would run a program.
+        no_sandbox: where none can be had, or a language is not installed, `refuse` the stage or `skip` what would run a program.
         round: recorded in the provenance of every row.
     """
 
@@ -112,7 +112,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
                 tally.add(told)
             ctx.progress(first + len(part), len(entries), accepted=tally.passed)
     if skipped := sum(one.reasons[NO_SANDBOX] for one in tally.counts.values()):
-        ctx.note(f"there is no sandbox here (puna doctor), so {skipped} items that need one were left out")
+        ctx.note(f"{skipped} items were left out that need a sandbox or a compiler, and none is here (puna doctor)")
     _describe(ctx, settings, teacher, judge)
     return {
         "accepted": tally.rows,

@@ -10,15 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from puna.core.errors import InputError
 from puna.post import synthesise
-from puna.post.synth import function_calls, missing_file, parallel_text, steering, tool_use
+from puna.post.synth import code_translate, function_calls, missing_file, parallel_text, steering, tool_use
 from puna.post.synth.demands import DRAWS, draw_demands
 from puna.post.synth.imports import defined, dependents
 from puna.post.synth.long_documents import Lengths, long_documents, nearest
 from puna.post.synth.passages import passages, sentences
-from puna.post.synth.replies import fields, said_yes
+from puna.post.synth.replies import fields, most_say, said_yes
 from puna.post.synth.same_numbers import fitting_lengths, is_in, keeps_numbers
 from puna.post.synth.sources import Document
 from puna.post.synth.steps import Accepted, Answer, Ask, Execute, Rejected, user
@@ -308,3 +309,25 @@ def test_real_parallel_lines_pass_and_shifted_ones_do_not(tmp_path):
         list(parallel_text.items(settings, None, random.Random(0)))
     with pytest.raises(InputError, match="two languages"):
         parallel_text.outside(parallel_text.Settings(files={"de": "x"}))
+
+
+def test_a_table_of_the_users_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.xlsx").write_bytes(b"no zip")
+    settings = tool_use.Settings(files=str(tmp_path), kinds=("lookup",), count=1)
+    with pytest.raises(InputError, match="the table cannot be read") as refused:
+        list(tool_use.items(settings, None, random.Random(1)))
+    assert refused.value.where == str(tmp_path / "broken.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("generator", "field"),
+    [(function_calls, "kinds"), (tool_use, "kinds"), (steering, "kinds"), (code_translate, "languages")],
+)
+def test_a_generator_needs_something_to_choose_from(generator, field):
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        generator.Settings.model_validate({field: []})
+
+
+def test_more_than_half_must_say_it():
+    assert most_say([said("It is  Red."), said("RED"), said("blue")], "red")
+    assert not most_say([said("red"), said("blue")], "red") and not most_say([], "red")

@@ -113,7 +113,7 @@ def test_an_instruction_that_speaks_of_the_text_leans_on_it():
 
 
 def test_snippets_are_whole_lines_of_different_documents(tmp_path):
-    texts = ["\n".join(f"line {n} of document {i}" for n in range(40)) for i in range(9)] + ["short"]
+    texts = ["\n".join(f"line {n} of document {i}" for n in range(40)) for i in range(9)] + ["short", " \n" * 100]
     sources = Sources(local_context(tmp_path / "out", inputs=[documents(tmp_path / "in", texts)]))
     found = list(snippets(Snippets(most_chars=200), 5, sources, random.Random(1)))
     assert len(found) == 5 == len({item.key for item in found}) and [item.key for item in found] == sorted(i.key for i in found)

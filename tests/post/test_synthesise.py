@@ -8,9 +8,9 @@ from puna.core.errors import InputError, Preempted
 from puna.core.stage import local_artifact, local_context
 from puna.post import synthesise
 from puna.post.examples import encode_dialog
-from puna.post.synth.drive import NO_SANDBOX, LazySandbox
-from puna.post.synth.steps import user
-from puna.post.synth.templates import load_templates
+from puna.post.synth.drive import NO_SANDBOX, LazySandbox, drive
+from puna.post.synth.steps import Execute, Item, user
+from puna.post.synth.templates import PROMPTS, load_templates
 from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows, write_rows
 
 PROVENANCE = Provenance(source="toy", licence="CC0-1.0")
@@ -115,6 +115,12 @@ def test_a_template_of_ones_own_needs_the_same_slots(tmp_path):
     path.write_text("problem: {user: 'Invent an exercise.'}\n")
     with pytest.raises(InputError, match=r"'problem' lacks \{snippet\}"):
         load_templates("code_feedback", str(path))
+    path.write_text((PROMPTS / "code_feedback.yaml").read_text().replace("{snippet}", "{snippet} {colour}"))
+    with pytest.raises(InputError, match=r"nothing fills \{colour\} in the template 'problem'") as refused:
+        load_templates("code_feedback", str(path))
+    assert "{snippet}" in refused.value.fix
+    path.write_text((PROMPTS / "code_feedback.yaml").read_text())
+    assert load_templates("code_feedback", str(path)).texts == load_templates("code_feedback").texts
 
 
 def test_no_generator_is_refused():
@@ -131,3 +137,38 @@ def test_without_a_sandbox_a_stage_is_refused_or_leaves_out_what_needs_one(made,
         made(script(), box=LazySandbox)
     summary, rows, _ = made(script(), name="skipped", box=LazySandbox, no_sandbox="skip")
     assert rows == [] and summary["generators"]["code_feedback"]["reasons"] == {NO_SANDBOX: 4}
+
+
+@pytest.mark.parametrize("installed", ["python", "perl"])
+def test_programs_in_a_language_that_is_not_installed_may_be_left_out(monkeypatch, installed):
+    class Here:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def map_python(self, jobs):
+            return [job.language for job in jobs]
+
+    monkeypatch.setattr("puna.verify.sandbox.Sandbox", Here)
+    monkeypatch.setattr("puna.verify.sandbox.languages", lambda: {installed: None})
+    programs = [Execute("1"), Execute("2", language="perl"), Execute("3")]
+    with LazySandbox(1, 1.0, may_lack=True) as box:
+        assert box.outcomes(programs) == [one.language if one.language == installed else None for one in programs]
+
+
+def test_a_story_whose_program_cannot_be_run_ends_there():
+    def story():
+        yield [Execute("1"), Execute("2", language="perl")]
+        raise AssertionError("it was sent something")
+
+    class Some:
+        def outcomes(self, programs):
+            return [None if one.language == "perl" else "ran" for one in programs]
+
+    (told,) = drive([("g", Item("k", "s", "MIT", None), story())], {}, Some(), 1)
+    assert (told.told.reason, told.told.programs) == (NO_SANDBOX, 0)

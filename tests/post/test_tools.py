@@ -189,8 +189,8 @@ def test_functions_of_installed_modules_can_be_run(capsys):
     assert capsys.readouterr().out == "true\n"
     with pytest.raises(SystemExit):
         exec(mine('def nothing(a):\n    """Nothing."""')[0].program({"a": 1}), {})
-    for name in ("no_such_module", "math", "os.path"):
-        with pytest.raises(InputError, match="no installed module"):
+    for name in ("no_such_module", "math", "os.path", "pydantic", "six"):
+        with pytest.raises(InputError, match="no module of the standard library"):
             list(installed([name]))
 
 
@@ -211,3 +211,20 @@ def test_questions_about_a_table_have_their_answers():
 )
 def test_a_table_without_numbers_or_names_gives_no_question(rows):
     assert ask_table(rows, random.Random(0), worked=True) is None
+
+
+def test_a_table_is_as_bounded_as_a_file(monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 10)
+    with pytest.raises(ToolFailed, match="limit"):
+        table("a.csv", b"a,b\n" * 3)
+
+
+def test_a_small_file_that_claims_many_cells_is_refused():
+    openpyxl = pytest.importorskip("openpyxl")
+    book, written = openpyxl.Workbook(), io.BytesIO()
+    for row in range(1, 80):
+        book.active.cell(row=row, column=16_384, value=1)
+    book.save(written)
+    assert len(written.getvalue()) < 20_000
+    with pytest.raises(ToolFailed, match="more than 1000000 cells"):
+        table("wide.xlsx", written.getvalue())

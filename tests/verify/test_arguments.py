@@ -31,6 +31,8 @@ ROOM = {
         ({"nights": "2"}, "'nights' is no integer"),
         ({"nights": True}, "'nights' is no integer"),
         ({"nights": 2.5}, "'nights' is no integer"),
+        ({"nights": float("inf")}, "'nights' is no integer"),
+        ({"nights": float("nan")}, "'nights' is no integer"),
         ({"nights": 2, "guests": "Ana"}, "'guests' is no parameter"),
         ({"nights": 2, "view": "road"}, "'view' is none of ['sea', 'hill']"),
         ({"nights": 2, "extras": ["bed", 1]}, "'extras[1]' is no string"),

@@ -182,3 +182,29 @@ def test_what_a_tested_program_prints_is_kept(sandbox):
 def test_a_main_block_is_not_run_under_test(sandbox):
     code = "def f(x):\n    return x\nif __name__ == '__main__':\n    input()"
     assert sandbox.run_python(code, tests=["assert f(1) == 1"]).passed
+
+
+NOT_RUN = (
+    "async def test_x():\n    assert f(1) == 7",
+    "def test_x():\n    assert f(1) == 7\n    yield",
+    "async def check(candidate):\n    assert candidate(1) == 7",
+    "import unittest\nclass T(unittest.TestCase):\n    async def test_x(self):\n        self.assertEqual(f(1), 7)",
+)
+
+
+@pytest.mark.parametrize("test", NOT_RUN)
+def test_a_test_that_has_only_begun_proves_nothing(sandbox, test):
+    outcome = sandbox.run_python("def f(x):\n    return 5", tests=[test], entry_point="f")
+    assert outcome.status == "failed" and [result.passed for result in outcome.results] == [False]
+
+
+def test_a_module_of_the_standard_library_is_not_the_programs_to_replace(sandbox):
+    forged = "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef f(x):\n    return 5"
+    assert sandbox.run_python(forged, tests=["assert math.isclose(f(1), 7)"]).status == "failed"
+    honest = forged.replace("return 5", "return 7.0")
+    assert sandbox.run_python(honest, tests=["assert math.isclose(f(1), 7)"]).passed
+    own = "class queue:\n    @staticmethod\n    def push(x):\n        return [x]\ndef copy(x):\n    return [*x]"
+    assert (
+        sandbox.run_python(own, tests=["assert queue.push(1) == [1]", "assert copy([2]) == [2] and copy.copy"]).results[0].passed
+    )
+    assert sandbox.run_python(own, tests=["assert copy([2]) == [2]"]).passed

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from as_nobody import run_as_nobody
 
-from puna.core.errors import InputError
+from puna.core.errors import InputError, RunError
 from puna.verify.box import syscalls
-from puna.verify.sandbox import Job, Limits, Sandbox, choose, languages, selftest, tiers, worker
+from puna.verify.sandbox import Job, Limits, Sandbox, choose, languages, pool, selftest, tiers, worker
 from puna.verify.sandbox.attacks import Attacked
+from puna.verify.sandbox.languages import Language
 from puna.verify.sandbox.worker import children_of
 
 pytestmark = pytest.mark.skipif(not syscalls.supported(), reason="the sandbox needs Linux on x86_64 or aarch64")
@@ -103,15 +108,93 @@ def test_time_is_up(sandbox):
     assert sandbox.run_python("print(1)").stdout == "1\n"
 
 
-def test_a_lost_box_is_replaced(walled):
+def test_a_box_that_was_lost_between_programs_costs_none_of_them(walled):
     with Sandbox(workers=1, tier=walled) as box:
-        (before,) = box.boxes()
-        (inside,) = children_of(before)
-        os.kill(inside, 9)
-        os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
-        assert box.run_python("print(1)").status == "killed"
+        before = lose_the_box(box)
         assert box.run_python("print(1)").stdout == "1\n"
         assert box.boxes() != [before]
+
+
+def test_a_box_that_is_lost_with_its_program_is_replaced(walled, monkeypatch):
+    with Sandbox(workers=1, tier=walled) as box:
+        (before,) = box.boxes()
+        monkeypatch.setattr(worker.Worker, "run", lambda *args: (_ for _ in ()).throw(worker.BoxError("gone")))
+        assert box.run_python("print(1)").status == "killed"
+        monkeypatch.undo()
+        assert box.run_python("print(1)").stdout == "1\n" and box.boxes() != [before]
+
+
+def test_a_box_that_cannot_be_built_again_lets_nobody_wait(walled, monkeypatch):
+    def broken(*args: object) -> None:
+        raise worker.BoxError("no more processes")
+
+    with Sandbox(workers=1, tier=walled) as box:
+        lose_the_box(box)
+        monkeypatch.setattr(tiers, "open_worker", broken)
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(box.run_python, "print(1)") for _ in range(2)]
+            for one in waiting:
+                with pytest.raises(RunError, match="cannot be built again"):
+                    one.result(timeout=20)
+        monkeypatch.undo()
+        assert box.run_python("print(1)").passed
+
+
+OUTLIVES = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from puna.core.errors import InputError
+from puna.verify.sandbox import Sandbox
+with ThreadPoolExecutor(1) as thread:
+    try:
+        box = thread.submit(Sandbox, workers=1, tier=sys.argv[1], allow_unsandboxed=True).result()
+    except InputError:
+        sys.exit("no such box here")
+time.sleep(0.3)
+with box:
+    before = box.boxes()
+    print(box.run_python("print(1)").status, box.boxes() == before)
+"""
+
+
+@pytest.mark.parametrize("tier", tiers.TIERS)
+def test_a_box_outlives_the_thread_that_wanted_it(tier):
+    """The kernel ends what dies with its parent when the thread that started it ends; root's boxes escape that."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    done = run_as_nobody(OUTLIVES, tier)
+    if "no such box here" in done.stderr:
+        pytest.skip(f"no box of tier {tier} for another user here")
+    assert done.stdout.split() == ["passed", "True"], done.stderr
+
+
+def lose_the_box(box: Sandbox) -> int:
+    """Kill the idle box; its process id."""
+    (pid,) = box.boxes()
+    (inside,) = children_of(pid)
+    os.kill(inside, 9)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+
+def test_page_tables_count_as_memory():
+    """Reading addresses that were never written costs tables alone, and without a bound on addresses as many as one likes."""
+    size = 1 << 32
+    code = f"""
+import mmap
+area = mmap.mmap(-1, {size}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, mmap.PROT_READ)
+for place in range(0, {size}, 1 << 21):
+    area[place]
+print(flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        tables = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("VmPTE:")]
+        held, least = worker.memory_of(process.pid), int(tables[0].split()[1]) * 1024
+        own = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("RssAnon:")]
+        process.communicate(b"\n")
+    assert least > size // 1024 and held >= least + int(own[0].split()[1]) * 1024
 
 
 PROGRAMS = {
@@ -137,6 +220,33 @@ def test_whole_programs_in_the_languages_that_are_installed(sandbox, language):
     outcome = sandbox.run(language, PROGRAMS[language], tests=[("1 2", "3"), ("20 22", "43")])
     assert [result.passed for result in outcome.results] == [True, False] and outcome.status == "failed"
     assert "42" in outcome.results[1].error
+
+
+STAMPED = Language(
+    "main.txt", ("./main",), ("/bin/sh", "-c", "cp main.txt main; chmod +x main; od -An -N8 -tx8 /dev/urandom >> stamp")
+)
+
+
+def test_a_program_is_compiled_once_for_all_its_inputs(sandbox, monkeypatch):
+    monkeypatch.setattr(pool, "languages", lambda: {"stamped": STAMPED})
+    code = "#!/bin/sh\ncat stamp; cat"
+    first, second, other = sandbox.map_python(
+        [Job(code, stdin="a", language="stamped"), Job(code, stdin="b", language="stamped"), Job(code + " ", language="stamped")]
+    )
+    (stamp, said), (again, too) = first.stdout.split(), second.stdout.split()
+    assert (said, too) == ("a", "b") and stamp == again and other.passed and stamp not in other.stdout
+    monkeypatch.setattr(pool, "BUILT_BYTES", 10)  # then each input has it compiled anew
+    first, second = sandbox.map_python([Job(code, stdin=text, language="stamped") for text in "ab"])
+    assert first.stdout.split()[1] == "a" and second.stdout.split()[1] == "b" and first.stdout.split()[0] not in second.stdout
+
+
+def test_programs_that_do_not_compile_fail_for_all_their_inputs(sandbox):
+    if "c" not in languages():
+        pytest.skip("no C compiler")
+    jobs = [Job("int main() { return x; }", stdin=text, language="c") for text in "ab"]
+    assert [(one.status, "undeclared" in one.stderr) for one in sandbox.map_python(jobs)] == [("error", True)] * 2
+    outcome = sandbox.run("c", jobs[0].code, tests=[("a", "b"), ("b", "c")])
+    assert outcome.status == "error" and [one.passed for one in outcome.results] == [False] and "undeclared" in outcome.stderr
 
 
 def test_a_program_that_does_not_compile_says_why(sandbox):
@@ -199,6 +309,16 @@ def test_what_the_attacks_found_is_kept(monkeypatch, tmp_path):
     assert runs == ["bwrap", "namespaces", "namespaces"]  # what failed may have been the moment's: it is tried again
 
 
+def test_what_was_found_of_other_walls_does_not_count(monkeypatch, tmp_path):
+    before = selftest._circumstances("namespaces")
+    copies = tuple(Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in selftest.CODE)
+    monkeypatch.setattr(selftest, "CODE", copies)
+    assert selftest._circumstances("namespaces") == before
+    wall = next(path for folder in copies for path in folder.glob("landlock.py"))
+    wall.write_text(wall.read_text() + "\n# changed")
+    assert selftest._circumstances("namespaces") != before
+
+
 def test_another_system_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(InputError, match="cannot be run safely on this system") as refused:
@@ -213,10 +333,7 @@ def test_no_descriptor_is_left_open_by_programs_or_lost_boxes(walled):
         for code in ("print(1)", "import os; os._exit(0)", "print('x' * (9 << 20))"):
             box.run_python(code, stdin="x" * 100_000)
             box.run_python(code, tests=["assert True"])
-        (inside,) = children_of(*box.boxes())
-        os.kill(inside, 9)
-        os.waitid(os.P_PID, *box.boxes(), os.WEXITED | os.WNOWAIT)
-        box.run_python("print(1)")
+        lose_the_box(box)
         assert box.run_python("print(1)").passed
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -228,4 +345,4 @@ def test_an_interrupted_program_is_ended_and_its_box_replaced(walled, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             box.run_python("while True: pass")
         monkeypatch.undo()
-        assert box.boxes() != [before] and box.run_python("print(1)").passed
+        assert box.run_python("print(1)").passed and box.boxes() != [before]

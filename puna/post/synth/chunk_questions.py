@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from puna.core.settings import Settings as BaseSettings
 from puna.post.synth.long_documents import Lengths, LongDocument, long_documents, nearest
-from puna.post.synth.replies import fields
+from puna.post.synth.replies import fields, most_say
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Answer, Item, Rejected, Story, assistant, user
 from puna.post.synth.templates import Templates
@@ -78,9 +78,9 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         templates.ask("read", chunk=text, question=question, samples=settings.votes, role="judge", **how)
         for text in (chunk, *others)
     ]
-    if not _says(readings[0], answer):
+    if not most_say(readings[0], answer):
         return Rejected(DISAGREE)
-    if not all(_says(reading, answer) or _says_nothing(reading) for reading in readings[1:]):
+    if not all(most_say(reading, answer) or _says_nothing(reading) for reading in readings[1:]):
         return Rejected(AMBIGUOUS)
     checks = {"readings": settings.votes, "others": len(others), "bucket": document.bucket}
     return Accepted([asked(document, question, answer, templates)], checks, lang=document.lang)
@@ -89,10 +89,6 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
 def asked(document: LongDocument, question: str, answer: str, templates: Templates) -> list[Any]:
     """The dialog that is learnt: the whole document, the question, the answer."""
     return [user(templates.text("asked", document=document.text, question=question)), assistant(answer)]
-
-
-def _says(answers: list[Answer], wanted: str) -> bool:
-    return 2 * sum(fold(wanted) in fold(one.text) for one in answers) > len(answers)
 
 
 def _says_nothing(answers: list[Answer]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from puna.core.settings import Settings as BaseSettings
 from puna.post.synth.code_text import blocks, code_in, fenced, parsed
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     """
 
     count: PositiveInt = 200
-    languages: tuple[Literal["javascript", "java", "c"], ...] = ("javascript", "java", "c")
+    languages: tuple[Literal["javascript", "java", "c"], ...] = Field(("javascript", "java", "c"), min_length=1)
     input_sets: PositiveInt = 2
     least_inputs: PositiveInt = 6
     least_outputs: PositiveInt = 3

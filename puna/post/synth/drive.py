@@ -21,7 +21,7 @@ from puna.tokenizer.dialog import Row
 if TYPE_CHECKING:
     from puna.verify.sandbox import Outcome, Sandbox
 
-NO_SANDBOX = "no sandbox here"  # reason of a story that would have run a program
+NO_SANDBOX = "no sandbox or compiler here"  # reason of a story that would have run a program
 SHOWN = 2000  # characters of a question or an answer that are kept of a rejected story
 
 
@@ -54,7 +54,7 @@ class Told(Row):
 class LazySandbox:
     """The sandbox, started when the first program comes; generators without programs need none.
 
-    With `may_lack` no program is run on a machine on which none can be built.
+    With `may_lack` no program is run on a machine on which no sandbox can be built, and none in a language that is not installed.
     """
 
     def __init__(self, workers: int, seconds: float, allow_unsandboxed: bool = False, *, may_lack: bool = False):
@@ -69,29 +69,38 @@ class LazySandbox:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome] | None:
-        """What came of each program, in order; None where there is no sandbox."""
-        from puna.verify.sandbox import Job, Limits, Sandbox
+    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome | None]:
+        """What came of each program, in order; None for those that cannot be run here. InputError without `may_lack`."""
+        from puna.verify.sandbox import Job, languages
 
-        if self._lacking:
-            return None
-        if self._sandbox is None:
+        running = [i for i, one in enumerate(programs) if not self.may_lack or one.language in languages()]
+        found: list[Outcome | None] = [None] * len(programs)
+        if running and (sandbox := self._opened()):
+            chosen = [programs[i] for i in running]
+            jobs = [Job(one.code, one.tests, one.stdin, one.files, language=one.language) for one in chosen]
+            for i, outcome in zip(running, sandbox.map_python(jobs), strict=True):
+                found[i] = outcome
+        return found
+
+    def _opened(self) -> Sandbox | None:
+        from puna.verify.sandbox import Limits, Sandbox
+
+        if self._sandbox is None and not self._lacking:
             try:
                 box = Sandbox(Limits(seconds=self.seconds), self.workers, allow_unsandboxed=self.allow_unsandboxed)
             except InputError:
                 if not self.may_lack:
                     raise
                 self._lacking = True
-                return None
-            self._sandbox = self._stack.enter_context(box)
-        jobs = [Job(one.code, one.tests, one.stdin, one.files, language=one.language) for one in programs]
-        return self._sandbox.map_python(jobs)
+            else:
+                self._sandbox = self._stack.enter_context(box)
+        return self._sandbox
 
 
 class Box(Protocol):
     """Something that runs programs: `LazySandbox`, or a stand-in."""
 
-    def outcomes(self, programs: Sequence[Execute]) -> list[Outcome] | None: ...
+    def outcomes(self, programs: Sequence[Execute]) -> Sequence[Outcome | None]: ...
 
 
 @dataclass
@@ -163,12 +172,10 @@ def drive(stories: Sequence[tuple[str, Item, Story]], teachers: Mapping[str, Tea
         programs = [i for i, (_, step, _) in enumerate(steps) if isinstance(step, Execute)]
         if programs:
             outcomes = box.outcomes([steps[i][1] for i in programs])  # type: ignore[misc]
-            if outcomes is None:
-                for i in programs:
+            for i, outcome in zip(programs, outcomes, strict=True):
+                replies[i] = outcome
+                if outcome is None:
                     steps[i][0].end = Rejected(NO_SANDBOX)
-            else:
-                for i, outcome in zip(programs, outcomes, strict=True):
-                    replies[i] = outcome
         _hand_back(waiting, steps, replies)
     for one in running:
         one.told.reason = one.end.reason if isinstance(one.end, Rejected) else None

@@ -41,14 +41,14 @@ class Settings(BaseSettings):
     Attributes:
         count: items; each gives at most one dialog.
         kinds: drawn evenly among these.
-        modules: installed modules whose functions are taken.
+        modules: of the standard library, whose functions are taken.
         groups: of documents that are mined as well.
         offered: functions offered in a dialog.
         votes: samples of each turn, of which more than half must agree. `judge`: whether a judge reads the whole dialog.
     """
 
     count: PositiveInt = 200
-    kinds: tuple[Kind, ...] = ("single", "parallel", "nested")
+    kinds: tuple[Kind, ...] = Field(("single", "parallel", "nested"), min_length=1)
     modules: tuple[str, ...] = MODULES
     groups: tuple[str, ...] = ()
     offered: int = Field(4, ge=1)

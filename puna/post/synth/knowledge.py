@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share
-from puna.post.synth.replies import fields, said_yes
+from puna.post.synth.replies import fields, most_say, said_yes
 from puna.post.synth.snippets import Snippets, snippets
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Answer, Item, Rejected, Story, assistant, user
@@ -69,7 +69,7 @@ def story(item: Item, settings: Settings, templates: Templates) -> Story:
         templates.ask("read", snippet=item.given, question=question, role="judge", samples=settings.votes, **how),
         templates.ask("clear", question=question, **judged),
     ]
-    if not said_yes(clear) or 2 * sum(fold(reference) in fold(one.text) for one in read) <= len(read):
+    if not said_yes(clear) or not most_say(read, reference):
         return Rejected(UNCLEAR)
     remembered = yield templates.ask("remember", question=question, samples=settings.samples, temperature=settings.spread,
                                      max_tokens=settings.max_tokens)  # fmt: skip

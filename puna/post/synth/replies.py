@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from puna.post.synth.steps import Answer
+from puna.verify.constraints import fold
 
 _YES = re.compile(r"\W*(yes|true)\b", re.IGNORECASE)
 
@@ -30,3 +31,8 @@ def fields(answer: Answer, *names: str) -> list[str] | None:
 def said_yes(answers: Sequence[Answer], above: float = 0.5) -> bool:
     """Whether a share above `above` of the answers begins with a yes."""
     return sum(bool(_YES.match(answer.text)) for answer in answers) > above * len(answers)
+
+
+def most_say(answers: Sequence[Answer], wanted: str) -> bool:
+    """Whether more than half of the answers hold a text, case and white space ignored."""
+    return 2 * sum(fold(wanted) in fold(one.text) for one in answers) > len(answers)

@@ -39,7 +39,8 @@ def _item(document: Document, snippet: str) -> Item:
 
 
 def _fits(document: Document, settings: Snippets) -> bool:
-    return len(document.text) >= settings.least_chars and (not settings.langs or document.lang in settings.langs)
+    written = len(document.text) >= settings.least_chars and not document.text.isspace()
+    return written and (not settings.langs or document.lang in settings.langs)
 
 
 def cut(text: str, settings: Snippets, rng: Random) -> str:

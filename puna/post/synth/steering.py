@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     """
 
     count: PositiveInt = 200
-    kinds: tuple[Kind, ...] = ("length", "format", "tone", "persona")
+    kinds: tuple[Kind, ...] = Field(("length", "format", "tone", "persona"), min_length=1)
     most: int = Field(2, ge=1)
     capabilities: tuple[str, ...] = ()
     turns: int = Field(2, ge=1)

@@ -18,7 +18,7 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share
 from puna.post.synth.long_documents import Lengths, LongDocument, long_documents
 from puna.post.synth.passages import sentences
-from puna.post.synth.replies import fields, said_yes
+from puna.post.synth.replies import fields, most_say, said_yes
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Answer, Item, Rejected, Story, assistant, user
 from puna.post.synth.templates import Templates
@@ -137,4 +137,4 @@ def _question(summaries: list[str], settings: Settings, templates: Templates) ->
     if found is None or fold(found[1]) in fold(found[0]):
         return None
     read = yield templates.ask("read", summaries=joined, question=found[0], samples=settings.votes, role="judge", **how)
-    return found if 2 * sum(fold(found[1]) in fold(one.text) for one in read) > len(read) else None
+    return found if most_say(read, found[1]) else None

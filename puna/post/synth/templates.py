@@ -44,7 +44,8 @@ class Templates:
 def load_templates(generator: str, path: str = "") -> Templates:
     """The templates of a generator: those that come with Puna, or a user's own file of the same form.
 
-    Raises InputError for a file that is missing, no YAML, or lacks one of the templates that Puna's own has or one of its slots.
+    Raises InputError for a file that is missing, no YAML, lacks one of the templates that Puna's own has or one of its slots, or
+    has a slot that nothing fills.
     """
     own = _read(PROMPTS / f"{generator}.yaml", generator)
     if not path:
@@ -55,6 +56,12 @@ def load_templates(generator: str, path: str = "") -> Templates:
         if name not in found.texts or lacking:
             what = f"the template '{name}' lacks " + ", ".join(f"{{{slot}}}" for slot in sorted(lacking or _slots(text)))
             raise InputError(what, where=path, fix=f"begin from a copy of {PROMPTS.name}/{generator}.yaml")
+    every = set().union(*map(_slots, own.texts.values()))
+    for name, text in found.texts.items():
+        filled = _slots(own.texts[name]) if name in own.texts else every
+        if unknown := sorted(_slots(text) - filled):
+            raise InputError(f"nothing fills {{{unknown[0]}}} in the template '{name}'", where=path,
+                             fix=f"use only: {', '.join(f'{{{slot}}}' for slot in sorted(filled)) or 'none'}")  # fmt: skip
     return found
 
 

@@ -30,6 +30,7 @@ from puna.post.synth.table_questions import TableQuestion, ask_table
 from puna.post.synth.templates import Templates
 from puna.post.synth.tool_turns import Setting, Talk, converse
 from puna.post.tools.calculator import shown
+from puna.post.tools.failure import ToolFailed
 from puna.post.tools.files import table
 from puna.post.tools.search import Search
 from puna.post.tools.toolbox import PYTHON, TOOLS, Workspace
@@ -61,7 +62,7 @@ class Settings(BaseSettings):
     """
 
     count: PositiveInt = 200
-    kinds: tuple[Kind, ...] = ("calculate", "unused", "lookup", "analysis")
+    kinds: tuple[Kind, ...] = Field(("calculate", "unused", "lookup", "analysis"), min_length=1)
     files: str = ""
     index: int = Field(1000, ge=2)
     groups: tuple[str, ...] = ()
@@ -150,13 +151,22 @@ def _from_tables(kind: Kind, settings: Settings, rng: random.Random) -> Iterator
     while idle <= 10 * max(1, len(paths)):
         path = paths[number % len(paths)] if paths else None
         name, content = (path.name, path.read_bytes()) if path else draw_table(rng)
-        question = ask_table(table(name, content), rng, worked=kind == "analysis")
+        question = ask_table(_read_table(path or name, content), rng, worked=kind == "analysis")
         number += 1
         if question is None:
             idle += 1
             continue
         given = Given(kind, Workspace({name: content}), question=question, file=name)
         yield Item(f"{kind}-{number}", name if path else "world", "unknown" if path else TABLE_LICENCE, given)
+
+
+def _read_table(path: Path | str, content: bytes) -> list[list[str]]:
+    try:
+        return table(str(path), content)
+    except ToolFailed as error:
+        raise InputError(
+            f"the table cannot be read: {error}", where=str(path), fix="mend it or move it out of `files`"
+        ) from error
 
 
 def _from_passages(settings: Settings, sources: Sources, rng: random.Random) -> Iterator[Item]:

@@ -20,6 +20,7 @@ from puna.post.tools.failure import ToolFailed
 MAX_BYTES = 20 << 20
 MAX_UNPACKED = 200 << 20  # of a zip
 MAX_ROWS, MAX_PAGES = 10_000, 200
+MAX_CELLS = 1_000_000  # of an xlsx file, empty ones included: a few bytes can claim billions
 MAX_CHARS = 4000  # shown to the model
 
 
@@ -31,14 +32,14 @@ def read_file(name: str, content: bytes, limit: int = MAX_CHARS) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in READERS:
         raise ToolFailed(f"cannot read '{suffix or name}' files; known are {', '.join(READERS)}")
-    if len(content) > MAX_BYTES:
-        raise ToolFailed(f"{name} has {len(content) >> 20} MB, the limit is {MAX_BYTES >> 20} MB")
+    _bounded(name, content)
     text = READERS[suffix](content)
     return text if len(text) <= limit else f"{text[:limit]}\n[{len(text) - limit} characters more]"
 
 
 def table(name: str, content: bytes) -> list[list[str]]:
     """The rows of a csv, tsv or xlsx file (its first sheet), header included, cells as text. Raises ToolFailed."""
+    _bounded(name, content)
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".xlsx":
         sheets = _sheets(content)
@@ -46,6 +47,11 @@ def table(name: str, content: bytes) -> list[list[str]]:
     if suffix in (".csv", ".tsv"):
         return list(_delimited(content, "\t" if suffix == ".tsv" else ","))
     raise ToolFailed(f"'{suffix}' files hold no table")
+
+
+def _bounded(name: str, content: bytes) -> None:
+    if len(content) > MAX_BYTES:
+        raise ToolFailed(f"{name} has {len(content) >> 20} MB, the limit is {MAX_BYTES >> 20} MB")
 
 
 def _text(content: bytes) -> str:
@@ -84,14 +90,24 @@ def _sheets(content: bytes) -> list[tuple[str, list[list[str]]]]:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
                 raise ToolFailed(f"the file unpacks to more than {MAX_UNPACKED >> 20} MB")
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-        return [
-            (sheet.title, [[_cell(cell) for cell in row] for row in islice(sheet.iter_rows(values_only=True), MAX_ROWS)])
-            for sheet in book.worksheets
-        ]
+        return _cells(book)
     except ToolFailed:
         raise
     except Exception as error:  # the library raises whatever its parsers do
         raise ToolFailed(f"broken xlsx file: {type(error).__name__}") from None
+
+
+def _cells(book: Any) -> list[tuple[str, list[list[str]]]]:
+    found: list[tuple[str, list[list[str]]]] = []
+    left = MAX_CELLS
+    for sheet in book.worksheets:
+        found.append((sheet.title, []))
+        for row in islice(sheet.iter_rows(values_only=True), MAX_ROWS):
+            left -= len(row)
+            if left < 0:
+                raise ToolFailed(f"the file has more than {MAX_CELLS} cells")
+            found[-1][1].append([_cell(cell) for cell in row])
+    return found
 
 
 def _cell(value: object) -> str:

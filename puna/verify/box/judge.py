@@ -6,6 +6,7 @@ with a word that only it was told, after the last test; a judge that is killed o
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
 import itertools
@@ -14,7 +15,10 @@ import socket
 import sys
 import types
 import unittest
-from collections.abc import Callable, Iterator
+import warnings
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from contextlib import suppress
 from typing import Any
 
 from puna.verify.box.remote import NOTHING, Remote
@@ -22,6 +26,7 @@ from puna.verify.box.values import Channel, Gone, decode, encode, named
 
 ERROR_CHARS = 500
 NEXT = named(next)
+NOT_RUN = "It is deprecated to return a value"  # unittest's warning of a test that is a coroutine or a generator
 PROGRAM_GONE = 3  # exit code where the program ended before its tests did
 
 
@@ -29,6 +34,7 @@ def judge(order: dict[str, Any], connection: socket.socket) -> tuple[dict[str, A
     """Run the tests of an order; the verdict, and whether the program was there to the end."""
     verdict: dict[str, Any] = {"word": order["word"], "loaded": False, "results": [], "memory": False, "error": ""}
     program = Program(Channel(connection))
+    warnings.filterwarnings("error", NOT_RUN)
     try:
         program.load()
         verdict["loaded"] = True
@@ -80,10 +86,11 @@ class Program:
         for case in cases:
             yield self.attempt(case)
 
-    def attempt(self, test: Callable[[], None]) -> list[Any]:
-        """Whether it runs without an exception."""
+    def attempt(self, test: Callable[[], object]) -> list[Any]:
+        """Whether it runs without an exception; a coroutine or a generator has only begun to."""
         try:
-            test()
+            if isinstance(test(), Coroutine | Generator | AsyncGenerator):
+                raise TypeError("a test must be a plain function, this one has not run")
         except Gone:
             raise
         except BaseException as error:
@@ -93,10 +100,11 @@ class Program:
     def execute(self, text: str, entry_point: str) -> None:
         """Run a text with the names it uses and does not bind itself."""
         code = compile(text, "test", "exec")
-        known = set(dir(builtins)) - {entry_point}
-        for name in sorted(_names(code) & self.names - known):
+        wanted = _names(code) & self.names - (set(dir(builtins)) - {entry_point})
+        modules = _modules(text, wanted & sys.stdlib_module_names)
+        for name in sorted(wanted):
             if self.namespace.get(name) is self.fetched.get(name):
-                self.namespace[name] = self.fetched[name] = self.fetch(name)
+                self.namespace[name] = self.fetched[name] = modules.get(name) or self.fetch(name)
         if entry_point:
             self.namespace.setdefault("candidate", self.fetch(entry_point))
         exec(code, self.namespace)
@@ -202,6 +210,20 @@ def _names(code: types.CodeType) -> set[str]:
     """Every name a text uses, those inside its functions too."""
     inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return {*code.co_names, *itertools.chain.from_iterable(_names(one) for one in inner)}
+
+
+def _modules(text: str, names: set[str]) -> dict[str, types.ModuleType]:
+    """Modules of the standard library that a text uses as such: they are meant then, whatever a program calls by their names."""
+    nodes = list(ast.walk(ast.parse(text))) if names else []
+    every = Counter(node.id for node in nodes if isinstance(node, ast.Name))
+    of = [(node.value.id, node.attr) for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    found: dict[str, types.ModuleType] = {}
+    for name in names:
+        used = [part for module, part in of if module == name]
+        with suppress(ImportError):
+            if used and len(used) == every[name] and all(hasattr(importlib.import_module(name), part) for part in used):
+                found[name] = sys.modules[name]
+    return found
 
 
 def _replace(target: Any, value: Any) -> None:

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -192,8 +192,10 @@ class Zygote:
             path = Path(self.box, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b64decode(data))
+            if order["argv"]:
+                path.chmod(0o700)  # it may be what a compiler made
         self.close_in(order, LINK + 1 if link else LINK)
-        if order["argv"]:
+        if order["argv"] or order["compile"]:
             _run_command(order)
         code = content["code"]
         if link:
@@ -245,7 +247,7 @@ def _judge(connection: socket.socket) -> None:
 
 
 def _run_command(order: dict[str, Any]) -> None:
-    """Compile if the language wants it, then become the program."""
+    """Compile if the language wants it, then become the program, or, without one, write what is there now to stdout."""
     if order["libraries"]:
         os.environ["LD_LIBRARY_PATH"] = order["libraries"]
     if order["compile"]:
@@ -259,7 +261,12 @@ def _run_command(order: dict[str, Any]) -> None:
             os._exit(1)
         if done.returncode:
             os._exit(1)
-    os.execv(order["argv"][0], order["argv"])
+    if order["argv"]:
+        os.execv(order["argv"][0], order["argv"])
+    made = [Path(entry.path) for entry in os.scandir() if entry.is_file(follow_symlinks=False)]
+    sys.stdout.write(json.dumps({path.name: b64encode(path.read_bytes()).decode() for path in made}))
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _to_the_end(program: Callable[[], None]) -> None:

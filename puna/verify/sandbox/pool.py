@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import queue
+from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +16,8 @@ from puna.verify.sandbox import tiers
 from puna.verify.sandbox.languages import Language, languages
 from puna.verify.sandbox.limits import Job, Limits, Outcome, TestResult
 from puna.verify.sandbox.worker import BoxError, Worker
+
+BUILT_BYTES = 16 * 2**20  # of what a compiler made, as text
 
 
 class Sandbox:
@@ -49,6 +53,7 @@ class Sandbox:
             )
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._size = workers
+        self._opener = ThreadPoolExecutor(1)  # a box ends with the thread that started it, so one that stays starts them all
         try:
             for _ in range(workers):
                 self._idle.put(self._open())
@@ -67,6 +72,7 @@ class Sandbox:
         """End every box."""
         while not self._idle.empty():
             self._idle.get().close()
+        self._opener.shutdown()
 
     def run_python(
         self,
@@ -93,37 +99,65 @@ class Sandbox:
         return self.run_job(Job(code, tests, stdin, files or {}, language=language))
 
     def map_python(self, jobs: Iterable[Job]) -> list[Outcome]:
-        """Outcomes of many programs, in order, as many at a time as there are boxes."""
-        with ThreadPoolExecutor(self._size) as threads:
-            return list(threads.map(self.run_job, jobs))  # a job waits for an idle box
+        """Outcomes of many programs, in order, as many at a time as there are boxes; one with several inputs is compiled once."""
+        listed = list(jobs)
+        alike: dict[object, list[int]] = {}
+        for i, job in enumerate(listed):
+            compiled = not job.tests and job.language in languages() and languages()[job.language].compile
+            key = (job.language, job.code, job.limits, *sorted(job.files.items())) if compiled else i
+            alike.setdefault(key, []).append(i)
+        with ThreadPoolExecutor(self._size) as threads:  # a job waits for an idle box
+            found = threads.map(lambda places: self._alike([listed[i] for i in places]), alike.values())
+            outcomes = {
+                i: one for places, some in zip(alike.values(), found, strict=True) for i, one in zip(places, some, strict=True)
+            }
+        return [outcomes[i] for i in range(len(listed))]
 
     def run_job(self, job: Job) -> Outcome:
         """What came of one program. Its own `limits` hold instead of the sandbox's, but for `disk`."""
-        known = languages()
-        if job.language not in known:
-            raise InputError(
-                f"no compiler or interpreter for '{job.language}'", where="sandbox", fix=f"use one of: {', '.join(known)}"
-            )
-        for name in job.files:
-            if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
-                raise InputError("a file of a program must lie in its own directory", where=repr(name), fix="name it data/a.txt")
+        language = _language(job)
         tests = [job.tests] if isinstance(job.tests, str) else list(job.tests)
         if tests and not isinstance(tests[0], str):
-            return self._compared(job, [(str(stdin), str(stdout)) for stdin, stdout in tests], known[job.language])
+            return self._compared(job, [(str(stdin), str(stdout)) for stdin, stdout in tests], language)
         if tests and job.language != "python":
             raise InputError("tests of such a program are pairs (stdin, stdout)", where=job.language, fix='tests: [["1 2", "3"]]')
-        return self._boxed(job, known[job.language])
+        return self._boxed(job, language)
+
+    def _alike(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Outcomes of one job, or of several without tests that differ in their input alone."""
+        if len(jobs) == 1:
+            return [self.run_job(jobs[0])]
+        built = self._built(jobs[0], _language(jobs[0]))
+        if isinstance(built, Outcome):
+            return [built] * len(jobs)
+        return [self._boxed(replace(built[0], stdin=job.stdin), built[1]) for job in jobs]
 
     def _compared(self, job: Job, pairs: list[tuple[str, str]], language: Language) -> Outcome:
         """A whole program run once for each input until one output is wrong; the comparison is made out here."""
+        built = self._built(job, language) if language.compile and len(pairs) > 1 else (job, language)
         results: list[TestResult] = []
         for stdin, wanted in pairs:
-            outcome = self._boxed(replace(job, tests=(), stdin=stdin), language)
+            if isinstance(built, Outcome):
+                outcome = built
+            else:
+                outcome = self._boxed(replace(built[0], tests=(), stdin=stdin), built[1])
             held = outcome.passed and _lines(outcome.stdout) == _lines(wanted)
             results.append(TestResult(held, "" if held else f"{outcome.status}: {outcome.stdout[:200]!r}"))
             if not held:
                 return replace(outcome, status="failed" if outcome.passed else outcome.status, results=tuple(results))
         return replace(outcome, results=tuple(results))
+
+    def _built(self, job: Job, language: Language) -> tuple[Job, Language] | Outcome:
+        """A job that brings what its compiler made, and its language without one; the outcome if it does not compile."""
+        limits = job.limits or self.limits
+        only = replace(job, tests=(), stdin="", limits=replace(limits, output=BUILT_BYTES))
+        outcome = self._boxed(only, replace(language, argv=()))
+        if outcome.status == "output":  # too large to carry: it is compiled for each input then
+            return job, language
+        if not outcome.passed:
+            return replace(outcome, stderr=outcome.stderr[: limits.output])
+        made = {name: b64decode(data) for name, data in json.loads(outcome.stdout).items()}
+        return replace(job, files={**job.files, **made}), replace(language, compile=())
 
     def boxes(self) -> list[int]:
         """Process ids of the boxes that are idle."""
@@ -132,17 +166,17 @@ class Sandbox:
     def _boxed(self, job: Job, language: Language) -> Outcome:
         worker = self._idle.get()
         try:
-            outcome = worker.run(job, job.limits or self.limits, language)
+            if worker.lost:
+                worker = self._reopened()
+            return worker.run(job, job.limits or self.limits, language)
         except BoxError as error:
             worker.close()
-            outcome = Outcome("killed", stderr=f"the box was lost: {error}")
-            worker = self._reopened()
+            return Outcome("killed", stderr=f"the box was lost: {error}")
         except BaseException:  # a program may still run in it
             worker.close()
-            self._idle.put(self._reopened())
             raise
-        self._idle.put(worker)
-        return outcome
+        finally:
+            self._idle.put(worker)  # one that was lost is replaced when its turn comes, else all who wait would wait for ever
 
     def _reopened(self) -> Worker:
         try:
@@ -151,7 +185,20 @@ class Sandbox:
             raise RunError("a box of the sandbox was lost and cannot be built again", where=self.tier, fix=str(error)) from error
 
     def _open(self) -> Worker:
-        return tiers.open_worker(self.tier, self.limits, self.packages)
+        return self._opener.submit(tiers.open_worker, self.tier, self.limits, self.packages).result()
+
+
+def _language(job: Job) -> Language:
+    """The language of a job; InputError for one that is not installed, and for files that would not lie beside the program."""
+    known = languages()
+    if job.language not in known:
+        raise InputError(
+            f"no compiler or interpreter for '{job.language}'", where="sandbox", fix=f"use one of: {', '.join(known)}"
+        )
+    for name in job.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
+            raise InputError("a file of a program must lie in its own directory", where=repr(name), fix="name it data/a.txt")
+    return known[job.language]
 
 
 def _chosen(allow_unsandboxed: bool) -> str:

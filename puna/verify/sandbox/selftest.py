@@ -21,6 +21,7 @@ from puna.verify.sandbox import tiers
 from puna.verify.sandbox.attacks import Attacked, attack
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+CODE = (Path(__file__).parent, Path(syscalls.__file__).parent)  # the attacks and what starts a box, the box and its walls
 
 
 @dataclass(frozen=True)
@@ -109,5 +110,5 @@ def _circumstances(tier: str) -> str:
     facts.append(BOOT.read_text() if BOOT.exists() else "")
     if program := shutil.which("bwrap"):
         facts.append(str(Path(program).stat().st_mtime_ns))
-    facts += [file.read_text() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    facts += [file.read_text() for folder in CODE for file in sorted(folder.glob("*.py"))]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ class Worker:
         if not keep:
             Path(scratch).rmdir()  # the box has its own root by now; a process that is killed leaves nothing behind
 
+    @property
+    def lost(self) -> bool:
+        """Whether the box has ended, whatever ended it."""
+        return self.process.poll() is not None
+
     def close(self) -> None:
         """End the box and remove what it was built on."""
         self.control.close()
@@ -87,7 +93,8 @@ class Worker:
             self.process.wait(1.0)
         except subprocess.TimeoutExpired:
             for pid in (*children_of(self.process.pid), self.process.pid):  # process 1 of the box takes all in it along
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait()
         if self.process.stderr:
             self.process.stderr.close()
@@ -286,11 +293,11 @@ class _Run:
 
 
 def memory_of(pid: int) -> int:
-    """Resident bytes of a process and all below it: anonymous and shared memory, not the files it has mapped."""
+    """Bytes that a process and all below it hold: own, shared and huge pages and page tables, not the files they have mapped."""
     total = 0
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(("RssAnon:", "RssShmem:")):
+            if line.startswith(("RssAnon:", "RssShmem:", "HugetlbPages:", "VmPTE:")):
                 total += int(line.split()[1]) * 1024
     except OSError:
         return 0
