@@ -38,8 +38,8 @@ def why_licence(
     for name in owed if duty is None else [duty]:
         reason = graph.owing(key, name)
         lines.append(f"{name}: {DUTIES.get(name, name)}" if reason else f"{name}: not owed")
-        rows.append({"duty": name, "owed": reason is not None, "path": _as_json(graph, reason) if reason else None})
-        lines += [_title(reason), *_tree(graph, reason)] if reason else []
+        rows.append({"duty": name, "owed": reason is not None, "path": _as_json(graph, reason, set()) if reason else None})
+        lines += _branch(graph, reason, set()) if reason else []
     show(rows, "\n".join(lines) or "nothing is asked for", as_json)
 
 
@@ -116,7 +116,7 @@ def _of_run(directory: Path, run: str, model: str | None) -> tuple[Artifact, lis
     run_dir = latest.run_dir(directory, run)
     made = pointed(run_dir)
     unfinished = [s["name"] for s in read_status(run_dir).get("stages", []) if s["state"] not in ("finished", "reused")]
-    chosen = made.get(model or "") or read_any(latest.model_dir(directory, f"{run_dir.name}/{model or ''}"))
+    chosen = made.get(model or "") or read_any(latest.model_of(run_dir, model or ""))
     return chosen, list(made.values()), unfinished, run_dir.name
 
 
@@ -141,15 +141,22 @@ def _pair(text: str) -> tuple[str, Path]:
     return licence, Path(path)
 
 
-def _tree(graph: Graph, reason: Reason) -> list[str]:
-    """The path as a tree below its node, each source with an id of one of its rows."""
-    branches = [[_title(part), *_tree(graph, part)] for part in reason.inputs]
+def _tree(graph: Graph, reason: Reason, seen: set[int]) -> list[str]:
+    """The path as a tree below its node, each source with an id of one of its rows; what is below a node stands there once."""
+    branches = [_branch(graph, part, seen) for part in reason.inputs]
     branches += [[_leaf(graph, reason, row)] for row in reason.own]
     lines = []
     for number, (first, *rest) in enumerate(branches):
         last = number == len(branches) - 1
         lines += [("└─ " if last else "├─ ") + first, *(("   " if last else "│  ") + line for line in rest)]
     return lines
+
+
+def _branch(graph: Graph, reason: Reason, seen: set[int]) -> list[str]:
+    if id(reason) in seen:
+        return [f"{_title(reason)}, as above"]
+    seen.add(id(reason))
+    return [_title(reason), *_tree(graph, reason, seen)]
 
 
 def _title(reason: Reason) -> str:
@@ -164,10 +171,13 @@ def _leaf(graph: Graph, reason: Reason, row: dict[str, Any]) -> str:
     return described(row) + (f", such as row {example}" if example else "")
 
 
-def _as_json(graph: Graph, reason: Reason) -> dict[str, Any]:
+def _as_json(graph: Graph, reason: Reason, seen: set[int]) -> dict[str, Any]:
+    named = {"artifact": reason.node.name, "stage": reason.node.stage, "above": id(reason) in seen}
+    if named["above"]:
+        return {**named, "sources": [], "inputs": []}
+    seen.add(id(reason))
     sources = []
     for row in reason.own:
         groups = graph.rows(reason.node.key, row)
         sources.append({**row, "example": groups[0].example if groups else None})
-    return {"artifact": reason.node.name, "stage": reason.node.stage, "sources": sources,
-            "inputs": [_as_json(graph, part) for part in reason.inputs]}  # fmt: skip
+    return {**named, "sources": sources, "inputs": [_as_json(graph, part, seen) for part in reason.inputs]}

@@ -53,13 +53,23 @@ class Reason:
     own: list[Row]
     inputs: list[Reason]
 
-    def paths(self, told: Callable[[Node, Row], str], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-        """Every way down to a source, as names; `told` puts the source at its end in words."""
-        here = (*before, self.node.name)
-        for row in self.own:
-            yield (*here, told(self.node, row))
-        for reason in self.inputs:
-            yield from reason.paths(told, here)
+    def paths(self, told: Callable[[Node, Row], str]) -> Iterator[tuple[str, ...]]:
+        """One way down to each source at each node that declared it, as names; `told` puts the source at its end in words.
+
+        A node is gone through once, however many ways lead to it: their number doubles with every stage that reads two others.
+        """
+        seen: set[int] = set()
+
+        def visit(reason: Reason, before: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+            here = (*before, reason.node.name)
+            for row in reason.own:
+                yield (*here, told(reason.node, row))
+            for part in reason.inputs:
+                if id(part) not in seen:
+                    seen.add(id(part))
+                    yield from visit(part, here)
+
+        return visit(self, ())
 
 
 class Graph:
@@ -94,15 +104,19 @@ class Graph:
         return self._sources[key]
 
     def reason(self, key: str, wanted: Callable[[Row], bool]) -> Reason | None:
-        """How sources for which `wanted` holds come into a node; None where none does."""
-        node = self.nodes[key]
-        through = [
-            self.reason(edge.key, (lambda row, c=edge.carried: wanted(handed_on([row], c)[0])))  # type: ignore[misc]
-            for edge in node.inputs
-        ]
-        own = [row for row in node.declared if wanted(row)]
-        found = [reason for reason in through if reason is not None]
-        return Reason(node, own, found) if own or found else None
+        """How sources for which `wanted` holds come into a node; None where none does. A node that comes twice is one object."""
+        found: dict[tuple[str, bool], Reason | None] = {}
+
+        def visit(one: str, carried: bool) -> Reason | None:
+            if (one, carried) not in found:
+                node = self.nodes[one]
+                through = [visit(edge.key, carried and edge.carried) for edge in node.inputs]
+                inputs = [reason for reason in through if reason is not None]
+                own = [row for row in node.declared if wanted(handed_on([row], carried)[0])]
+                found[one, carried] = Reason(node, own, inputs) if own or inputs else None
+            return found[one, carried]
+
+        return visit(key, True)
 
     def owing(self, key: str, duty: str) -> Reason | None:
         """How a duty comes into a node."""

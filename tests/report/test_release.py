@@ -188,3 +188,21 @@ def test_facts_that_do_not_hold_together_are_bad_input(copy):
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "config": {}}))
     with pytest.raises(InputError, match="do not hold together"):
         check(copy)
+
+
+def test_a_licence_that_nobody_knows_needs_its_text(herd, tmp_path):
+    given = {"name": "Llama-tuned", "run": "test", "licence": "LicenseRef-ours"}
+    with pytest.raises(ReleaseRefused, match="nothing is known of the licence 'LicenseRef-ours'"):
+        release(herd.model, [herd.scores], tmp_path / "out", **given)
+    text = tmp_path / "text"
+    text.write_text("Do as you like.")
+    release(herd.model, [herd.scores], tmp_path / "out", licence_files={"LicenseRef-ours": text}, **given)
+    assert check(tmp_path / "out") == []
+
+
+def test_an_artifact_is_verified_by_its_directory(herd, tmp_path):
+    alone = Path(shutil.copytree(herd.tasks.path, tmp_path / "alone"))
+    assert "1 artifact verified, 0 damaged" in CliRunner().invoke(app, ["verify", str(alone)]).stdout
+    (alone / "test.jsonl").write_text("")
+    told = CliRunner().invoke(app, ["verify", str(alone)])
+    assert told.exit_code == 1 and "test.jsonl" in told.stdout
