@@ -13,6 +13,7 @@ import typer
 
 from puna.commands import explain_dialogs, latest
 from puna.commands.options import HERE, Dir, Json, show, size, table
+from puna.core.errors import InputError
 
 if TYPE_CHECKING:
     from puna.core.stage import Artifact
@@ -24,7 +25,9 @@ INDENT = 12  # of what stands behind a heading
 
 def explain(
     key: Annotated[str, typer.Argument(metavar="URL|ID", help="Address or id of a page, or id of a dialog.")],
-    run: Annotated[str | None, typer.Argument(help="A run (default: the last).")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="A run, or the directory of a quality selection (default: the last run).")
+    ] = None,
     directory: Dir = HERE,
     training: Annotated[bool, typer.Option("--training/--no-training", help="Also find the steps that read it.")] = True,
     as_json: Json = False,
@@ -33,10 +36,13 @@ def explain(
 
     Of a dialog: whether each quality selection keeps it, and by which predicates.
     """
-    run_dir = latest.run_dir(directory, run)
-    if told := explain_dialogs.gather(key, run_dir):
+    alone = explain_dialogs.selection(run)
+    run_dir = latest.run_dir(directory, run) if alone is None else alone.path
+    if told := explain_dialogs.gather(key, explain_dialogs.of_run(run_dir) if alone is None else [alone]):
         show(told, "\n\n".join(map(explain_dialogs.text, told)), as_json)
         return
+    if alone is not None:
+        raise InputError(f"no dialog of this selection has the id '{key}'", where=str(run_dir), fix="ids stand in rows.jsonl")
     stories = gather(key, run_dir)
     for number, story in enumerate(stories):
         if not as_json:
@@ -53,7 +59,6 @@ def gather(key: str, run_dir: Path) -> list[dict[str, Any]]:
 
     Raises InputError for a document that no curation of the run has; the message proposes similar addresses.
     """
-    from puna.core.errors import InputError
     from puna.core.explain import pointed
     from puna.data import explain as data
 

@@ -1,20 +1,36 @@
-"""The part of `puna explain` about dialogs: what every quality selection of a run decided, and by which predicates."""
+"""The part of `puna explain` about dialogs: what every quality selection decided, and by which predicates."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puna.commands.options import table
 
+if TYPE_CHECKING:
+    from puna.core.stage import Artifact
+
+STAGE = "post.quality.select"
 SHOWN_CHARS = 400  # of a dialog
 
 
-def gather(key: str, run_dir: Path) -> list[dict[str, Any]]:
-    """What each quality selection of a run says of the dialog with this id, with `selection` added; empty if none has it."""
+def selection(place: str | None) -> Artifact | None:
+    """The quality selection whose directory this is; None for anything else."""
+    from puna.core import store
+
+    found = store.read(Path(place)) if place else None
+    return found if found is not None and found.record.get("stage") == STAGE else None
+
+
+def of_run(run_dir: Path) -> list[Artifact]:
+    """The quality selections of a run."""
     from puna.core.explain import pointed
 
-    made = [artifact for artifact in pointed(run_dir).values() if artifact.record.get("stage") == "post.quality.select"]
+    return [artifact for artifact in pointed(run_dir).values() if artifact.record.get("stage") == STAGE]
+
+
+def gather(key: str, made: list[Artifact]) -> list[dict[str, Any]]:
+    """What each quality selection says of the dialog with this id, with `selection` added; empty if none has it."""
     if not made:
         return []
     from puna.post.quality.explain import stories

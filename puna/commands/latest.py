@@ -41,10 +41,6 @@ def model_dir(root: Path, model: str | None) -> Path:
     """A model's directory: a path, a stage of the last run (`flagship-chat`), `RUN/STAGE`, or the last run's chat model."""
     if model is not None and Path(model).is_dir():
         return _checked(Path(model))
-    from puna.core.explain import pointed
-    from puna.core.journal import read_status
-    from puna.core.modules import did_you_mean
-
     run, slash, stage = (model or "").rpartition("/")
     try:
         directory = run_dir(root, run if slash else None)
@@ -55,12 +51,21 @@ def model_dir(root: Path, model: str | None) -> Path:
         raise InputError(
             f"there is no model '{model}': no such directory, and {error.what}", where=error.where, fix=fix
         ) from error
-    models = {name: a for name, a in pointed(directory).items() if a.kind == "model"}
+    return model_of(directory, stage)
+
+
+def model_of(run_dir: Path, stage: str) -> Path:
+    """The directory of one model of a run; with an empty name its chat model, or the last one."""
+    from puna.core.explain import pointed
+    from puna.core.journal import read_status
+    from puna.core.modules import did_you_mean
+
+    models = {name: a for name, a in pointed(run_dir).items() if a.kind == "model"}
     if not models:
-        raise InputError("this run has made no model yet", where=str(directory), fix="puna up, or name a model's directory")
-    wanted = stage or read_status(directory).get("chat") or list(models)[-1]
+        raise InputError("this run has made no model yet", where=str(run_dir), fix="puna up, or name a model's directory")
+    wanted = stage or read_status(run_dir).get("chat") or list(models)[-1]
     if wanted not in models:
-        raise InputError(f"there is no model '{wanted}'", where=str(directory), fix=did_you_mean(wanted, models))
+        raise InputError(f"there is no model '{wanted}'", where=str(run_dir), fix=did_you_mean(wanted, models))
     return models[wanted].path
 
 

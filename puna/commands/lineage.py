@@ -39,7 +39,7 @@ def why_licence(
         reason = graph.owing(key, name)
         lines.append(f"{name}: {DUTIES.get(name, name)}" if reason else f"{name}: not owed")
         rows.append({"duty": name, "owed": reason is not None, "path": _as_json(graph, reason, set()) if reason else None})
-        lines += [_title(reason), *_tree(graph, reason, set())] if reason else []
+        lines += _branch(graph, reason, set()) if reason else []
     show(rows, "\n".join(lines) or "nothing is asked for", as_json)
 
 
@@ -116,7 +116,7 @@ def _of_run(directory: Path, run: str, model: str | None) -> tuple[Artifact, lis
     run_dir = latest.run_dir(directory, run)
     made = pointed(run_dir)
     unfinished = [s["name"] for s in read_status(run_dir).get("stages", []) if s["state"] not in ("finished", "reused")]
-    chosen = made.get(model or "") or read_any(latest.model_dir(directory, f"{run_dir.name}/{model or ''}"))
+    chosen = made.get(model or "") or read_any(latest.model_of(run_dir, model or ""))
     return chosen, list(made.values()), unfinished, run_dir.name
 
 
@@ -142,20 +142,22 @@ def _pair(text: str) -> tuple[str, Path]:
 
 
 def _tree(graph: Graph, reason: Reason, told: set[int]) -> list[str]:
-    """The path as a tree below its node, each source with an id of one of its rows.
-
-    `told`: reasons whose own tree is printed already; one that is met again stands for it.
-    """
-    if id(reason) in told:
-        return ["└─ as above"]
-    told.add(id(reason))
-    branches = [[_title(part), *_tree(graph, part, told)] for part in reason.inputs]
+    """The path as a tree below its node, each source with an id of one of its rows; what is below a node stands there once."""
+    branches = [_branch(graph, part, told) for part in reason.inputs]
     branches += [[_leaf(graph, reason, row)] for row in reason.own]
     lines = []
     for number, (first, *rest) in enumerate(branches):
         last = number == len(branches) - 1
         lines += [("└─ " if last else "├─ ") + first, *(("   " if last else "│  ") + line for line in rest)]
     return lines
+
+
+def _branch(graph: Graph, reason: Reason, told: set[int]) -> list[str]:
+    """A node and its tree; one that is met again stands for it."""
+    if id(reason) in told:
+        return [f"{_title(reason)}, as above"]
+    told.add(id(reason))
+    return [_title(reason), *_tree(graph, reason, told)]
 
 
 def _title(reason: Reason) -> str:

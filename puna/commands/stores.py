@@ -66,7 +66,9 @@ def diff(
 
 
 def verify(
-    run: Annotated[str | None, typer.Argument(help="A run, or a release (default: the whole store).")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="A run, an artifact's directory, or a release (default: the whole store).")
+    ] = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -76,11 +78,16 @@ def verify(
 
     if run is not None and is_release(Path(run)):
         return _verify_release(Path(run), as_json)
-    chosen = list(explain.pointed(latest.run_dir(directory, run)).values()) if run else list(store.artifacts(directory))
+    if run is None:
+        chosen = list(store.artifacts(directory))
+    elif (alone := store.read(Path(run))) is not None:
+        chosen = [alone]
+    else:
+        chosen = list(explain.pointed(latest.run_dir(directory, run)).values())
     rows = explain.verify(chosen)
     broken = [row for row in rows if row["changed"]]
     lines = [f"{row['path']}: {change}" for row in broken for change in row["changed"]]
-    show(rows, "\n".join([*lines, f"{len(rows)} artifacts verified, {len(broken)} damaged"]), as_json)
+    show(rows, "\n".join([*lines, f"{len(rows)} artifact{'s' * (len(rows) != 1)} verified, {len(broken)} damaged"]), as_json)
     if broken:
         typer.echo("puna: remove the damaged directories; puna up makes them again", err=True)
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from puna.core.errors import InputError, RunError
 
 RETRIED = (408, 409, 429, 500, 502, 503, 504)  # HTTP states that pass
 FIRST_WAIT_S = 0.5  # before the second try; doubled before every further one
+LONGEST_WAIT_S = 60.0  # however long a server asks for
 TOLD = 300  # bytes of a refusal that are shown
 
 
@@ -62,8 +63,15 @@ def post_json(
         except (OSError, ValueError, http.client.HTTPException) as error:
             failure = error
         if attempt < tries:
-            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
-    raise RunError(f"{who} does not answer: {failure}", where=url, fix=again) from failure
+            time.sleep(max(FIRST_WAIT_S * 2 ** (attempt - 1), _asked_wait(failure)))
+    what = "answers with what is no JSON" if isinstance(failure, ValueError) else f"does not answer: {failure}"
+    raise RunError(f"{who} {what}", where=url, fix=again) from failure
+
+
+def _asked_wait(failure: Exception) -> float:
+    """Seconds that a refusal in passing asks to wait (`Retry-After`, RFC 9110 10.2.3; its form with a date is not read)."""
+    asked = failure.headers.get("Retry-After", "") if isinstance(failure, urllib.error.HTTPError) else ""
+    return min(float(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0.0
 
 
 def _key(variable: str) -> str:

@@ -23,6 +23,7 @@ from puna.core.stage import Artifact
 
 CARD = "README.md"
 LINEAGE = "lineage.json"
+RELEASED = f"provenance/model/{LINEAGE}"  # where a release keeps it
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ def _declared(artifact: Artifact, inherited: list[Row]) -> list[Row]:
         return list(json.loads(lineage.read_text())["sources"])
     if artifact.kind != MODEL:
         return []
-    return [{"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}]
+    own = {"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}
+    released = artifact.path / RELEASED
+    return [own, *(json.loads(released.read_text())["sources"] if released.is_file() else ())]
 
 
 def card_licence(directory: Path) -> str:

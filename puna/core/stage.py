@@ -67,7 +67,8 @@ class Inputs:
         if found is None:
             have = ", ".join(f"{a.name} ({a.kind})" for a in self.artifacts) or "nothing"
             raise InputError(
-                f"this stage needs an input of kind '{kind}' and has {have}", fix="add the stage that makes it under `from`"
+                f"this stage needs an input of kind '{kind}' and has {have}",
+                fix=f"add the stage that makes it under `from`; with puna run: --input {kind}=DIRECTORY",
             )
         return found
 

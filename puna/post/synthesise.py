@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -108,11 +108,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         )
         for number, first in enumerate(range(0, len(entries), settings.part)):
             part = entries[first : first + settings.part]
-            for told in part_of(ctx, number, partial(tell, part), Told, "stories"):
+            advance = partial(_advance, ctx, tally, first, len(entries))
+            for told in part_of(ctx, number, partial(tell, part, advance=advance), Told, "stories"):
                 tally.add(told)
-            ctx.progress(first + len(part), len(entries), accepted=tally.passed)
+            advance(len(part))
     if skipped := sum(one.reasons[NO_SANDBOX] for one in tally.counts.values()):
         ctx.note(f"{skipped} items were left out that need a sandbox or a compiler, and none is here (puna doctor)")
+    _note_end(tally, (teacher, judge), ctx)
     _describe(ctx, settings, teacher, judge)
     return {
         "accepted": tally.rows,
@@ -151,14 +153,28 @@ def _note_missing(entries: Sequence[Entry], wanted: dict[str, Any], ctx: StageCo
                          fix="see what each generator draws from in docs/synth.md")  # fmt: skip
 
 
+def _advance(ctx: StageContext, tally: Tally, before: int, total: int, ended: int) -> None:
+    ctx.progress(before + ended, total, accepted=tally.passed)
+
+
+def _note_end(tally: Tally, asked: Sequence[Teacher], ctx: StageContext) -> None:
+    """What is better known before anything learns from these rows: that there are none, or that nobody may pass them on."""
+    reasons = sum((one.reasons for one in tally.counts.values()), Counter[str]())
+    if not tally.rows:
+        told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)) or "every prompt is held out"
+        ctx.note(f"nothing was accepted: {told}; rejected.jsonl has the last answer of each")
+    for name in sorted({one.name for one in asked if one.licence == "unknown"}):
+        ctx.note(f"the terms of what {name} writes are unknown, so no model that learns from it can be released: set `licence`")
+
+
 def _tell(
     part: Sequence[Entry], *, settings: Settings, templates: dict[str, Templates], teachers: dict[str, Teacher], box: LazySandbox,
-    ctx: StageContext,
+    ctx: StageContext, advance: Callable[[int], None],
 ) -> list[Told]:  # fmt: skip
     """The stories of a part, with the dialogs of the accepted ones."""
     wanted, began = settings.wanted(), time.perf_counter()
     stories = [(name, item, GENERATORS[name].story(item, wanted[name], templates[name])) for name, item in part]
-    running = drive(stories, teachers, box, ctx.stream_seed("asks"))
+    running = drive(stories, teachers, box, ctx.stream_seed("asks"), advance)
     for one in running:
         if isinstance(one.end, Accepted):
             rows = _dialogs(one, one.end, settings, teachers, templates[one.generator])

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from puna.cli import app
 from puna.commands import explain_dialogs, latest
-from puna.core import explain
+from puna.core import explain, store
 from puna.core.stage import Artifact
 from puna.data.columns import write_table
 from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, write_rows
@@ -49,6 +49,14 @@ def test_and_why_it_is_in_for_programs(run):
 
 
 def test_what_no_selection_has_is_looked_for_among_the_pages(run):
-    assert explain_dialogs.gather("cc", run) == []
+    assert explain_dialogs.gather("cc", explain_dialogs.of_run(run)) == []
     done = CliRunner().invoke(app, ["explain", "cc"])
     assert done.exit_code != 0 and "curated nothing" in str(done.exception) + done.output
+
+
+def test_a_selection_made_alone_is_named_by_its_directory(run, monkeypatch):
+    alone = Artifact("picked", "samples", run, "d", {"stage": "post.quality.select"})
+    monkeypatch.setattr(store, "read", lambda path: alone if path == run else None)
+    assert CliRunner().invoke(app, ["explain", "bb", str(run)]).stdout.startswith("bb in picked: left out")
+    done = CliRunner().invoke(app, ["explain", "cc", str(run)])
+    assert done.exit_code != 0 and "no dialog of this selection" in str(done.exception) + done.output

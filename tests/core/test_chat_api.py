@@ -76,3 +76,20 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
 def test_what_is_no_address_is_said_to_be_none(url):
     with pytest.raises(InputError, match="begins with http"):
         post_json(url, {})
+
+
+def test_what_is_no_json_is_said_to_be_none():
+    with server(200, b"<html>") as (url, sent), pytest.raises(RunError, match="the model answers with what is no JSON"):
+        post_json(url, {}, tries=3)
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"), [("7", 7.0), ("100000", chat_api.LONGEST_WAIT_S), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.001)]
+)
+def test_a_server_that_asks_to_wait_is_waited_for(monkeypatch, asked, waited):
+    waits: list[float] = []
+    monkeypatch.setattr(chat_api.time, "sleep", waits.append)
+    with server(429, Retry_After=asked) as (url, _), pytest.raises(RunError, match="does not answer: HTTP Error 429"):
+        post_json(url, {}, tries=2)
+    assert waits == [waited]

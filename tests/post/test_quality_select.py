@@ -15,6 +15,7 @@ from puna.core.stage import local_artifact, local_context
 from puna.data.columns import read_table
 from puna.post.quality import scores, select
 from puna.post.quality.explain import stories
+from puna.post.quality.expression import names_in
 from puna.post.quality.planted import score_planted
 from puna.tokenizer.dialog import Dialog, read_rows
 
@@ -144,15 +145,20 @@ def test_an_empty_input_selects_nothing(tmp_path):
     assert made.summary()["rows"] == made.summary()["kept"] == 0
 
 
-@pytest.mark.parametrize("keep", ["topic and", "topic > 1"])
+@pytest.mark.parametrize("keep", ["topic and", "topic > 1", "clean and topics"])
 def test_a_broken_expression_is_refused_before_anything_runs(keep):
     with pytest.raises(ValueError, match="keep"):
         select.Settings(keep=keep)
 
 
-def test_a_misspelt_predicate_or_topic_is_named(mix):
-    with pytest.raises(InputError, match="no predicate is called 'topics'"):
-        chosen(mix, "typo", keep="topics")
+def test_every_predicate_can_be_named_and_a_misspelt_one_is(mix):
+    columns = read_table(chosen(mix, "all").path / "annotations.parquet").column_names
+    assert {name.removesuffix(".value") for name in columns if name.endswith(".value")} == set(names_in(select.KEEP))
+    with pytest.raises(ValueError, match="no predicate is called 'topics'; did you mean 'topic'"):
+        select.Settings(keep="topics")
+
+
+def test_a_misspelt_topic_is_named(mix):
     with pytest.raises(InputError, match="about 'chess'"):
         chosen(mix, "chess", wanted=["chess"])
 
@@ -176,3 +182,23 @@ def test_real_dialogs_go_through(tmp_path):
     picked = local_context(tmp_path / "picked", name="picked", inputs=[local_artifact(tmp_path / "out", scores.KIND)], seed=1)
     decided = select.run(select.Settings(files=(str(path),)), picked)
     assert decided["rows"] == summary["rows"] > 0 and 0 < decided["kept"] <= decided["rows"]
+
+
+def test_predicates_that_know_nothing_are_named_and_rows_of_files_take_the_licence(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    said = [{"role": "user", "content": "What is blue?"}, {"role": "assistant", "content": "The sky."}]
+    path.write_text(json.dumps({"messages": said}) + "\n")
+    ctx = local_context(tmp_path / "out", name="measured", seed=1)
+    scores.run(scores.Settings(files=(str(path),), licence="MIT"), ctx)
+    (row,) = read_rows(tmp_path / "out" / "rows.jsonl", Dialog)
+    assert (row.provenance.source, row.provenance.licence) == ("mine.jsonl", "MIT")
+    picked = local_context(tmp_path / "picked", name="picked", inputs=[local_artifact(tmp_path / "out", scores.KIND)], seed=1)
+    notes: list[str] = []
+    picked.note = notes.append
+    assert select.run(select.Settings(files=(str(path),)), picked)["kept"] == 1
+    assert notes == ["topic, verified, reward, judge: nothing is known of any row, so `keep` decides without"]
+
+
+def test_nothing_to_choose_from_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no rows to choose from: `files` is empty, `parts` is samples, gold"):
+        scores.run(scores.Settings(), local_context(tmp_path / "out", name="measured"))

@@ -31,7 +31,13 @@ def script(**changed):
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def notes():
+    """What the stage told its user, in order."""
+    return []
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch, notes):
     """Runs the stage with a scripted teacher; (summary, accepted dialogs, teacher)."""
     artifact = documents(tmp_path / "in", [f"text number {i} " * 12 for i in range(4)])
 
@@ -41,6 +47,7 @@ def made(tmp_path, monkeypatch):
         monkeypatch.setattr(synthesise, "LazySandbox", box)
         ctx = local_context(tmp_path / name, name="synth", inputs=[artifact, *inputs], seed=3)
         ctx.stopping = stopping
+        ctx.note = notes.append
         asked = synthesise.Settings.model_validate({"generators": {"code_feedback": {"count": 4}}, **settings})
         summary = synthesise.run(asked, ctx)
         return summary, list(read_rows(ctx.out / "accepted.jsonl", Dialog)), teacher
@@ -85,9 +92,24 @@ def test_a_wrong_solution_is_mended_and_kept_out_of_the_loss(made):
         ({"solution": lambda slots, n: WRONG, "repair": lambda slots, n: f"{WRONG}\n{BENT}"}, "held-out tests fail"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_its_reason(made, changed, reason):
+def test_what_is_wrong_is_refused_with_its_reason(made, notes, changed, reason):
     summary, rows, _ = made(script(**changed))
     assert rows == [] and summary["generators"]["code_feedback"]["reasons"] == {reason: 4}
+    assert notes == [f"nothing was accepted: {reason} (4); rejected.jsonl has the last answer of each"]
+
+
+def test_unknown_terms_of_a_teacher_are_told(made, notes):
+    teacher = Scripted(script())
+    teacher.licence = "unknown"
+    made(teacher)
+    assert [note.partition(", so")[0] for note in notes] == ["the terms of what scripted writes are unknown"]
+
+
+def test_progress_comes_turn_by_turn(made, monkeypatch):
+    told = []
+    monkeypatch.setattr(synthesise.StageContext, "progress", lambda self, done, total, **_: told.append((done, total)))
+    made(script())
+    assert told[0] == (0, 4) and told[-1] == (4, 4) and len(told) > 3
 
 
 def test_a_prompt_that_models_are_judged_by_is_not_learnt_from(tmp_path, made):

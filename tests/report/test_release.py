@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from puna.cli import app
 from puna.core.errors import InputError
-from puna.core.lineage_graph import front_matter
+from puna.core.lineage_graph import Graph, front_matter, read_any
 from puna.model.weight_file import sha256_of
 from puna.model.weight_source import recorded_sums, write_sums
 from puna.report.release.bundle import release
@@ -188,3 +188,30 @@ def test_facts_that_do_not_hold_together_are_bad_input(copy):
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "config": {}}))
     with pytest.raises(InputError, match="do not hold together"):
         check(copy)
+
+
+def test_a_licence_that_nobody_knows_needs_its_text(herd, tmp_path):
+    given = {"name": "Llama-tuned", "run": "test", "licence": "LicenseRef-ours"}
+    with pytest.raises(ReleaseRefused, match="nothing is known of the licence 'LicenseRef-ours'"):
+        release(herd.model, [herd.scores], tmp_path / "out", **given)
+    text = tmp_path / "text"
+    text.write_text("Do as you like.")
+    release(herd.model, [herd.scores], tmp_path / "out", licence_files={"LicenseRef-ours": text}, **given)
+    assert check(tmp_path / "out") == []
+
+
+def test_an_artifact_is_verified_by_its_directory(herd, tmp_path):
+    alone = Path(shutil.copytree(herd.tasks.path, tmp_path / "alone"))
+    assert "1 artifact verified, 0 damaged" in CliRunner().invoke(app, ["verify", str(alone)]).stdout
+    (alone / "test.jsonl").write_text("")
+    told = CliRunner().invoke(app, ["verify", str(alone)])
+    assert told.exit_code == 1 and "test.jsonl" in told.stdout
+
+
+def test_a_release_taken_up_again_brings_its_sources_and_its_own_licence(bundle):
+    lineage = json.loads((bundle / "provenance" / "model" / "lineage.json").read_text())["sources"]
+    graph = Graph()
+    found = graph.sources(graph.add(read_any(bundle)))
+    own = {"source": bundle.name, "licence": "mit", "rows": 0, "use": "weights"}
+    assert "Llama-3.3-70B-Instruct" in {row["source"] for row in lineage}  # a teacher that the card does not name as a base
+    assert sorted(found, key=str) == sorted([own, *lineage], key=str)

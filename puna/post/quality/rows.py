@@ -18,34 +18,32 @@ from puna.post.task_files import json_rows
 from puna.tokenizer.dialog import Dialog, Provenance, Task, read_rows
 
 Part = Literal["samples", "gold"]
+PARTS: dict[Part, tuple[str, str]] = {"samples": ("samples", "accepted.jsonl"), "gold": ("tasks", "train.jsonl")}  # kind, file
 BATCH = 1024  # rows that are measured together
 TOPICS = "topics.jsonl"  # labelled dialogs that an artifact may bring along
 
 
-def dialogs(inputs: Inputs, parts: Sequence[Part], files: Sequence[str]) -> Iterator[Dialog]:
+def dialogs(inputs: Inputs, parts: Sequence[Part], files: Sequence[str], licence: str = "unknown") -> Iterator[Dialog]:
     """Every row to measure.
 
     Args:
         parts: `samples` for what samples artifacts accepted, `gold` for the dialogs of the tasks artifact.
-        files: JSONL of any shape that `post.collect` reads.
+        files: JSONL of any shape that `post.collect` reads. licence: of their rows that name none.
 
     Raises InputError for a missing file and for a row that is no dialog.
     """
-    if "samples" in parts:
-        for artifact in inputs.all("samples"):
-            yield from read_rows(artifact.path / "accepted.jsonl", Dialog)
-    if "gold" in parts:
-        for artifact in inputs.all("tasks"):
-            yield from read_rows(artifact.path / "train.jsonl", Dialog)
+    for part, (kind, file) in PARTS.items():
+        for artifact in inputs.all(kind) if part in parts else ():
+            yield from read_rows(artifact.path / file, Dialog)
     for path in map(Path, files):
-        yield from _of_file(path)
+        yield from _of_file(path, licence)
 
 
-def _of_file(path: Path) -> Iterator[Dialog]:
+def _of_file(path: Path, licence: str) -> Iterator[Dialog]:
     if not path.is_file():
         raise InputError("the file does not exist", where=str(path), fix="correct `files`")
     bad: list[dict[str, Any]] = []
-    provenance = Provenance(source=path.name, licence="unknown")
+    provenance = Provenance(source=path.name, licence=licence)
     for number, row in json_rows(path, bad):
         try:
             found = read_row(row, "auto", provenance).dialogs

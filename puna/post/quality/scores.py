@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
 from puna.core.store import write_json
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
     Attributes:
         parts: which rows, see `puna.post.quality.rows`.
         files: further dialogs, JSONL in any shape that `post.collect` reads.
+        licence: of their rows that name none (docs/lineage.md).
         evaluation: files of evaluation items beside the dev and test tasks.
         judge: who judges and rates difficulty, as `post.synthesise` names its teachers; None for nobody.
         judge_difficulty: whether that model also tags intentions and difficulty.
@@ -53,6 +55,7 @@ class Settings(BaseSettings):
 
     parts: tuple[rows.Part, ...] = ("samples", "gold")
     files: tuple[str, ...] = ()
+    licence: str = "unknown"
     evaluation: tuple[str, ...] = ()
     judge: Asked | None = None
     judge_difficulty: bool = True
@@ -135,10 +138,16 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 def _copy(settings: Settings, ctx: StageContext) -> int:
-    """Write every row as it is; returns how many."""
+    """Write every row as it is; returns how many. InputError where nothing is given that could have some."""
+    if not settings.files and not any(ctx.inputs.all(rows.PARTS[part][0]) for part in settings.parts):
+        given = ", ".join(f"{artifact.name} ({artifact.kind})" for artifact in ctx.inputs.artifacts) or "nothing"
+        raise InputError(
+            f"there are no rows to choose from: `files` is empty, `parts` is {', '.join(settings.parts)}, the inputs are {given}",
+            where=ctx.name, fix="name `files`, or give samples or tasks as inputs",
+        )  # fmt: skip
     count = 0
     with (ctx.out / ROWS).open("w", encoding="utf-8", newline="\n") as file:
-        for dialog in rows.dialogs(ctx.inputs, settings.parts, settings.files):
+        for dialog in rows.dialogs(ctx.inputs, settings.parts, settings.files, settings.licence):
             file.write(row_line(dialog))
             count += 1
     recorded = RecordedRows(ctx)

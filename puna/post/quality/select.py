@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
+from puna.core.modules import did_you_mean
 from puna.core.rng import numpy_stream
 from puna.core.settings import Share
 from puna.core.stage import StageContext
@@ -39,7 +40,7 @@ from puna.tokenizer.dialog import Dialog, content_id, read_rows, row_line, write
 KIND = "samples"
 REVISION = 2
 
-KEEP = (
+KEEP = (  # names every predicate there is
     "clean and topic and verified and emoji and exclamations and apologies and (verified or reward or judge) and difficulty"
     " and unique"
 )
@@ -69,7 +70,9 @@ class Settings(scores.Settings, Limits):
     @field_validator("keep")
     @classmethod
     def _readable(cls, value: str) -> str:
-        names_in(value)
+        for name in names_in(value):
+            if name not in names_in(KEEP):
+                raise ValueError(f"no predicate is called '{name}'; {did_you_mean(name, names_in(KEEP))}")
         return value
 
 
@@ -102,6 +105,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     if settings.share < 1:
         predicates[BUDGET] = _budget(~_any(failed, count), worth, settings, ctx)
         failed[BUDGET] = predicates[BUDGET].known & ~predicates[BUDGET].passed
+    silent = [name for name in names_in(settings.keep) if not predicates[name].known.any()]
+    if silent and count:
+        ctx.note(f"{', '.join(silent)}: nothing is known of any row, so `keep` decides without")
     keep, why = ~_any(failed, count), reasons(failed, count)
     _write_rows(ctx, source.path / ROWS, keep, calm)
     _annotate(ctx, table, predicates, found, worth, keep, why, calm)

@@ -7,7 +7,7 @@ what else is in the part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -149,13 +149,17 @@ class Running:
         self.told.last = Exchange(question=step.messages[-1].content[:SHOWN], answer=first.text[:SHOWN])
 
 
-def drive(stories: Sequence[tuple[str, Item, Story]], teachers: Mapping[str, Teacher], box: Box, seed: int) -> list[Running]:
+def drive(
+    stories: Sequence[tuple[str, Item, Story]], teachers: Mapping[str, Teacher], box: Box, seed: int,
+    advance: Callable[[int], None] | None = None,
+) -> list[Running]:  # fmt: skip
     """Run stories to their ends.
 
     Args:
         stories: generator, item and story of each.
         teachers: by role, "teacher" and "judge".
         seed: of the stage; a question's own comes from it, the generator, the item and the turn.
+        advance: told after each turn how many stories have ended.
     """
     running = [Running(*one) for one in stories]
     for one in running:
@@ -177,6 +181,8 @@ def drive(stories: Sequence[tuple[str, Item, Story]], teachers: Mapping[str, Tea
                 if outcome is None:
                     steps[i][0].end = Rejected(NO_SANDBOX)
         _hand_back(waiting, steps, replies)
+        if advance is not None:
+            advance(sum(one.end is not None for one in running))
     for one in running:
         one.told.reason = one.end.reason if isinstance(one.end, Rejected) else None
     return running

@@ -186,7 +186,7 @@ class UrlTeacher:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError("the model did not answer as a chat API does", where=f"{address}: {str(reply)[:200]}") from error
         if not answers:
-            raise RunError("the model answered with no choice", where=address)
+            raise RunError("the model answered with no choice", where=address, fix="look into the log of the server")
         return [Answer(answers[0].text, answers[0].finished, answers[0].tool_calls, read, written), *answers[1:]]
 
 

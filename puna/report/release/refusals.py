@@ -49,6 +49,9 @@ class ReleaseRefused(InputError):
 def licence_refusals(facts: Facts) -> list[Refusal]:
     """What the model's sources forbid, or ask for and do not get. Depends on the facts alone."""
     found = [*_forbidden(facts), *_name(facts), *_texts(facts), *_released_under(facts)]
+    if licences.UNKNOWN in owed({"licence": facts.licence}) and facts.licence not in facts.licence_texts:
+        fix = f"--licence with an SPDX identifier such as Apache-2.0, or --licence-file {facts.licence}=FILE with its text"
+        found.append(Refusal(f"nothing is known of the licence '{facts.licence}' to release under", [], fix))
     if facts.profile not in PROFILES:
         found.append(Refusal(f"'{facts.profile}' is no profile", [], f"take one of {', '.join(PROFILES)}"))
     shared = {pair: count for pair, count in (facts.overlap or {}).items() if count and pair in HELD_OUT}
