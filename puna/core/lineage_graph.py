@@ -235,9 +235,9 @@ def _declared(artifact: Artifact, inherited: list[Row]) -> list[Row]:
         return list(json.loads(lineage.read_text())["sources"])
     if artifact.kind != MODEL:
         return []
-    own = {"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}
+    card = {"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}
     released = artifact.path / RELEASED
-    return [own, *(json.loads(released.read_text())["sources"] if released.is_file() else ())]
+    return [card, *(json.loads(released.read_text())["sources"] if released.is_file() else ())]
 
 
 def card_licence(directory: Path) -> str:
