@@ -126,7 +126,7 @@ def test_many_rounds_have_one_path_to_a_source():
     assert reason is not None
     (path,) = reason.paths(lambda node, row: row["source"])
     assert (len(path), path[:3], path[-1]) == (120, ("r59", "a59", "r58"), "elder")
-    assert len(_tree(graph, reason, set())) == 59 * 8 + 1
+    assert len(_tree(graph, reason, set())) == 59 * 6 + 1
 
 
 def test_rows_are_read_once_for_all_sources_of_an_artifact(herd, monkeypatch):

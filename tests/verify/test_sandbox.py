@@ -222,6 +222,15 @@ def test_whole_programs_in_the_languages_that_are_installed(sandbox, language):
     assert "42" in outcome.results[1].error
 
 
+def test_a_word_to_end_a_program_that_has_ended_is_no_order(sandbox):
+    """A box took it for its next program, could not read it and was lost, and the next program with it."""
+    box = sandbox._idle.get()
+    box.control.send(b"end")  # as after a flood of output, where the program ends before the word comes
+    sandbox._idle.put(box)
+    before = set(sandbox.boxes())
+    assert [sandbox.run_python("print(1)").status for _ in before] == ["passed"] * len(before) and set(sandbox.boxes()) == before
+
+
 STAMPED = Language(
     "main.txt", ("./main",), ("/bin/sh", "-c", "cp main.txt main; chmod +x main; od -An -N8 -tx8 /dev/urandom >> stamp")
 )

@@ -20,6 +20,7 @@ from fractions import Fraction
 from typing import Any
 
 MAX_MESSAGE = 64 * 2**20  # bytes
+END = b"end"  # the host's word to the box that a program's time is over
 SMALL = 2**53
 SEQUENCES: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
 MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter, "defaultdict": dict}

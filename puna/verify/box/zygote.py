@@ -29,6 +29,7 @@ from typing import Any
 
 from puna.verify.box import candidate, landlock, namespaces, seccomp, syscalls
 from puna.verify.box.judge import PROGRAM_GONE, judge, write_verdict
+from puna.verify.box.values import END
 
 CONTROL = 0  # descriptor of the socket to the host, in the warm interpreter alone
 MOVED = 200  # descriptors are first moved above this one, then into place
@@ -108,6 +109,8 @@ class Zygote:
             message, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 8)
             if not message:
                 os._exit(0)
+            if message == END:  # of a program that had ended by itself when the word came
+                continue
             order = json.loads(message)
             children: list[int] = []
             link = socket.socketpair() if order["judged"] else None

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.core.errors import RunError
+from puna.verify.box.values import END
 from puna.verify.sandbox.languages import Language
 from puna.verify.sandbox.limits import Job, Limits, Outcome, Status, TestResult
 
@@ -214,7 +215,7 @@ class _Run:
         """Have the box end everything; when that must be done."""
         self.broken = why
         try:
-            self.worker.control.send(b"end")
+            self.worker.control.send(END)
         except OSError as error:
             raise BoxError("it is gone") from error
         return time.monotonic() + GRACE
