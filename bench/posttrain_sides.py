@@ -147,7 +147,9 @@ def kept(module: Any, name: str) -> list[Any]:
 
 
 def puna_sample(root: Path, job: Job, way: str) -> dict[str, Any]:
-    """`way`: precision of the policy."""
+    """`way`: precision of the policy. What the stage imports to write is imported before, as the other side's packages are."""
+    import pyarrow.parquet  # noqa: F401
+
     from puna.post import reject
 
     loading = timed(reject, "open_policy")
