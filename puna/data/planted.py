@@ -64,7 +64,7 @@ def _copies(fault: str, truth: dict[str, dict[str, Any]], reasons: dict[str, str
     pairs = [(row["id"], row["detail"]["of"]) for row in truth.values() if row["fault"] == fault]
     members = {name for row in truth.values() if row["fault"] in COPIES for name in (row["id"], row["detail"]["of"])}
     found = [name for name, reason in reasons.items() if reason == fault]
-    return _score(
+    return rates(
         sum(copy in reasons or original in reasons for copy, original in pairs),
         len(pairs),
         sum(name in members for name in found),
@@ -75,7 +75,7 @@ def _copies(fault: str, truth: dict[str, dict[str, Any]], reasons: dict[str, str
 def _pages(fault: str, reason: str, truth: dict[str, dict[str, Any]], reasons: dict[str, str]) -> dict[str, Any]:
     planted = [row["id"] for row in truth.values() if row["fault"] == fault]
     found = [name for name, given in reasons.items() if given.partition(":")[0] == reason]
-    return _score(
+    return rates(
         sum(name in reasons for name in planted), len(planted), sum(truth[name]["fault"] == fault for name in found), len(found)
     )
 
@@ -85,10 +85,11 @@ def _strings(
 ) -> dict[str, Any]:
     """Planted strings of kept documents that are gone, and how many of all removals they are."""
     gone = sum(string not in text for _, strings, text in planted for string in strings)
-    return _score(gone, sum(len(strings) for _, strings, _ in planted), min(gone, removed), removed)
+    return rates(gone, sum(len(strings) for _, strings, _ in planted), min(gone, removed), removed)
 
 
-def _score(hits: int, planted: int, right: int, found: int) -> dict[str, Any]:
+def rates(hits: int, planted: int, right: int, found: int) -> dict[str, Any]:
+    """Recall of what was planted and precision of what was found, with their Wilson intervals and counts."""
     return {
         "recall": hits / planted if planted else 1.0,
         "recall_interval": list(wilson(hits, planted)),

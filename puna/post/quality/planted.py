@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import PositiveInt
 
 from puna.core.errors import InputError
-from puna.core.intervals import wilson
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
+from puna.data.planted import rates
 from puna.post.checkpoints import POLICY
 from puna.post.quality.planted_rows import GOOD, Planted, labelled_topics, planted_mix
 from puna.post.quality.rows import TOPICS
@@ -83,7 +83,7 @@ def score_planted(path: Path, reasons: dict[str, str]) -> dict[str, dict[str, An
     kept = [row["truth"] for key, row in truth.items() if not reasons[key]]
     good = sum(row["truth"] == GOOD for row in truth.values())
     right = sum(name in (GOOD, *COPIES) for name in kept)  # of a pair of copies either may be the one that is kept
-    scores["kept"] = _rates(sum(name == GOOD for name in kept), good, right, len(kept))
+    scores["kept"] = rates(sum(name == GOOD for name in kept), good, right, len(kept))
     return scores
 
 
@@ -94,15 +94,4 @@ def _score(fault: str, truth: dict[str, dict[str, Any]], reasons: dict[str, str]
     if fault in COPIES:
         members = {name for key, row in truth.items() if row["truth"] in COPIES for name in (key, row["of"])}
     found = [key for key in truth if set(re.findall(r"\w+", reasons[key])) & set(FOUND_BY[fault])]
-    return _rates(len(hits), len(planted), sum(key in members for key in found), len(found))
-
-
-def _rates(hits: int, planted: int, right: int, found: int) -> dict[str, Any]:
-    return {
-        "recall": hits / planted if planted else 1.0,
-        "recall_interval": list(wilson(hits, planted)),
-        "planted": planted,
-        "precision": right / found if found else 1.0,
-        "precision_interval": list(wilson(right, found)),
-        "found": found,
-    }
+    return rates(len(hits), len(planted), sum(key in members for key in found), len(found))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from random import Random
 
+from pydantic import NonNegativeFloat, PositiveInt
+
 from puna.core.settings import Settings as BaseSettings
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Answer, Item
@@ -34,10 +36,25 @@ class Problems(BaseSettings):
     only_given: bool = False
 
 
-def problems(settings: Problems, count: int, sources: Sources, rng: Random) -> Iterator[Item]:
+class MathsSettings(BaseSettings):
+    """What every generator of maths takes.
+
+    Attributes:
+        count: of the tasks that `problems` describes.
+        temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
+    """
+
+    count: PositiveInt = 200
+    problems: Problems = Problems()
+    temperature: NonNegativeFloat = 0.7
+    max_tokens: PositiveInt = 512
+    prompts: str = ""
+
+
+def items(settings: MathsSettings, sources: Sources, rng: Random) -> Iterator[Item]:
     """At most `count` items whose `given` is a task, drawn from those that fit."""
-    fitting = [task for task in sources.tasks() if _fits(task, settings)]
-    chosen = sorted(rng.sample(range(len(fitting)), min(count, len(fitting))))
+    fitting = [task for task in sources.tasks() if _fits(task, settings.problems)]
+    chosen = sorted(rng.sample(range(len(fitting)), min(settings.count, len(fitting))))
     for task in (fitting[i] for i in chosen):
         yield Item(task.id, task.provenance.source, task.provenance.licence, task, (task.id,))
 

@@ -8,16 +8,13 @@ is a call of the Python tool and its output comes back from there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from random import Random
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field
 
-from puna.core.settings import Settings as BaseSettings
 from puna.post.synth.code_text import blocks, code_in, fenced, parsed
-from puna.post.synth.maths import Problems, asked, ended_right, final_of, form, problems
-from puna.post.synth.sources import Sources
+from puna.post.synth.maths import MathsSettings, asked, ended_right, final_of, form
+from puna.post.synth.maths import items as items
 from puna.post.synth.steps import Accepted, Execute, Item, Rejected, Story, assistant
 from puna.post.synth.templates import Templates
 from puna.tokenizer.dialog import MessageRow, Task
@@ -34,25 +31,14 @@ TOOLS = json.dumps([{"type": "function", "function": PYTHON}])
 SHOWN = 800  # characters of an output
 
 
-class Settings(BaseSettings):
-    """`count` of the tasks that `problems` describes.
+class Settings(MathsSettings):
+    """Those of all generators of maths, and its own.
 
     Attributes:
         repairs: how often a failing program may be mended.
-        temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
     """
 
-    count: PositiveInt = 200
-    problems: Problems = Problems()
     repairs: int = Field(1, ge=0)
-    temperature: NonNegativeFloat = 0.7
-    max_tokens: PositiveInt = 512
-    prompts: str = ""
-
-
-def items(settings: Settings, sources: Sources, rng: Random) -> Iterator[Item]:
-    """Tasks with a known answer."""
-    return problems(settings.problems, settings.count, sources, rng)
 
 
 def story(item: Item, settings: Settings, templates: Templates) -> Story:

@@ -6,15 +6,12 @@ answer with steps that hold. In the dialog the wrong turn is there to be answere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from random import Random
 from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from puna.core.settings import Settings as BaseSettings
-from puna.post.synth.maths import Problems, asked, ended_right, form, is_right, problems
-from puna.post.synth.sources import Sources
+from puna.post.synth.maths import MathsSettings, asked, ended_right, form, is_right
+from puna.post.synth.maths import items as items
 from puna.post.synth.steps import Accepted, Item, Rejected, Story, assistant, user
 from puna.post.synth.templates import Templates
 from puna.tokenizer.dialog import Task
@@ -23,26 +20,16 @@ CAPABILITY, TEMPLATES = "maths", "maths"
 REASONS = ("never wrong", "not corrected")
 
 
-class Settings(BaseSettings):
-    """`count` of the tasks that `problems` describes.
+class Settings(MathsSettings):
+    """Those of all generators of maths, and its own.
 
     Attributes:
         samples: solutions drawn of each, in search of a wrong one; `corrections` are drawn of that.
-        temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
     """
 
-    count: PositiveInt = 200
-    problems: Problems = Problems()
     samples: PositiveInt = 4
     corrections: PositiveInt = 2
     temperature: NonNegativeFloat = 1.0
-    max_tokens: PositiveInt = 512
-    prompts: str = ""
-
-
-def items(settings: Settings, sources: Sources, rng: Random) -> Iterator[Item]:
-    """Tasks with a known answer."""
-    return problems(settings.problems, settings.count, sources, rng)
 
 
 def story(item: Item, settings: Settings, templates: Templates) -> Story:

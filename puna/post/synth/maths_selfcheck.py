@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from random import Random
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 
-from puna.core.settings import Settings as BaseSettings
 from puna.core.settings import Share
-from puna.post.synth.maths import Problems, asked, final_of, form, problems, steps_hold
-from puna.post.synth.sources import Sources
+from puna.post.synth.maths import MathsSettings, asked, final_of, form, steps_hold
+from puna.post.synth.maths import items as items
 from puna.post.synth.steps import Accepted, Answer, Item, Rejected, Story, assistant, user
 from puna.post.synth.templates import Templates
 from puna.tokenizer.dialog import Task
@@ -29,29 +27,18 @@ REASONS = ("no agreement", "wrong steps", "found wrong")
 _VERDICT = re.compile(r"\bverdict\W{1,4}(right|wrong)\b", re.IGNORECASE)
 
 
-class Settings(BaseSettings):
-    """`count` of the tasks that `problems` describes.
+class Settings(MathsSettings):
+    """Those of all generators of maths, and its own.
 
     Attributes:
         samples, agreement: solutions drawn of each, and the share of them that must come to one answer.
         checks, check_agreement: checks of the kept solution, and the share of them that must find it right.
-        temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
     """
 
-    count: PositiveInt = 200
-    problems: Problems = Problems()
     samples: PositiveInt = 5
     agreement: Share = 0.6
     checks: PositiveInt = 3
     check_agreement: Share = 0.6
-    temperature: NonNegativeFloat = 0.7
-    max_tokens: PositiveInt = 512
-    prompts: str = ""
-
-
-def items(settings: Settings, sources: Sources, rng: Random) -> Iterator[Item]:
-    """Tasks, of which only the prompt and the form of the answer are used."""
-    return problems(settings.problems, settings.count, sources, rng)
 
 
 def story(item: Item, settings: Settings, templates: Templates) -> Story:

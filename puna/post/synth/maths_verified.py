@@ -7,15 +7,11 @@ that was taken once is likelier a wrong one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from random import Random
+from pydantic import PositiveInt
 
-from pydantic import NonNegativeFloat, PositiveInt
-
-from puna.core.settings import Settings as BaseSettings
 from puna.post.choose import signature
-from puna.post.synth.maths import Problems, asked, ended_right, form, is_right, problems
-from puna.post.synth.sources import Sources
+from puna.post.synth.maths import MathsSettings, asked, ended_right, form, is_right
+from puna.post.synth.maths import items as items
 from puna.post.synth.steps import Accepted, Item, Rejected, Story, assistant
 from puna.post.synth.templates import Templates
 from puna.tokenizer.dialog import Task
@@ -24,28 +20,17 @@ CAPABILITY, TEMPLATES = "maths", "maths"
 REASONS = ("wrong answer", "wrong steps")
 
 
-class Settings(BaseSettings):
-    """`count` of the tasks that `problems` describes.
+class Settings(MathsSettings):
+    """Those of all generators of maths, and its own.
 
     Attributes:
         samples: solutions drawn of each; `cap` of different reasoning are kept.
         seen: how often a reasoning must have come to be kept beside the commonest; 1 keeps every one.
-        temperature, max_tokens: of the answers. `prompts`: a file of templates instead of Puna's own.
     """
 
-    count: PositiveInt = 200
-    problems: Problems = Problems()
     samples: PositiveInt = 4
     cap: PositiveInt = 2
     seen: PositiveInt = 2
-    temperature: NonNegativeFloat = 0.7
-    max_tokens: PositiveInt = 512
-    prompts: str = ""
-
-
-def items(settings: Settings, sources: Sources, rng: Random) -> Iterator[Item]:
-    """Tasks with a known answer."""
-    return problems(settings.problems, settings.count, sources, rng)
 
 
 def story(item: Item, settings: Settings, templates: Templates) -> Story:
