@@ -94,7 +94,8 @@ def train(
     place.train()
     optimizer = optimizer or build(place.named(), optim, place.dtype)
     spikes = Spikes(optim.spike_deviations, optim.spike_window)
-    meter = Meter(ctx, world, name, device, getattr(model, "config", None), measuring)
+    config = None if hasattr(model, "attach") else getattr(model, "config", None)  # FLOPs of adapters are not known
+    meter = Meter(ctx, world, name, device, config, measuring)
     loop = _Loop(
         model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device, spikes,
         meter,

@@ -1,0 +1,221 @@
+"""What the adapter stages of section 7 have in common: which parts learn, on which rows, and what each stage must show.
+
+Encoder and adapter learn together at rates of their own, the text model never (section 7.4). Gradients, weights and the
+optimiser's state are float32 whatever the precision of the products: pictures enter at every cross-attention layer, and the
+paper found accumulation in BF16 to be unstable. The gates are in the metrics; a gate that stays near 0 is an adapter that does
+not learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import nn
+
+from puna.core.errors import InputError
+from puna.core.rng import derive_seed
+from puna.core.settings import execution
+from puna.core.stage import Artifact, StageContext
+from puna.model.llama import Llama
+from puna.post import checkpoints, spread
+from puna.post.gate import Verdict, write_verdict
+from puna.tokenizer.bpe import Tokenizer
+from puna.train.loop import train
+from puna.train.objectives import CrossEntropy, Objective
+from puna.train.optim import OptimSettings, build
+from puna.train.packing import Batches
+from puna.train.parallel.layout import Products, resolved
+from puna.train.result import TrainResult
+from puna.train.schedule import LearningRate, Schedule
+from puna.train.world import World
+from puna.vision.dev import judged
+from puna.vision.fetch import MediaRules
+from puna.vision.frozen import FrozenText, text_prompts
+from puna.vision.gates import Gates, gates_of
+from puna.vision.hf import load_vision, save_vision
+from puna.vision.model import VisionLlama
+from puna.vision.rows import MediaBatches, MediaRows, Sees
+from puna.vision.tile_store import TileStore
+from puna.vision.tiles import ImageShape
+
+MAX_BYTES, MAX_PIXELS = 1 << 30, 200_000_000  # of a picture to train on; its owner has put it there
+
+SHAPE = ("vocab_size", "dim", "layers", "heads", "kv_heads", "ffn_dim", "head_size", "tied")  # shared by text models swapped
+ENCODERS = ("encoder.", "trunk.encoder.")  # how names of the encoder's weights begin, in a model and in a reward model
+TINY = 1e-30
+UNJUDGED = Verdict("none", 0.0, 0)
+
+Part = Literal["encoder", "adapter", "video"]
+
+
+class Settings(spread.Settings):
+    """How long, and on what.
+
+    Attributes:
+        lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
+        curve, warmup, final: as in `puna.train.schedule.LearningRate` (its shape, steps or fraction of them, last factor).
+        batch_tokens: tokens of a step over all processes.
+        length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
+        micro_rows: rows of a forward pass (None: all of a step that a process has).
+        frames: frames of a video that does not say how many.
+        dev: rows of the dev split that the result is judged on, 0 for none.
+        seed_offset: another order of the same data, for variants to average; `variant` is a label for the report.
+        cache_mb: decoded tiles kept in memory.
+    """
+
+    steps: int = Field(200, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: NonNegativeFloat = 1e-3
+    encoder_lr: NonNegativeFloat | None = None
+    weight_decay: NonNegativeFloat = 0.01
+    curve: Literal["wsd", "cosine", "linear", "constant"] = "cosine"
+    warmup: NonNegativeFloat = 0.05
+    final: NonNegativeFloat = 0.03
+    batch_tokens: PositiveInt = 2048
+    length: PositiveInt | None = None
+    micro_rows: PositiveInt | None = None
+    frames: PositiveInt = 16
+    precision: Products = "fp32"
+    dev: NonNegativeInt = 500
+    seed_offset: int = 0
+    variant: str = ""
+    log_every: PositiveInt = 10
+    checkpoint_seconds: NonNegativeFloat = execution(20.0)
+    cache_mb: NonNegativeInt = execution(512)
+
+
+@dataclass
+class Learner:
+    """A model that sees, as a stage trains it.
+
+    Attributes:
+        frozen: what its text model was known by before.
+        parents: the artifacts it is made of.
+    """
+
+    model: VisionLlama
+    tokenizer: Tokenizer
+    frozen: FrozenText
+    parents: list[Artifact]
+
+
+def opened_text(ctx: StageContext) -> tuple[Llama, Tokenizer, Artifact, FrozenText]:
+    """The text model of the `model` input, its tokenizer, the artifact, and what it is known by before anything surrounds it."""
+    artifact = ctx.inputs.one("model")
+    text, tokenizer = checkpoints.load(artifact)
+    return text, tokenizer, artifact, FrozenText.of(text, text_prompts(tokenizer, ctx, text.config.max_seq_len))
+
+
+def opened(ctx: StageContext, *, swap: bool = False) -> Learner:
+    """The `vision_model` input; with `swap` around the text model of the `model` input, which must be given.
+
+    InputError if that text model has another shape or another tokenizer.
+    """
+    artifact = ctx.inputs.one("vision_model")
+    model, tokenizer = load_vision(artifact.path).eval(), Tokenizer.load(artifact.path)
+    if not swap:
+        return Learner(model, tokenizer, FrozenText.of(model.text, _prompts(tokenizer, model, ctx)), [artifact])
+    text, own, other, frozen = opened_text(ctx)
+    if own.digest != tokenizer.digest or any(getattr(text.config, name) != getattr(model.config, name) for name in SHAPE):
+        raise InputError("the text model has another shape or another tokenizer than the one inside",
+                         where=f"{other.name} and {artifact.name}",
+                         fix="take one that was trained on from the text model the adapter learnt with")  # fmt: skip
+    model.swap(text)
+    return Learner(model, own, frozen, [artifact, other])
+
+
+def _prompts(tokenizer: Tokenizer, model: VisionLlama, ctx: StageContext) -> list[list[int]]:
+    return text_prompts(tokenizer, ctx, model.config.max_seq_len)
+
+
+def rows_of(split: str, learner: Learner, settings: Settings, ctx: StageContext, sees: Sees) -> MediaRows:
+    """The rows of a split of every `pictures` input."""
+    config, pictures = learner.model.encoder.config, ctx.inputs.all("pictures")
+    if not pictures:
+        raise InputError("there are no pictures to learn from", where=ctx.name, fix="name a `pictures` stage under `from`")
+    shape = ImageShape(tile=config.tile, max_tiles=config.max_tiles)
+    most = learner.model.video.config.frames if learner.model.video else 1
+    rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=most)
+    tiles = TileStore(shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
+    limit = min(settings.length or learner.model.config.max_seq_len, learner.model.config.max_seq_len)
+    world = World.current()
+    scratch = ctx.scratch / f"{split}-rows{world.process or ''}"
+    return MediaRows(learner.tokenizer, pictures, split, limit, scratch, tiles=tiles, sees=sees)
+
+
+def fit(
+    learner: Learner, learns: tuple[Part, ...], settings: Settings, ctx: StageContext, sees: Sees = "images"
+) -> dict[str, Any]:
+    """Train the parts `learns` of a model on the train rows, judge it, prove that its text is as it was, and write it."""
+    model = learner.model
+    rows = rows_of("train", learner, settings, ctx, sees)
+    free(model, [part for part in learns if part != "encoder" or settings.encoder_lr != 0])
+    seed = derive_seed(ctx.seed, "vision", settings.seed_offset)
+    tokens = max(settings.batch_tokens, rows.row_length)
+    batches = MediaBatches(rows, rows.row_length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
+    result = optimise(model, Gates(CrossEntropy(), model), batches, settings.steps, settings, ctx)
+    left = rows.left()
+    if left.overlong or left.empty or left.other:
+        ctx.note(f"{left.text(len(rows), rows.row_length)}; {left.other} have other media than {sees}")
+    summary = {"rows": len(rows), "left": vars(left), "row_length": rows.row_length, "variant": settings.variant}
+    return {**summary, **finish(learner, result, settings, ctx, sees)}
+
+
+def free(model: VisionLlama, learns: Sequence[Part]) -> None:
+    """Let these parts learn and no other."""
+    model.requires_grad_(False)
+    for part in learns:
+        getattr(model, part).requires_grad_(True)
+
+
+def optimise(
+    model: nn.Module, objective: Objective, batches: Batches, steps: int, settings: Settings, ctx: StageContext
+) -> TrainResult:
+    """The loop with the schedule and optimiser of `settings`; the encoder, wherever in `model` it is, at its own rate."""
+    optim = OptimSettings(name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
+    named = dict(model.to(settings.device).named_parameters())
+    rate = 1.0 if settings.encoder_lr is None else settings.encoder_lr / max(settings.lr, TINY)
+    narrow = resolved(settings.precision, settings.device) == "bf16"
+    return train(
+        model,
+        objective,
+        batches,
+        Schedule(steps=steps, lr=LearningRate(shape=settings.curve, warmup=settings.warmup, final=settings.final)),
+        optim,
+        ctx,
+        optimizer=build(named, optim, torch.bfloat16 if narrow else torch.float32, dict.fromkeys(ENCODERS, rate)),
+        log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        device=settings.device,
+        precision=settings.precision,
+    )
+
+
+def finish(learner: Learner, result: TrainResult, settings: Settings, ctx: StageContext, sees: Sees) -> dict[str, Any]:
+    """Judge, prove that the text model is as it was, write, and sum up."""
+    model = learner.model.eval()
+    verdict = judged(model, rows_of("dev", learner, settings, ctx, sees), settings.dev) if settings.dev else UNJUDGED
+    proof = learner.frozen.check(model.text, model, ctx)
+    write_verdict(verdict, ctx.out)
+    write(learner, ctx)
+    return {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "first_loss": result.first_loss,
+        "loss": result.loss,
+        "products": result.products,
+        "dev": verdict.summary(),
+        "frozen_text": proof,
+        "gates": gates_of(model),
+    }
+
+
+def write(learner: Learner, ctx: StageContext) -> None:
+    """The model and what it descends from, from process 0."""
+    if World.current().process == 0:
+        save_vision(learner.model.cpu(), ctx.out, tokenizer=learner.tokenizer)
+        checkpoints.write_ancestors(ctx, learner.parents)
