@@ -8,6 +8,7 @@ from puna.infer.cache import PagedCache
 from puna.infer.native import Kernels, native_steps, say_once
 from puna.infer.rank_steps import RankSteps
 from puna.infer.shards import Stage
+from puna.infer.sight import Seeing, SightSteps
 from puna.infer.spans import Steps
 from puna.infer.torch_steps import TorchSteps
 from puna.model.llama import Llama
@@ -26,7 +27,13 @@ def open_steps(model: Llama, *, pages: int, page_size: int, kernels: Kernels) ->
         layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
         dtype=weight.dtype, device=weight.device,
     )  # fmt: skip
-    return cache, _cuda_steps(model, cache, kernels) or native_steps(model, cache, kernels) or TorchSteps(model, cache)
+    if isinstance(model, Seeing):
+        return cache, SightSteps(_steps(model.text, cache, kernels), TorchSteps(model, cache))
+    return cache, _steps(model, cache, kernels)
+
+
+def _steps(model: Llama, cache: PagedCache, kernels: Kernels) -> Steps:
+    return _cuda_steps(model, cache, kernels) or native_steps(model, cache, kernels) or TorchSteps(model, cache)
 
 
 def _cuda_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> Steps | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from puna.infer.cache import DecodeView, PagedCache, PrefillView
 from puna.infer.spans import Spans
-from puna.model.llama import Llama
+from puna.model.llama import Attached, Llama
 
 
 class TorchSteps:
@@ -44,8 +44,9 @@ class TorchSteps:
         positions_N1 = spans.starts[:, None]
         mask = self._reach(positions_N1, spans.table.shape[1])
         return self.model.hidden(
-            self._tensor(spans.tokens[:, None]), positions_BT=self._tensor(positions_N1), mask=mask, cache=view
-        )
+            self._tensor(spans.tokens[:, None]), positions_BT=self._tensor(positions_N1), mask=mask, cache=view,
+            attached=self._attached(spans, positions_N1),
+        )  # fmt: skip
 
     def _padded(self, spans: Spans) -> Tensor:
         """States [N, T, D], T the longest run's length."""
@@ -60,7 +61,14 @@ class TorchSteps:
             self.cache, self._tensor(valid_NT), self._tensor(slots_NT[valid_NT]), None if whole else self._tensor(spans.table)
         )
         mask = None if whole else self._reach(positions_NT, spans.table.shape[1])
-        return self.model.hidden(self._tensor(ids_NT), positions_BT=self._tensor(positions_NT), mask=mask, cache=view)
+        return self.model.hidden(
+            self._tensor(ids_NT), positions_BT=self._tensor(positions_NT), mask=mask, cache=view,
+            attached=self._attached(spans, positions_NT),
+        )  # fmt: skip
+
+    def _attached(self, spans: Spans, positions_NT: np.ndarray) -> Attached | None:
+        """What the runs see."""
+        return None if spans.seen is None else self.model.attach_seen(spans.seen, self._tensor(positions_NT))  # type: ignore[operator]
 
     def _reach(self, positions_NT: np.ndarray, pages: int) -> Tensor:
         """Mask [N, 1, T, S]: a query reads its row's positions up to its own."""
