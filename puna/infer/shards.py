@@ -24,7 +24,7 @@ from puna.model.attention import Mask, additive
 from puna.model.checkpoint import SCALE, build_model, fill
 from puna.model.config import ModelConfig
 from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear, quantize_rows, row_maxima
-from puna.model.llama import Block, KVCache, Llama
+from puna.model.llama import Attached, Block, KVCache, Llama
 from puna.model.weight_file import row_blocks
 from puna.model.weight_source import DirectoryWeights, Weights
 from puna.plan.layout import Axes
@@ -222,8 +222,10 @@ class Stage(Llama):
         self.pipe = Pipe(self.place, self.config.dim, self.dtype)
 
     def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
+        attached: Attached | None = None,
+    ) -> Tensor:  # fmt: skip
+        assert attached is None, "adapters belong to models that are whole in one process"
         x_BTD = self._embedded(ids_BT) if self.place.first else self.pipe.take()
         rotation = self.model.rope(ids_BT.shape[1], positions_BT, x_BTD.device)
         bias = None if mask is None else additive(mask, x_BTD.dtype)

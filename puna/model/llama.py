@@ -30,6 +30,18 @@ class KVCache(Protocol):
         ...
 
 
+class Attached(Protocol):
+    """What adapters add to a pass without changing a weight of the network (sections 7 and 8)."""
+
+    def embed(self, ids_BT: Tensor, embedding: nn.Embedding) -> Tensor:
+        """Inputs [B,T,D] of the first layer."""
+        ...
+
+    def before(self, layer: int, x_BTD: Tensor) -> Tensor:
+        """States that go into `layer`, 0-based."""
+        ...
+
+
 class Llama(nn.Module):
     """A decoder-only Transformer with the shape of `config`.
 
@@ -55,8 +67,9 @@ class Llama(nn.Module):
         return self.lm_head(self.hidden(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache)).float()
 
     def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
+        attached: Attached | None = None,
+    ) -> Tensor:  # fmt: skip
         """States [B,T,D] after the final norm; `self.lm_head` turns them into logits.
 
         Args:
@@ -65,8 +78,9 @@ class Llama(nn.Module):
             mask: bool, broadcastable to [B,1,T,S], True = may attend, or a block mask (`model.attention`); None is causal (the
                 T queries are the last T of S keys).
             cache: keeps keys and values; give `positions_BT` with it.
+            attached: what adapters add; None is the text network alone.
         """
-        return self.model(ids_BT, positions_BT, mask, cache)
+        return self.model(ids_BT, positions_BT, mask, cache, attached)
 
     def tie(self) -> None:
         """Make the output matrix the embedding matrix."""
@@ -138,11 +152,15 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.rope = Rope(config.head_size, config.rope_theta, config.rope_scaling)
 
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Mask | None, cache: KVCache | None) -> Tensor:
-        x_BTD = self.embed_tokens(ids_BT)
+    def forward(
+        self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Mask | None, cache: KVCache | None,
+        attached: Attached | None = None,
+    ) -> Tensor:  # fmt: skip
+        x_BTD = self.embed_tokens(ids_BT) if attached is None else attached.embed(ids_BT, self.embed_tokens)
         rotation = self.rope(ids_BT.shape[1], positions_BT, x_BTD.device)
         bias = None if mask is None else additive(mask, x_BTD.dtype)
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            x_BTD = x_BTD if attached is None else attached.before(i, x_BTD)
             x_BTD = layer(x_BTD, rotation, bias, cache)
         return self.norm(x_BTD)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from puna.post.examples import Encoded, Ranked
-from puna.train.objectives import beside
+from puna.train.objectives import beside, states_of
 from puna.train.packing import PADDING, Batch, epochs, pack
 from puna.train.vocabulary import target_losses
 from puna.train.world import World
@@ -124,7 +124,7 @@ def _ends(batch: Batch, lengths: Sequence[int]) -> Tensor:
 
 def answer_logps(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Per answer: the log-probability of its learnt tokens without format, and with it ([N] each, float32)."""
-    x_BTD = model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())
+    x_BTD = states_of(model, batch)
     states_SD = x_BTD.flatten(0, 1).index_select(0, batch.extra["before_S"])
     logps_S = -target_losses(model.lm_head(states_SD), batch.extra["ids_S"])
     return _answer_sums(logps_S.masked_fill(batch.extra["form_S"], 0.0), batch), _answer_sums(logps_S, batch)

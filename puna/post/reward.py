@@ -36,7 +36,7 @@ from puna.post.reward_measure import best_of_n, measure, sampled_prompts, scored
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, MessageRow, read_rows
 from puna.train.loop import train
-from puna.train.objectives import beside
+from puna.train.objectives import beside, states_of
 from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, Batches
 from puna.train.parallel.layout import Products
@@ -90,7 +90,7 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores [N], one per answer of the batch, in float32."""
-        x_BTD = self.trunk.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())
+        x_BTD = states_of(self.trunk, batch)
         names = ("before_S", "ids_S", "answer_S")
         tokens = None if self.head.likelihood is None else AnswerTokens(*(batch.extra[name] for name in names))
         return self.head.scores(self.trunk.lm_head, x_BTD, batch.extra["ends_N"], tokens)

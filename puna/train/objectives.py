@@ -70,7 +70,7 @@ class CrossEntropy:
         """The (weighted) sum of -log p(target); and, without a gradient, that of each stream."""
         index = batch.supervised()
         if len(index) >= NEARLY_ALL * batch.targets_BT.numel() and is_whole(model.lm_head):  # cheaper than to pick them
-            states = model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask()).flatten(0, 1)
+            states = states_of(model, batch).flatten(0, 1)
             weights = None if batch.weights_BT is None else batch.weights_BT.reshape(-1)
             total, losses = cross_entropies(model.lm_head, states, batch.targets_BT.reshape(-1), weights, self.chunk)
             losses = losses[index] if self.streams else losses
@@ -99,9 +99,16 @@ def beside(model: Any, batch: Batch) -> Batch:
     return batch.to(next(model.parameters()).device)
 
 
+def states_of(model: Any, batch: Batch) -> Tensor:
+    """States [B,T,D] after the final norm, with what the batch brings for the model's adapters if it has any."""
+    if not hasattr(model, "attach"):
+        return model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())
+    return model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask(), attached=model.attach(batch))
+
+
 def hidden_at_targets(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """States [N,D] after the final norm and targets [N] at the learnt positions only: the output matrix is not run elsewhere."""
-    x_BTD = model.hidden(batch.ids_BT, positions_BT=batch.positions_BT, mask=batch.mask())
+    x_BTD = states_of(model, batch)
     index = batch.supervised()
     return x_BTD.flatten(0, 1).index_select(0, index), batch.targets_BT.reshape(-1)[index]
 

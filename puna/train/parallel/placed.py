@@ -16,7 +16,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from puna.model.attention import Mask
 from puna.model.config import ModelConfig
-from puna.model.llama import KVCache, Llama, init_weight
+from puna.model.llama import Attached, KVCache, Llama, init_weight
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
 from puna.train.parallel.context import ContextGather, gathered, local_rows, order
@@ -37,9 +37,10 @@ class Part(Llama):
     gather: ContextGather | None = None
 
     def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
-    ) -> Tensor:
-        return Llama.hidden(self, ids_BT, positions_BT=positions_BT, mask=mask, cache=self.gather)
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
+        attached: Attached | None = None,
+    ) -> Tensor:  # fmt: skip
+        return Llama.hidden(self, ids_BT, positions_BT=positions_BT, mask=mask, cache=self.gather, attached=attached)
 
     def forward(
         self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None
