@@ -37,7 +37,7 @@ class Group:
         tables: int64 [samples, W] page numbers, once admitted. The full prompt pages are the same numbers in every row.
         done: prompt tokens already in the cache. shaper: changes the logits of its samples, if the request asks for it.
         keys_of_pages: of the prompt's full pages, once looked at.
-        media: what the prompt shows. seen: what the model has seen of each, and where, once it has looked.
+        media: what the prompt shows. seen: what was seen of it, once the model has looked.
     """
 
     request: int
@@ -60,7 +60,7 @@ class Group:
     done: int = 0
     keys_of_pages: list[bytes] = field(default_factory=list)
     media: tuple[Shown, ...] = ()
-    seen: tuple[tuple[Any, int], ...] = ()
+    seen: tuple[Any, ...] = ()
 
     @property
     def left(self) -> int:

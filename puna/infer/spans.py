@@ -43,7 +43,7 @@ class Spans:
         tokens: [R], run after run. starts, sizes: [N], each run's first position and its length.
         table: [N, W] pages of each run's sequence.
         wanted: [Q] numbers of the tokens after which logits are asked for, ascending.
-        seen: for each run what it sees and where (`puna.infer.sight`); None where none sees anything.
+        seen: for each run what it sees (`puna.infer.sight`); None where none sees anything.
     """
 
     tokens: np.ndarray
@@ -51,7 +51,7 @@ class Spans:
     sizes: np.ndarray
     table: np.ndarray
     wanted: np.ndarray
-    seen: list[tuple[tuple[Any, int], ...]] | None = None
+    seen: list[tuple[Any, ...]] | None = None
 
     @property
     def sequence(self) -> np.ndarray:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,14 +13,16 @@ from puna.infer.cache import DecodeView, PagedCache, PrefillView
 from puna.infer.spans import Spans
 from puna.model.llama import Attached, Llama
 
+Attach = Callable[[Sequence[tuple[Any, ...]], Tensor], Attached | None]  # (what each run sees, positions [N, T])
+
 
 class TorchSteps:
-    """Runs of tokens through a `Llama`; the model is used as it is at the time of the call."""
+    """Runs of tokens through a `Llama`, which is used as it is at the time of the call; `attach` tells what runs see."""
 
     mixes = False  # runs are padded to the longest
 
-    def __init__(self, model: Llama, cache: PagedCache):
-        self.model, self.cache, self.device = model, cache, cache.storage.device
+    def __init__(self, model: Llama, cache: PagedCache, attach: Attach | None = None):
+        self.model, self.cache, self.attach, self.device = model, cache, attach, cache.storage.device
 
     @torch.no_grad()
     def logits(self, spans: Spans) -> Tensor:
@@ -68,7 +73,9 @@ class TorchSteps:
 
     def _attached(self, spans: Spans, positions_NT: np.ndarray) -> Attached | None:
         """What the runs see."""
-        return None if spans.seen is None else self.model.attach_seen(spans.seen, self._tensor(positions_NT))  # type: ignore[operator]
+        if spans.seen is None or self.attach is None:
+            return None
+        return self.attach(spans.seen, self._tensor(positions_NT))
 
     def _reach(self, positions_NT: np.ndarray, pages: int) -> Tensor:
         """Mask [N, 1, T, S]: a query reads its row's positions up to its own."""

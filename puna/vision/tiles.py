@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from puna.core.errors import InputError
+from puna.vision.config import ratios
 from puna.vision.fetch import MediaRules
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Tiled:
 
     Attributes:
         pixels: float32 [t, 3, S, S], row by row; what the picture does not fill is black.
-        ratio: 1 + the index of (height, width) among `ratios(max_tiles)`; 0 is left for no picture.
+        ratio: 1 + the index of (height, width) among `puna.vision.config.ratios`; 0 is left for no picture.
         height, width: in tiles; t is their product.
     """
 
@@ -54,12 +55,6 @@ class Tiled:
     ratio: int
     height: int
     width: int
-
-
-def ratios(max_tiles: int) -> list[tuple[int, int]]:
-    """The (height, width) of every canvas of at most `max_tiles` tiles, in the order that numbers them."""
-    sides = range(1, max_tiles + 1)
-    return [(height, width) for height in sides for width in sides if height * width <= max_tiles]
 
 
 def read_image(content: bytes, rules: MediaRules, where: str = "the picture") -> Image:

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from puna.core.errors import InputError
+from puna.vision.config import ratios
 from puna.vision.fetch import MediaRules
-from puna.vision.tiles import CLIP_MEAN, CLIP_STD, ImageShape, as_rgb, canvas, ratios, read_image, tiles_of
+from puna.vision.tiles import CLIP_MEAN, CLIP_STD, ImageShape, as_rgb, canvas, read_image, tiles_of
 
 PICTURES = Path(__file__).parents[3] / "shared" / "data" / "images"
 RULES = MediaRules()
