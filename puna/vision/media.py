@@ -28,6 +28,11 @@ class Loaded:
     images: list[Tiled]
     key: bytes
 
+    @property
+    def bytes(self) -> int:
+        """Memory its tiles take."""
+        return sum(image.pixels.nbytes for image in self.images)
+
 
 def load(medium: Medium, root: Path | None, rules: MediaRules, shape: ImageShape, frames: int = FRAMES) -> Loaded:
     """Fetch and decode one medium.
