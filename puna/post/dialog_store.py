@@ -116,16 +116,13 @@ class DialogStore:
             self._index[row] = self._size, tokens
             self._size += len(record)
 
-    def file_of(self, row: int) -> Path:
-        """The file that a row is in."""
-        return self.files[self._file(row)]
-
-    def _file(self, row: int) -> int:
-        return next(i for i, end in enumerate(self._ends) if row < end)
+    def file(self, row: int) -> Path:
+        """The file a row is in."""
+        return self.files[next(i for i, end in enumerate(self._ends) if row < end)]
 
     def dialog(self, row: int) -> Dialog:
-        """A row as it is in its file; InputError for a malformed one."""
-        file = self._file(row)
+        """A row as it stands in its file."""
+        file = next(i for i, end in enumerate(self._ends) if row < end)
         first = self._ends[file - 1] if file else 0
         source = self._sources[file]
         source.seek(int(self.starts[row]))

@@ -32,7 +32,7 @@ from puna.train.parallel.layout import Products, resolved
 from puna.train.result import TrainResult
 from puna.train.schedule import LearningRate, Schedule
 from puna.train.world import World
-from puna.vision.dev import judged
+from puna.vision.dev import judged, questions
 from puna.vision.fetch import MediaRules
 from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates, gates_of
@@ -47,7 +47,6 @@ MAX_BYTES, MAX_PIXELS = 1 << 30, 200_000_000  # of a picture to train on; its ow
 SHAPE = ("vocab_size", "dim", "layers", "heads", "kv_heads", "ffn_dim", "head_size", "tied")  # shared by text models swapped
 ENCODERS = ("encoder.", "trunk.encoder.")  # how names of the encoder's weights begin, in a model and in a reward model
 TINY = 1e-30
-UNJUDGED = Verdict("none", 0.0, 0)
 
 Part = Literal["encoder", "adapter", "video"]
 
@@ -132,37 +131,49 @@ def _prompts(tokenizer: Tokenizer, model: VisionLlama, ctx: StageContext) -> lis
     return text_prompts(tokenizer, ctx, model.config.max_seq_len)
 
 
-def rows_of(split: str, learner: Learner, settings: Settings, ctx: StageContext, sees: Sees) -> MediaRows:
-    """The rows of a split of every `pictures` input."""
-    config, pictures = learner.model.encoder.config, ctx.inputs.all("pictures")
-    if not pictures:
-        raise InputError("there are no pictures to learn from", where=ctx.name, fix="name a `pictures` stage under `from`")
+def tiles_for(learner: Learner, settings: Settings) -> TileStore:
+    """What decodes media for this model."""
+    config, video = learner.model.encoder.config, learner.model.video
+    rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=video.config.frames if video else 1)
     shape = ImageShape(tile=config.tile, max_tiles=config.max_tiles)
-    most = learner.model.video.config.frames if learner.model.video else 1
-    rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=most)
-    tiles = TileStore(shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
-    limit = min(settings.length or learner.model.config.max_seq_len, learner.model.config.max_seq_len)
-    world = World.current()
-    scratch = ctx.scratch / f"{split}-rows{world.process or ''}"
-    return MediaRows(learner.tokenizer, pictures, split, limit, scratch, tiles=tiles, sees=sees)
+    return TileStore(shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
+
+
+def longest_row(learner: Learner, settings: Settings) -> int:
+    """Tokens of the longest row that is trained on."""
+    return min(settings.length or learner.model.config.max_seq_len, learner.model.config.max_seq_len)
 
 
 def fit(
-    learner: Learner, learns: tuple[Part, ...], settings: Settings, ctx: StageContext, sees: Sees = "images"
-) -> dict[str, Any]:
+    learner: Learner, learns: Sequence[Part], settings: Settings, ctx: StageContext, sees: Sees = "images"
+) -> dict[str, Any]:  # fmt: skip
     """Train the parts `learns` of a model on the train rows, judge it, prove that its text is as it was, and write it."""
-    model = learner.model
-    rows = rows_of("train", learner, settings, ctx, sees)
-    free(model, [part for part in learns if part != "encoder" or settings.encoder_lr != 0])
-    seed = derive_seed(ctx.seed, "vision", settings.seed_offset)
-    tokens = max(settings.batch_tokens, rows.row_length)
+    model, tokenizer, pictures = learner.model, learner.tokenizer, ctx.inputs.all("pictures")
+    if not pictures:
+        raise InputError("there are no pictures to learn from", where=ctx.name, fix="name a `pictures` stage under `from`")
+    tiles, scratch = tiles_for(learner, settings), ctx.scratch / f"rows{World.current().process or ''}"
+    limit = longest_row(learner, settings)
+    rows = MediaRows(tokenizer, pictures, "train", limit, scratch, tiles=tiles, sees=sees)
+    seed, tokens = derive_seed(ctx.seed, "vision", settings.seed_offset), max(settings.batch_tokens, rows.row_length)
     batches = MediaBatches(rows, rows.row_length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
+    free(model, [part for part in learns if part != "encoder" or settings.encoder_lr != 0])
     result = optimise(model, Gates(CrossEntropy(), model), batches, settings.steps, settings, ctx)
     left = rows.left()
     if left.overlong or left.empty or left.other:
         ctx.note(f"{left.text(len(rows), rows.row_length)}; {left.other} have other media than {sees}")
-    summary = {"rows": len(rows), "left": vars(left), "row_length": rows.row_length, "variant": settings.variant}
-    return {**summary, **finish(learner, result, settings, ctx, sees)}
+    asked = questions(pictures, tokenizer, model.config.max_seq_len, sees, settings.dev)
+    return {
+        "rows": len(rows),
+        "left": vars(left),
+        "row_length": rows.row_length,
+        "variant": settings.variant,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "first_loss": result.first_loss,
+        "loss": result.loss,
+        "products": result.products,
+        **finish(learner, judged(model, asked, tokenizer, tiles), ctx),
+    }
 
 
 def free(model: VisionLlama, learns: Sequence[Part]) -> None:
@@ -195,23 +206,13 @@ def optimise(
     )
 
 
-def finish(learner: Learner, result: TrainResult, settings: Settings, ctx: StageContext, sees: Sees) -> dict[str, Any]:
-    """Judge, prove that the text model is as it was, write, and sum up."""
+def finish(learner: Learner, verdict: Verdict, ctx: StageContext) -> dict[str, Any]:
+    """Prove that the text model is as it was, then write the model and its verdict."""
     model = learner.model.eval()
-    verdict = judged(model, rows_of("dev", learner, settings, ctx, sees), settings.dev) if settings.dev else UNJUDGED
     proof = learner.frozen.check(model.text, model, ctx)
     write_verdict(verdict, ctx.out)
     write(learner, ctx)
-    return {
-        "steps": result.steps,
-        "tokens": result.tokens,
-        "first_loss": result.first_loss,
-        "loss": result.loss,
-        "products": result.products,
-        "dev": verdict.summary(),
-        "frozen_text": proof,
-        "gates": gates_of(model),
-    }
+    return {"dev": verdict.summary(), "frozen_text": proof, "gates": gates_of(model)}
 
 
 def write(learner: Learner, ctx: StageContext) -> None:

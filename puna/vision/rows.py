@@ -76,7 +76,7 @@ class MediaRows:
 
     def shown(self, i: int) -> list[Shown]:
         """The media of row i, decoded; InputError where one cannot be read."""
-        root = self.store.file_of(i).parent
+        root = self.store.file(i).parent
         return [self.tiles(medium, root) for medium in media_of(self.dialog(i).messages)]
 
     def left(self) -> LeftOut:

@@ -17,7 +17,7 @@ from puna.model.config import ModelConfig
 from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, write_rows
+from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, write_rows
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 PROVENANCE = Provenance(source="toy", licence="CC0-1.0")
@@ -52,7 +52,7 @@ def pictures(directory: Path, train: int = 16, dev: int = 8, *, videos: int = 0,
     held = [picture_row(directory, 1000 + i) for i in range(dev)] + [
         video_row(directory, 1000 + i) for i in range(min(videos, dev))
     ]
-    write_rows(directory / "dev.jsonl", held)
+    write_rows(directory / "dev.jsonl", [as_task(row) for row in held])
     write_rows(directory / "preferences.jsonl", [preference_row(directory, i) for i in range(train)])
     return finished(directory, "pictures", directory.name)
 
@@ -95,6 +95,13 @@ def dialog(name: str, url: str, kind: str, question: str, answer: str, capabilit
     asked = MessageRow(role="user", content=question, media=(Medium(at=0, kind=kind, url=url),))
     answered = MessageRow(role="assistant", content=answer)
     return Dialog(id=name, messages=[asked, answered], capability=capability, provenance=PROVENANCE)
+
+
+def as_task(row: Dialog) -> Task:
+    """A row as a question that can be checked."""
+    answer = row.messages[-1].content
+    return Task(id=row.id, prompt=row.messages[:-1], verifier="exact", reference=[answer], gold=answer, family=row.capability,
+                provenance=PROVENANCE)  # fmt: skip
 
 
 def preference_row(directory: Path, i: int) -> Preference:
