@@ -14,14 +14,15 @@ from typing import Literal
 import numpy as np
 
 from puna.core.stage import Artifact
-from puna.post.dialog_store import DialogStore, longest_of
+from puna.post.dialog_store import longest_of
 from puna.post.examples import Left, row_length
 from puna.post.sft import STREAMED_BYTES, largest_and_some
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Dialog, MessageRow
+from puna.tokenizer.dialog import MessageRow
 from puna.train.packing import Batch, DialogBatches, Example
 from puna.vision.collate import with_media
+from puna.vision.picture_rows import PictureStore
 from puna.vision.tile_store import Shown, TileStore
 
 Sees = Literal["images", "videos"]
@@ -44,7 +45,7 @@ class MediaRows:
 
     Args:
         limit: longest dialog in tokens.
-        scratch: folder for the encoded rows (`DialogStore`).
+        scratch: folder for the encoded rows (`PictureStore`).
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class MediaRows:
     ):  # fmt: skip
         self.tokenizer, self.tiles, self.sees = tokenizer, tiles, sees
         files = [artifact.path / f"{split}.jsonl" for artifact in pictures]
-        self.store = DialogStore(tokenizer, files, limit, scratch)
+        self.store = PictureStore(tokenizer, files, limit, scratch)
         self._kinds = np.zeros(len(self.store), np.uint8)
         looked = largest_and_some(self.store) if self.store.bytes > STREAMED_BYTES else range(len(self.store))
         longest = longest_of(self.store, looked)
@@ -70,27 +71,19 @@ class MediaRows:
     def __getitem__(self, i: int) -> Example:
         return self.store.row(i)
 
-    def dialog(self, i: int) -> Dialog:
-        """Row i as it is in its file."""
-        return self.store.dialog(i)
-
     def shown(self, i: int) -> list[Shown]:
         """The media of row i, decoded; InputError where one cannot be read."""
-        root = self.store.file(i).parent
-        return [self.tiles(medium, root) for medium in media_of(self.dialog(i).messages)]
+        pictured = self.store.pictured(i)
+        return [self.tiles(medium, pictured.root) for medium in pictured.media]
 
     def left(self) -> LeftOut:
         """What is known to be left out."""
         every = np.arange(len(self))
         return LeftOut(**vars(self.store.left(every, self.row_length)), other=int((self._kinds == OTHER).sum()))
 
-    def kept(self) -> list[int]:
-        """Numbers of the rows that are not left out; every row is read."""
-        return [i for i in range(len(self)) if self.length(i)]
-
     def _kind(self, i: int) -> int:
         if self._kinds[i] == UNKNOWN:
-            self._kinds[i] = WANTED if suits(media_of(self.dialog(i).messages), self.sees) else OTHER
+            self._kinds[i] = WANTED if suits(self.store.pictured(i).media, self.sees) else OTHER
         return int(self._kinds[i])
 
 

@@ -28,9 +28,8 @@ FIT = {"steps": 3, "lr": 5e-3, "batch_tokens": 256, "length": 64, "dev": 8, "log
 def toy_tokenizer() -> Tokenizer:
     """The 256 bytes, and the words of the chat format and of the answers as single tokens."""
     ranks = {bytes([byte]): byte for byte in range(256)}
-    words = ("us", "er", "user", "as", "si", "st", "an", "ant", "\n\n", "re", "red", "gr", "ee", "green", "bl", "ue", "blue", "wh",
-             "it", "white")  # fmt: skip
-    for word in words:
+    words = ["us", "er", "user", "as", "si", "st", "an", "ant", "\n\n", "re", "red", "gr", "ee", "green", "bl", "ue", "blue"]
+    for word in [*words, "wh", "it", "white"]:
         ranks[word.encode()] = len(ranks)
     return Tokenizer.from_ranks(ranks)
 
