@@ -17,8 +17,9 @@ from puna.commands.options import HERE, Dir, Json, show, size, table
 NEEDED = (
     "torch", "numpy", "safetensors", "pyarrow", "pydantic", "PyYAML", "typer", "rich", "fastapi", "uvicorn", "regex", "tiktoken",
     "numba", "fastwarc", "resiliparse", "py3langid", "xxhash", "fsspec", "gguf", "plotly", "llguidance",
+    "pillow",
 )  # fmt: skip
-OPTIONAL = ("ray", "transformers")
+OPTIONAL = ("av", "ray", "transformers")
 
 RunOption = Annotated[str | None, typer.Option("--run", help="A run (default: the last).")]
 

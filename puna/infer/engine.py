@@ -25,6 +25,7 @@ from puna.infer.rows import Rows, empty_rows, started
 from puna.infer.sampler import sample_keys
 from puna.infer.scheduler import Admission, Group, Scheduler, pages_needed
 from puna.infer.shaping import Shaper
+from puna.infer.sight import Eyes
 from puna.infer.spans import Guesses, Spans, joined, spans_of_chunks, spans_of_rows
 from puna.infer.speculate import DraftGuesser, PromptLookup, checked, guesser
 from puna.infer.steps import open_steps
@@ -53,6 +54,7 @@ class Engine:
         prefix_cache: keep what was computed for later prompts that begin alike. `forget` when the weights change.
         admission: when a request enters: `reserve` when its maximum length fits, `optimistic` when its prompt does.
         draft: what guesses ahead, a smaller model of the same tokenizer or a look-up; `guesses` tokens at a time.
+        eyes: adapters that let the model see what requests show.
 
     Attributes:
         preemptions: how often a sample had to make room for an older one.
@@ -63,6 +65,7 @@ class Engine:
         self, model: Llama, *, stop_ids: Sequence[int], page_size: int = 16, pages: int | None = None,
         max_running: int = 256, prefill_tokens: int = 2048, kernels: Kernels = "auto", prefix_cache: bool = True,
         admission: Admission = "reserve", draft: Llama | PromptLookup | None = None, guesses: int = 4,
+        eyes: Eyes | None = None,
     ):  # fmt: skip
         config = model.config
         weight = model.model.embed_tokens.weight
@@ -75,7 +78,8 @@ class Engine:
         if pages is None:
             page_bytes = page_size * config.kv_bytes_per_token(weight.element_size())
             pages = 1 + max(CACHE_BYTES // page_bytes, -(-config.max_seq_len // page_size))
-        self.cache, self.steps = open_steps(model, pages=pages, page_size=page_size, kernels=kernels)
+        self.cache, self.steps = open_steps(model, pages=pages, page_size=page_size, kernels=kernels, eyes=eyes)
+        self.eyes = eyes
         self.guesser = guesser(draft, model, pages=pages, page_size=page_size, kernels=kernels)
         self.guesses, self.guessed, self.accepted = guesses, 0, 0
         self.pool = BlockPool(pages)
@@ -104,6 +108,8 @@ class Engine:
         if self.busy:
             raise RunError("the engine is answering requests with what it is to forget", fix="wait for them, or cancel them")
         self.pool.forget()
+        if self.eyes is not None:
+            self.eyes.forget()
 
     def generate(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[list[Completion]]:
         """All samples of all requests, one list of `n` per request, in order.
@@ -143,7 +149,7 @@ class Engine:
             keys = sample_keys(request.seed, first, samples)
             group = Group(
                 request_id, first, samples, prompt, limit, keys, request.temperature, request.top_p, tuple(request.stop_ids),
-                shaper, request.logprobs, request.prompt_logprobs,
+                shaper, request.logprobs, request.prompt_logprobs, media=tuple(request.media),
             )  # fmt: skip
             self.scheduler.waiting.append(group)
         return request_id
@@ -161,6 +167,10 @@ class Engine:
     def _check(self, request: Request) -> int:
         """Most tokens each sample may write; InputError for a request that could never run."""
         limit = request.check(self.vocab_size, self.max_seq_len)
+        if request.media:
+            if self.eyes is None:
+                raise InputError("this model reads text alone", fix="leave pictures out, or take a model that sees")
+            self.eyes.check(request.media)
         if request.shaping.grammar is not None and not len(self._stops(request)):
             raise InputError("an answer of a given form needs a stop token to end with", fix="give the engine stop_ids")
         needed = sum(pages_needed(len(request.prompt_ids), limit, self.page_size))
@@ -182,6 +192,9 @@ class Engine:
         if self.scheduler.admission == "optimistic":
             self.running = self.growth.grow(self.running)
         chunks = self.scheduler.chunks()
+        for chunk in chunks:
+            if self.eyes is not None and chunk.group.media and not chunk.group.seen:
+                chunk.group.seen = self.eyes.see(chunk.group.media)
         guesses = self._guess()
         calls = [spans_of_rows(self.running, self.page_size, guesses)] if len(self.running) else []
         if chunks:

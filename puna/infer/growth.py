@@ -74,7 +74,7 @@ class Growth:
         """Make the full pages of an answer findable; those of its prompt are."""
         tokens = rows.tokens(row)[: min(int(rows.length[row]), int(rows.drafted[row]))]
         known = rows.group[row].keys_of_pages[: len(tokens) // self.page_size]
-        keys = page_keys(tokens, self.page_size, known)
+        keys = page_keys(tokens, self.page_size, known, rows.group[row].media_keys)
         self.pool.name(keys[len(known) :], rows.table[row, len(known) : len(keys)])
 
 

@@ -3,7 +3,8 @@
 A page holds the keys and values of `page_size` consecutive tokens of one sequence in every layer. Samples of one prompt read
 the same prompt pages (paper section 4.2.2 [rejection sampling with PagedAttention]): a page goes back when its last reader is
 done. A full page is known by a hash of its tokens and of all before them; without readers it waits in the order of last use and
-is emptied only when nothing else is free, so that a later prompt that begins alike reads it instead of computing it. Taking,
+is emptied only when nothing else is free, so that a later prompt that begins alike reads it instead of computing it; pictures
+count as tokens do. Taking,
 finding and releasing cost the number of pages concerned, never the size of the pool. The free list is a stack, so the pages used
 last (and still in the processor's cache) are used next.
 """
@@ -22,12 +23,23 @@ PADDING_PAGE = 0  # takes the writes of padded positions; never handed out, neve
 KEY_BYTES = 16  # two texts with the same key are not to be expected in this universe
 
 
-def page_keys(tokens: np.ndarray, page_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
-    """Keys of the full pages of a sequence (int64 [T]), each a hash of its tokens and the key before; `known` are the first."""
+def page_keys(
+    tokens: np.ndarray, page_size: int, known: Sequence[bytes] = (), media: Sequence[tuple[int, bytes]] = ()
+) -> list[bytes]:
+    """Keys of the full pages of a sequence, each a hash of its tokens and the key before.
+
+    Args:
+        tokens: int64 [T].
+        known: the first keys, from an earlier call.
+        media: place and key of each medium the sequence shows. Such pages are told apart from those of text from the first one
+            on, since a model that sees may compute them in another way.
+    """
     keys = list(known)
     for page in range(len(keys), len(tokens) // page_size):
-        content = tokens[page * page_size : (page + 1) * page_size].tobytes()
-        keys.append(blake2b((keys[-1] if keys else b"") + content, digest_size=KEY_BYTES).digest())
+        here = range(page * page_size, (page + 1) * page_size)
+        content = tokens[here.start : here.stop].tobytes() + b"".join(key for at, key in media if at in here)
+        before = keys[-1] if keys else b"sees" if media else b""
+        keys.append(blake2b(before + content, digest_size=KEY_BYTES).digest())
     return keys
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from puna.core.errors import InputError
 from puna.infer.shaping import NO_SHAPING, Shaping
@@ -14,13 +15,29 @@ LEAST_TEMPERATURE = 1e-3  # below it the likeliest token is all there is, and fl
 MOST_ALTERNATIVES = 20  # as the OpenAI API has it
 
 
+class Loaded(Protocol):
+    """A medium ready to be looked at (`puna.vision.media.Loaded`); `key` names its content."""
+
+    @property
+    def key(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A medium, and the place of its token in the prompt."""
+
+    at: int
+    medium: Loaded
+
+
 @dataclass
 class Request:
     """What to continue and how.
 
     `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's; `shaping` has rarer
     wishes. `logprobs` asks for so many likeliest tokens beside each written one, `prompt_logprobs` for the log-probability of
-    every prompt token. An answer is cut where prompt and answer together reach the model's `max_seq_len`.
+    every prompt token. `media` are what the prompt shows, in order, to a model that sees. An answer is cut where prompt and answer
+    together reach the model's `max_seq_len`.
     """
 
     prompt_ids: Sequence[int]
@@ -33,6 +50,7 @@ class Request:
     shaping: Shaping = NO_SHAPING
     logprobs: int = 0
     prompt_logprobs: bool = False
+    media: Sequence[Shown] = ()
 
     def check(self, vocab_size: int, max_seq_len: int) -> int:
         """Most tokens each sample may write; InputError for a request no engine with such a model could answer."""
@@ -56,6 +74,9 @@ class Request:
             )
         if not 0 <= self.logprobs <= MOST_ALTERNATIVES:
             raise InputError(f"logprobs counts tokens, 0 to {MOST_ALTERNATIVES}", where=f"logprobs={self.logprobs}")
+        places = [-1, *(shown.at for shown in self.media), len(prompt)]
+        if places != sorted(set(places)):
+            raise InputError("media stand in order at places of their own in the prompt", where=f"places {places[1:-1]}")
         self.shaping.check(vocab_size)
         limit = min(self.max_tokens, max_seq_len - len(prompt))
         if limit < 1:

@@ -23,7 +23,7 @@ class Rows:
         limit: most tokens the sample may write; key: of its random numbers; logprob: sum over its tokens.
         table: [R, W] pages; pages: how many of W are the row's; output: [R, L] tokens; stops: [R, Z] its own stop tokens.
         shaper: of its logits, or None. group: whom it started with, which knows the prompt.
-        judged: whether more is told of its tokens than their sum; drafted: tokens that a draft model has in its cache too.
+        sees: whether its prompt shows media. judged: whether more is told of its tokens than their sum; drafted: tokens that a draft model has in its cache too.
     """
 
     request: np.ndarray
@@ -42,6 +42,7 @@ class Rows:
     stops: np.ndarray
     shaper: np.ndarray
     group: np.ndarray
+    sees: np.ndarray
     judged: np.ndarray
     drafted: np.ndarray
 
@@ -126,6 +127,7 @@ def started(groups: list[Group]) -> Rows:
         stops=np.repeat(_padded([np.array([group.stop_ids], np.int64) for group in groups], NO_TOKEN), times, axis=0),
         shaper=np.array([g.shaper and g.shaper.for_sample() for g in groups for _ in range(g.samples)], dtype=object),
         group=column(groups, object),
+        sees=column([len(group.media) > 0 for group in groups], bool),
         judged=column([group.alternatives > 0 or group.prompt_logprobs for group in groups], bool),
         drafted=column([len(group.prompt) for group in groups], np.int64),
     )

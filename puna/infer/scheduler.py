@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from puna.infer.pages import BlockPool, page_keys
+from puna.infer.request import Shown
 from puna.infer.shaping import Shaper
 
 Admission = Literal["reserve", "optimistic"]
@@ -36,6 +37,7 @@ class Group:
         tables: int64 [samples, W] page numbers, once admitted. The full prompt pages are the same numbers in every row.
         done: prompt tokens already in the cache. shaper: changes the logits of its samples, if the request asks for it.
         keys_of_pages: of the prompt's full pages, once looked at.
+        media: what the prompt shows. seen: what was seen of it, once the model has looked.
     """
 
     request: int
@@ -57,11 +59,18 @@ class Group:
     tables: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     done: int = 0
     keys_of_pages: list[bytes] = field(default_factory=list)
+    media: tuple[Shown, ...] = ()
+    seen: tuple[Any, ...] = ()
 
     @property
     def left(self) -> int:
         """Most tokens a sample may still write."""
         return self.limit - len(self.written)
+
+    @property
+    def media_keys(self) -> list[tuple[int, bytes]]:
+        """Place and key of each medium."""
+        return [(shown.at, shown.medium.key) for shown in self.media]
 
     @property
     def arrival(self) -> tuple[int, int]:
@@ -177,7 +186,7 @@ class Scheduler:
         """Known pages the prompt begins with; its last token is always computed, for the logits after it."""
         if not self.prefix_cache:
             return np.zeros(0, np.int64)
-        group.keys_of_pages = page_keys(group.prompt, self.page_size, group.keys_of_pages)
+        group.keys_of_pages = page_keys(group.prompt, self.page_size, group.keys_of_pages, group.media_keys)
         if group.prompt_logprobs:
             return np.zeros(0, np.int64)
         return self.pool.find(group.keys_of_pages[: (len(group.prompt) - 1) // self.page_size])

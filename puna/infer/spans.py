@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -43,6 +43,7 @@ class Spans:
         tokens: [R], run after run. starts, sizes: [N], each run's first position and its length.
         table: [N, W] pages of each run's sequence.
         wanted: [Q] numbers of the tokens after which logits are asked for, ascending.
+        seen: for each run what it sees (`puna.infer.sight`); None where none sees anything.
     """
 
     tokens: np.ndarray
@@ -50,6 +51,7 @@ class Spans:
     sizes: np.ndarray
     table: np.ndarray
     wanted: np.ndarray
+    seen: list[tuple[Any, ...]] | None = None
 
     @property
     def sequence(self) -> np.ndarray:
@@ -66,6 +68,15 @@ class Spans:
         """[R]: each token's position in its sequence."""
         return np.repeat(self.starts, self.sizes) + self.offsets
 
+    def select(self, which: np.ndarray) -> Spans:
+        """Some of the runs (bool [N]), with what is asked of them."""
+        kept = which[self.sequence]
+        asked = np.zeros(len(self.tokens), bool)
+        asked[self.wanted] = True
+        seen = None if self.seen is None else [each for each, taken in zip(self.seen, which, strict=True) if taken]
+        table = self.table[which]
+        return Spans(self.tokens[kept], self.starts[which], self.sizes[which], table, np.flatnonzero(asked[kept]), seen)
+
 
 def spans_of_chunks(chunks: Sequence[Chunk], page_size: int) -> Spans:
     """Prompt chunks, with logits at the ends of the prompts that are complete with them, and everywhere in judged prompts."""
@@ -79,19 +90,21 @@ def spans_of_chunks(chunks: Sequence[Chunk], page_size: int) -> Spans:
     asked = [size if chunk.group.prompt_logprobs else int(chunk.complete) for chunk, size in zip(chunks, sizes, strict=True)]
     wanted = np.concatenate([np.arange(end - some, end) for end, some in zip(ends, asked, strict=True)])
     tokens = np.concatenate([chunk.group.prompt[chunk.start : chunk.stop] for chunk in chunks])
-    return Spans(tokens, starts, sizes, table, wanted)
+    seen = [chunk.group.seen for chunk in chunks]
+    return Spans(tokens, starts, sizes, table, wanted, seen if any(seen) else None)
 
 
 def spans_of_rows(rows: Rows, page_size: int, guesses: Guesses | None = None) -> Spans:
     """The newest token of each row and what is guessed to follow, with logits after each of them."""
+    seen = [group.seen for group in rows.group] if rows.sees.any() else None
     if guesses is None:
         pages = int(rows.length.max()) // page_size + 1
-        return Spans(rows.token, rows.length, np.ones(len(rows), np.int64), rows.table[:, :pages], np.arange(len(rows)))
+        return Spans(rows.token, rows.length, np.ones(len(rows), np.int64), rows.table[:, :pages], np.arange(len(rows)), seen)
     sizes = guesses.sizes + 1
     tokens = np.concatenate((rows.token[:, None], guesses.tokens), axis=1)
     tokens = tokens[np.arange(tokens.shape[1]) < sizes[:, None]]
     pages = int((rows.length + guesses.sizes).max()) // page_size + 1
-    return Spans(tokens, rows.length, sizes, rows.table[:, :pages], np.arange(len(tokens)))
+    return Spans(tokens, rows.length, sizes, rows.table[:, :pages], np.arange(len(tokens)), seen)
 
 
 def joined(first: Spans, second: Spans) -> Spans:
@@ -101,7 +114,10 @@ def joined(first: Spans, second: Spans) -> Spans:
     table[len(first.sizes) :, : second.table.shape[1]] = second.table
     wanted = np.concatenate((first.wanted, second.wanted + len(first.tokens)))
     tokens, starts, sizes = (np.concatenate(pair) for pair in zip(_runs(first), _runs(second), strict=True))
-    return Spans(tokens, starts, sizes, table, wanted)
+    seen = None
+    if first.seen is not None or second.seen is not None:
+        seen = (first.seen or [()] * len(first.sizes)) + (second.seen or [()] * len(second.sizes))
+    return Spans(tokens, starts, sizes, table, wanted, seen)
 
 
 def _runs(spans: Spans) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,13 +8,14 @@ from puna.infer.cache import PagedCache
 from puna.infer.native import Kernels, native_steps, say_once
 from puna.infer.rank_steps import RankSteps
 from puna.infer.shards import Stage
+from puna.infer.sight import Eyes, SightSteps
 from puna.infer.spans import Steps
 from puna.infer.torch_steps import TorchSteps
 from puna.model.llama import Llama
 
 
-def open_steps(model: Llama, *, pages: int, page_size: int, kernels: Kernels) -> tuple[PagedCache, Steps]:
-    """A cache of `pages` pages and the steps of a model over it; `kernels` as in `Engine`.
+def open_steps(model: Llama, *, pages: int, page_size: int, kernels: Kernels, eyes: Eyes | None) -> tuple[PagedCache, Steps]:
+    """A cache of `pages` pages and the steps of a model over it; `kernels` and `eyes` as in `Engine`.
 
     Steps are those of all ranks for a part of a model, of the GPU for bfloat16 on one, else native or PyTorch's.
     """
@@ -26,7 +27,8 @@ def open_steps(model: Llama, *, pages: int, page_size: int, kernels: Kernels) ->
         layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
         dtype=weight.dtype, device=weight.device,
     )  # fmt: skip
-    return cache, _cuda_steps(model, cache, kernels) or native_steps(model, cache, kernels) or TorchSteps(model, cache)
+    steps = _cuda_steps(model, cache, kernels) or native_steps(model, cache, kernels) or TorchSteps(model, cache)
+    return cache, steps if eyes is None else SightSteps(steps, TorchSteps(model, cache, eyes.attach))
 
 
 def _cuda_steps(model: Llama, cache: PagedCache, kernels: Kernels) -> Steps | None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from puna.infer.cache import DecodeView, PagedCache, PrefillView
 from puna.infer.spans import Spans
-from puna.model.llama import Llama
+from puna.model.llama import Attached, Llama
+
+Attach = Callable[[Sequence[tuple[Any, ...]], Tensor], Attached | None]  # (what each run sees, positions [N, T])
 
 
 class TorchSteps:
-    """Runs of tokens through a `Llama`; the model is used as it is at the time of the call."""
+    """Runs of tokens through a `Llama`, which is used as it is at the time of the call; `attach` tells what runs see."""
 
     mixes = False  # runs are padded to the longest
 
-    def __init__(self, model: Llama, cache: PagedCache):
-        self.model, self.cache, self.device = model, cache, cache.storage.device
+    def __init__(self, model: Llama, cache: PagedCache, attach: Attach | None = None):
+        self.model, self.cache, self.attach, self.device = model, cache, attach, cache.storage.device
 
     @torch.no_grad()
     def logits(self, spans: Spans) -> Tensor:
@@ -44,8 +49,9 @@ class TorchSteps:
         positions_N1 = spans.starts[:, None]
         mask = self._reach(positions_N1, spans.table.shape[1])
         return self.model.hidden(
-            self._tensor(spans.tokens[:, None]), positions_BT=self._tensor(positions_N1), mask=mask, cache=view
-        )
+            self._tensor(spans.tokens[:, None]), positions_BT=self._tensor(positions_N1), mask=mask, cache=view,
+            attached=self._attached(spans, positions_N1),
+        )  # fmt: skip
 
     def _padded(self, spans: Spans) -> Tensor:
         """States [N, T, D], T the longest run's length."""
@@ -60,7 +66,16 @@ class TorchSteps:
             self.cache, self._tensor(valid_NT), self._tensor(slots_NT[valid_NT]), None if whole else self._tensor(spans.table)
         )
         mask = None if whole else self._reach(positions_NT, spans.table.shape[1])
-        return self.model.hidden(self._tensor(ids_NT), positions_BT=self._tensor(positions_NT), mask=mask, cache=view)
+        return self.model.hidden(
+            self._tensor(ids_NT), positions_BT=self._tensor(positions_NT), mask=mask, cache=view,
+            attached=self._attached(spans, positions_NT),
+        )  # fmt: skip
+
+    def _attached(self, spans: Spans, positions_NT: np.ndarray) -> Attached | None:
+        """What the runs see."""
+        if spans.seen is None or self.attach is None:
+            return None
+        return self.attach(spans.seen, self._tensor(positions_NT))
 
     def _reach(self, positions_NT: np.ndarray, pages: int) -> Tensor:
         """Mask [N, 1, T, S]: a query reads its row's positions up to its own."""

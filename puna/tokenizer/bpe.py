@@ -57,6 +57,7 @@ class Tokenizer:
         self.eom_id = self.special_id(special.EOM)
         self.eot_id = self.special_id(special.EOT)
         self.python_tag_id = self.special_id(special.PYTHON_TAG)
+        self.image_id = self.special_id(special.IMAGE)
         self.stop_ids: tuple[int, ...] = (self.eos_id, self.eom_id, self.eot_id)
 
     @classmethod

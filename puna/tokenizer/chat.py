@@ -4,15 +4,16 @@
 
 Role, "\\n\\n" and content are encoded separately and content is never stripped, so the ids of a prompt are a prefix of the ids of
 prompt plus answer, whatever the answer begins with. An assistant's tool call is <|python_tag|> + JSON + <|eom_id|>; the tool's
-result comes back as a message of role ipython. The Jinja template for other tools states the same format and is tested against
-this renderer.
+result comes back as a message of role ipython. A picture or a video is one <|image|> where it stands in the content; what it shows
+enters by cross-attention (paper 7.3). The Jinja template for other tools states the same format and is tested against this
+renderer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 from puna.core.errors import InputError
 from puna.tokenizer.bpe import Tokenizer
@@ -23,6 +24,38 @@ PIECE_BREAK = "\ufdd0\ufdd1"  # two Unicode noncharacters: see `jinja_template`
 TOOLS_SYSTEM = "Environment: ipython"
 TOOLS_BEFORE = "You can call these functions, one JSON object per line:\n"
 TOOLS_AFTER = '\nTo call one, answer only with {"name": its name, "parameters": {its arguments}}.\n\n'
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A picture, video or sound in a message.
+
+    Attributes:
+        at: where it stands, as a character offset in the message's content.
+        url: path relative to the row's file, `data:` or http address.
+        detail: of a picture, how closely to look: "low" is one tile.
+        frames: of a video, how many to look at; None leaves it to the model.
+        start, end: of a video, the part to look at, in seconds.
+
+    Raises ValueError for numbers that no medium can have.
+    """
+
+    at: int
+    kind: Literal["image", "video", "audio"]
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+    frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            raise ValueError("a medium needs a url")
+        if self.frames is not None and self.frames < 1:
+            raise ValueError("num_frames must be at least 1")
+        start = self.start or 0.0
+        if not start >= 0 or (self.end is not None and not self.end > start):
+            raise ValueError("start and end of a video are seconds, 0 <= start < end")
 
 
 class MessageLike(Protocol):
@@ -38,6 +71,8 @@ class MessageLike(Protocol):
     def end(self) -> str: ...
     @property
     def train(self) -> bool | None: ...
+    @property
+    def media(self) -> tuple[Medium, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +85,7 @@ class Message:
         tool_calls: an assistant's call as a JSON string, written after the content and <|python_tag|>; always ends in eom.
         end: "eot" (the turn is over) or "eom" (the assistant goes on after a tool's result).
         train: False keeps an assistant's message out of the loss.
+        media: pictures and videos in the content, in order.
     """
 
     role: str
@@ -57,6 +93,7 @@ class Message:
     tool_calls: str | None = None
     end: str = "eot"
     train: bool | None = None
+    media: tuple[Medium, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tool_calls is not None and self.end != "eom":
@@ -67,14 +104,16 @@ class Message:
 class Rendered:
     """Ids of a dialog and, for each id, whether it is learned (`loss_mask`) and whether it is format (`format_mask`).
 
-    Format is what no preference should push up or down (paper 4.1.4): headers, <|python_tag|>, terminators. `spans` holds
-    [start, end) of the body of each message: content and tool call, without header and terminator.
+    Format is what no preference should push up or down (paper 4.1.4): headers, <|python_tag|>, <|image|>, terminators. `spans`
+    holds [start, end) of the body of each message: content and tool call, without header and terminator. `media` holds the
+    position in `ids` of each medium's token, in order.
     """
 
     ids: list[int]
     loss_mask: list[int]
     format_mask: list[int]
     spans: list[tuple[int, int]]
+    media: list[int] = field(default_factory=list)
 
     def _extend(self, ids: Sequence[int], *, learned: bool = False, form: bool = False) -> None:
         self.ids.extend(ids)
@@ -85,8 +124,9 @@ class Rendered:
 def render(tokenizer: Tokenizer, messages: Iterable[MessageLike], *, generation_prompt: bool = False) -> Rendered:
     """Ids and masks of a dialog, BOS once at the start.
 
-    The loss covers an assistant's content, its <|python_tag|> and its terminator, never a header. With `generation_prompt` the
-    ids end in an open assistant header. Raises InputError for an unknown role, an unknown end, or a call by another role.
+    The loss covers an assistant's content, its <|python_tag|> and its terminator, never a header or a medium's token. With
+    `generation_prompt` the ids end in an open assistant header. Raises InputError for an unknown role, an unknown end, a call by
+    another role, a sound, and a medium outside its content.
     """
     rendered = Rendered([], [], [], [])
     rendered._extend([tokenizer.bos_id], form=True)
@@ -134,10 +174,17 @@ def with_tools(messages: Sequence[Message], tools: str | None) -> list[Message]:
     listed = "\n".join(_tool_lines(tools))
     offered = list(messages)
     first = offered[users[0]]
-    offered[users[0]] = replace(first, content=TOOLS_BEFORE + listed + TOOLS_AFTER + first.content)
+    offered[users[0]] = _opened(first, TOOLS_BEFORE + listed + TOOLS_AFTER)
     if offered[0].role != "system":
         return [Message("system", TOOLS_SYSTEM), *offered]
-    return [replace(offered[0], content=TOOLS_SYSTEM + "\n\n" + offered[0].content), *offered[1:]]
+    return [_opened(offered[0], TOOLS_SYSTEM + "\n\n"), *offered[1:]]
+
+
+def check_places(content: str, media: Sequence[Medium]) -> None:
+    """ValueError unless the media stand in the content, in order."""
+    places = [0, *(medium.at for medium in media), len(content)]
+    if places != sorted(places):
+        raise ValueError(f"media must stand in order between characters 0 and {len(content)} of the content")
 
 
 def jinja_template(piece_break: str = PIECE_BREAK) -> str:
@@ -163,6 +210,18 @@ def _check(message: MessageLike) -> None:
         raise InputError(f"a message ends in 'eot' or 'eom', not '{message.end}'")
     if message.tool_calls is not None and message.role != "assistant":
         raise InputError(f"a message of role '{message.role}' cannot call tools", fix="only the assistant calls tools")
+    if any(medium.kind == "audio" for medium in message.media):
+        raise InputError("sounds have no place in the chat format yet", fix="give pictures, videos and text")
+    try:
+        check_places(message.content, message.media)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _opened(message: Message, text: str) -> Message:
+    """The message with a text before its content."""
+    media = tuple(replace(medium, at=medium.at + len(text)) for medium in message.media)
+    return replace(message, content=text + message.content, media=media)
 
 
 def _header(tokenizer: Tokenizer, role: str) -> list[int]:
@@ -172,7 +231,13 @@ def _header(tokenizer: Tokenizer, role: str) -> list[int]:
 def _render_body(tokenizer: Tokenizer, message: MessageLike, rendered: Rendered) -> None:
     learned = message.role == "assistant" and message.train is not False
     start = len(rendered.ids)
-    rendered._extend(tokenizer.encode(message.content), learned=learned)
+    done = 0
+    for medium in message.media:
+        rendered._extend(tokenizer.encode(message.content[done : medium.at]), learned=learned)
+        rendered.media.append(len(rendered.ids))
+        rendered._extend([tokenizer.image_id], form=True)
+        done = medium.at
+    rendered._extend(tokenizer.encode(message.content[done:]), learned=learned)
     if message.tool_calls is not None:
         rendered._extend([tokenizer.python_tag_id], learned=learned, form=True)
         rendered._extend(tokenizer.encode(message.tool_calls), learned=learned)
@@ -206,7 +271,12 @@ _TEMPLATE = r"""
 {%- endmacro -%}
 {%- macro text_of(content) -%}
 {%- if content is string -%}{{- content -}}
-{%- elif content -%}{%- for part in content -%}{{- part.text -}}{%- endfor -%}{%- endif -%}
+{%- elif content -%}
+{%- for part in content -%}
+{%- if part.type is defined and part.type in ['image', 'image_url', 'video', 'video_url'] -%}{{- '<|image|>' -}}
+{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
 {%- endmacro -%}
 {%- macro call_of(calls) -%}
 {%- if calls is string -%}{{- calls -}}

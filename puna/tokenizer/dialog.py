@@ -1,23 +1,37 @@
 """Rows of post-training data as JSONL: dialogs, preferences, tasks and samples, each with its provenance (paper 4.2).
 
 Tool calls and tool descriptions stay JSON *strings*: columnar readers fill the missing keys of nested arguments with nulls, and
-the template would then print them. An id is the hash of the content, so equal rows are equal everywhere.
+the template would then print them. An id is the hash of the content, so equal rows are equal everywhere. A message with pictures
+or videos is written as OpenAI's content parts; in memory its `content` is the text alone, and `media` says what stands where in it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from puna.core.errors import InputError
-from puna.tokenizer.chat import Message
+from puna.tokenizer.chat import Medium, Message, check_places
 
 TERMS = ("licence_concluded", "evidence", "teacher_licence", "judge_licence")  # of a provenance: known of few rows
+PARTS = {  # keys of a content part that names a medium, and the fields of `Medium` they are
+    "image_url": {"url": "url", "detail": "detail"},
+    "video_url": {"url": "url", "num_frames": "frames", "start": "start", "end": "end"},
+    "audio_url": {"url": "url"},
+}
 Strength = Literal["significantly", "better", "slightly", "marginally"]
 
 
@@ -48,23 +62,76 @@ class Provenance(Row):
 
 
 class MessageRow(Row):
-    """`puna.tokenizer.chat.Message` as a row; `render` takes either."""
+    """`puna.tokenizer.chat.Message` as a row; `render` takes either. In a file, media are parts of the content."""
 
     role: Literal["system", "user", "assistant", "ipython"]
     content: str = ""
     tool_calls: str | None = None
     end: Literal["eot", "eom"] = "eot"
     train: bool | None = None
+    media: tuple[Medium, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _content_of_parts(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("content"), list):
+            return value
+        if value.get("media"):
+            raise ValueError("media stand in the content's parts, or in `media` beside a text, not in both")
+        content, media = read_parts(value["content"])
+        return {**value, "content": content, "media": media}
 
     @model_validator(mode="after")
     def _calls_end_in_eom(self) -> MessageRow:
         if self.tool_calls is not None:
             self.end = "eom"
+        check_places(self.content, self.media)
         return self
+
+    @model_serializer(mode="wrap")
+    def _parts_of_content(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        row = write(self)
+        row.pop("media", None)
+        return {**row, "content": write_parts(self.content, self.media)} if self.media else row
 
     def message(self) -> Message:
         """The same as a plain `Message`."""
-        return Message(self.role, self.content, self.tool_calls, self.end, self.train)
+        return Message(self.role, self.content, self.tool_calls, self.end, self.train, self.media)
+
+
+def read_parts(parts: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
+    """Text and media of OpenAI's content parts; each medium as fields of `Medium`, unchecked.
+
+    `video_url` (with `num_frames`, `start`, `end`) and `audio_url` are vLLM's additions. ValueError for any other part.
+    """
+    content, media = "", []
+    for number, part in enumerate(parts):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            content += part["text"]
+            continue
+        about = part.get(kind) if kind in PARTS else None
+        if kind is None or not isinstance(about, dict) or "url" not in about:
+            known = ", ".join(f'"{name}": {{"url": ...}}' for name in PARTS)
+            raise ValueError(f'content.{number}: a part has a type, and under its name what it holds: "text": ..., {known}')
+        if unknown := about.keys() - PARTS[kind].keys():
+            raise ValueError(f"content.{number}: {kind} has no '{min(unknown)}'")
+        named = {PARTS[kind][key]: value for key, value in about.items() if value is not None}
+        media.append({"at": len(content), "kind": kind.removesuffix("_url"), **named})
+    return content, media
+
+
+def write_parts(content: str, media: Sequence[Medium]) -> list[dict[str, Any]]:
+    """Content parts of a message: the inverse of `read_parts`, neighbouring texts joined, what is not set left out."""
+    parts, done = list[dict[str, Any]](), 0
+    for medium in media:
+        if medium.at > done:
+            parts.append({"type": "text", "text": content[done : medium.at]})
+        kind = f"{medium.kind}_url"
+        about = {key: getattr(medium, name) for key, name in PARTS[kind].items()}
+        parts.append({"type": kind, kind: {key: value for key, value in about.items() if value is not None}})
+        done = medium.at
+    return parts if done == len(content) else [*parts, {"type": "text", "text": content[done:]}]
 
 
 class Dialog(Row):

@@ -1,7 +1,7 @@
 """The 256 special tokens of Llama 3.1, in the released order: the id of one is the base size plus its index here (paper 3.2).
 
 The order is a table and not a list of options: a checkpoint trained with it must find the same 256 ids for ever. Slot 11 belongs
-to the image token of the later vision release; the slots after it are free.
+to the image token of the later vision release, which stands for a picture or a video; the slots after it are free.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ END_HEADER = "<|end_header_id|>"
 EOM = "<|eom_id|>"
 EOT = "<|eot_id|>"
 PYTHON_TAG = "<|python_tag|>"
+IMAGE = "<|image|>"
 
 _NAMED = (
     BEGIN_OF_TEXT,
@@ -29,7 +30,7 @@ _NAMED = (
     EOM,
     EOT,
     PYTHON_TAG,
-    "<|image|>",
+    IMAGE,
 )
 
 SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(f"<|reserved_special_token_{2 + i}|>" for i in range(SLOTS - len(_NAMED)))

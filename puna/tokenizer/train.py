@@ -39,7 +39,7 @@ from puna.tokenizer.fertility import fertility, tokens_of
 from puna.tokenizer.ranks import with_words
 
 KIND = "tokenizer"
-REVISION = 2
+REVISION = 3  # the chat template shows pictures
 BYTES = 256
 SHARE_UNIT = 1 << 20  # a group's share is a fraction of this, so that balanced counts stay whole numbers
 

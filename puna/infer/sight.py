@@ -1,0 +1,61 @@
+"""What an engine needs of a model that sees: eyes, and steps that take rows with pictures and rows without in calls of their own.
+
+A picture enters by cross-attention (paper 7.2), so the text model computes text as if there were no pictures at all: on its own
+kernels, to the same bit. Only rows that see something take PyTorch's steps, with what the eyes attach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puna.infer.request import Shown
+from puna.infer.spans import Spans, Steps
+from puna.infer.torch_steps import TorchSteps
+from puna.model.llama import Attached
+
+
+class Eyes(Protocol):
+    """Adapters around the engine's model (`puna.vision.eyes.Eyes`)."""
+
+    def check(self, media: Sequence[Shown]) -> None:
+        """InputError for what cannot be seen."""
+        ...
+
+    def see(self, media: Sequence[Shown]) -> tuple[Any, ...]:
+        """Look at what a prompt shows; what is kept of it, for `attach`."""
+        ...
+
+    def attach(self, rows: Sequence[tuple[Any, ...]], positions_BT: Tensor) -> Attached | None:
+        """What rows see from these positions, for the model's `hidden`."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what is kept for later prompts."""
+        ...
+
+
+class SightSteps:
+    """Steps of a model with eyes, over one cache: `text` takes the runs without media, `seeing` the others."""
+
+    def __init__(self, text: Steps, seeing: TorchSteps):
+        self.text, self.seeing, self.mixes = text, seeing, text.mixes
+
+    def logits(self, spans: Spans) -> Tensor:
+        """Write the runs' keys and values to their pages; logits [Q, V] after the tokens asked for."""
+        if spans.seen is None:
+            return self.text.logits(spans)
+        sees = np.array([bool(seen) for seen in spans.seen])
+        if sees.all():
+            return self.seeing.logits(spans)
+        blind, seeing = spans.select(~sees), spans.select(sees)
+        blind.seen = None
+        found = torch.cat((self.text.logits(blind).float(), self.seeing.logits(seeing).float()))
+        asked = sees[spans.sequence[spans.wanted]]
+        place = np.empty(len(asked), np.int64)
+        place[np.concatenate((np.flatnonzero(~asked), np.flatnonzero(asked)))] = np.arange(len(asked))
+        return found[torch.from_numpy(place).to(found.device)]

@@ -1,0 +1,259 @@
+"""Frames of a video, uniform over all of it (paper 7.3): at most 64, each a picture for the encoder.
+
+A video is a file that PyAV reads (extra `video`), an animated GIF, WebP or PNG, or a folder of pictures; the generated ones are of
+the latter kinds, so nothing but Pillow is needed for them. The stretch is divided into equal parts and the frame in the middle of
+each is taken. One frame at a time is decoded, and from the last key frame before it, so neither memory nor time grows with the
+length of the video. Only containers that hold the pictures themselves are opened: a playlist could name other files and addresses.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from puna.core.errors import InputError
+from puna.vision.fetch import MediaRules
+from puna.vision.tiles import FORMATS, as_rgb, check_pixels, read_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,h264,hevc,ivf"
+ANIMATED = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
+RATE = 240  # frames a second, the most that is looked at
+SHORT = 0.9  # of the length a file says it has: with less it was cut off
+
+T = TypeVar("T")
+
+
+def frames_of(
+    source: bytes | Path, count: int, rules: MediaRules, *, start: float | None = None, end: float | None = None,
+    each: Callable[[Image], T], where: str = "the video",
+) -> list[T]:  # fmt: skip
+    """What `each` makes of at most `count` frames, uniform over the video or over its stretch from `start` to `end` seconds.
+
+    A video with fewer frames gives each of them once. Frames are RGB and upright; `each` gets one at a time, so that only what it
+    makes of them is kept.
+
+    Args:
+        source: the bytes of a video or an animated picture, or a folder of pictures whose names tell their order.
+
+    Raises:
+        InputError: what is no video, is damaged, cut off, too long, or has no frame in the stretch.
+    """
+    if not 1 <= count <= rules.max_frames:
+        raise InputError(f"a video gives 1 to {rules.max_frames} frames, not {count}", where=where)
+    if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
+        raise InputError("a stretch of a video begins at 0 seconds or later and ends after it begins", where=where)
+    stretch = Stretch(start or 0.0, end)
+    if isinstance(source, Path):
+        return _of_folder(source, count, rules, stretch, each, where)
+    if not source:
+        raise InputError("the video is empty", where=where)
+    read = _of_animation if ANIMATED.match(source) else _of_video
+    return read(source, count, rules, stretch, each, where)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Seconds of a video; `end` None is its end."""
+
+    start: float
+    end: float | None
+
+    @property
+    def whole(self) -> bool:
+        return not self.start and self.end is None
+
+    def within(self, times: list[float]) -> range:
+        """The indices of ascending times that lie in it."""
+        return range(bisect_left(times, self.start), len(times) if self.end is None else bisect_left(times, self.end))
+
+
+def middles(frames: int, count: int) -> list[int]:
+    """Indices of at most `count` of so many frames: the middle one of each of `count` equal parts."""
+    count = min(frames, count)
+    return [(2 * part + 1) * frames // (2 * count) for part in range(count)]
+
+
+def _of_folder(
+    folder: Path, count: int, rules: MediaRules, stretch: Stretch, each: Callable[[Image], T], where: str
+) -> list[T]:  # fmt: skip
+    files = frame_files(folder)
+    if not files:
+        raise InputError("the folder holds no pictures", where=where)
+    if not stretch.whole:
+        raise InputError("a folder of pictures has no seconds to begin or end at", where=where, fix="leave start and end out")
+    picked = [files[i] for i in middles(len(files), count)]
+    for file in picked:
+        if file.stat().st_size > rules.max_bytes:
+            raise InputError(f"a frame may have {rules.max_bytes / 2**20:g} MB", where=f"{where}: {file.name}")
+    return [each(read_image(file.read_bytes(), rules, f"{where}: {file.name}")) for file in picked]
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of the numbers in their names."""
+    files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
+    return sorted(files, key=lambda file: [(int(part), "") if part.isdigit() else (0, part) for part in _PARTS.findall(file.name)])
+
+
+_PARTS = re.compile(r"[0-9]+|[^0-9]+")
+
+
+def _of_animation(
+    content: bytes, count: int, rules: MediaRules, stretch: Stretch, each: Callable[[Image], T], where: str
+) -> list[T]:  # fmt: skip
+    """Frames of an animated picture, in one pass over it; a still one has one frame."""
+    from PIL import Image
+
+    try:
+        image: Any = Image.open(io.BytesIO(content), formats=FORMATS)
+        check_pixels(image.width, image.height, rules, where)
+        frames = getattr(image, "n_frames", 1)
+        _check_count(frames, rules, where)
+        inside = range(frames) if stretch.whole else stretch.within(_times(image, frames))
+        made = []
+        for i in _picked(inside, count, where):
+            image.seek(i)
+            made.append(each(as_rgb(image)))
+        return made
+    except InputError:
+        raise
+    except Exception as error:  # decoders of foreign bytes raise anything
+        raise InputError(f"the animated picture is damaged ({error or type(error).__name__})", where=where) from None
+
+
+def _times(image: Any, frames: int) -> list[float]:
+    """When each frame of an animated picture is shown, in seconds."""
+    times, now = [], 0.0
+    for i in range(frames):
+        image.seek(i)
+        times.append(now)
+        now += (image.info.get("duration") or 100) / 1000  # browsers show frames without a time for a tenth of a second
+    return times
+
+
+def _picked(inside: range, count: int, where: str) -> list[int]:
+    if not inside:
+        raise InputError("the video has no frame in this stretch", where=where, fix="change start and end")
+    return [inside[i] for i in middles(len(inside), count)]
+
+
+def _check_count(frames: int, rules: MediaRules, where: str) -> None:
+    if frames > rules.max_seconds * RATE:
+        raise InputError(f"the video has more than {rules.max_seconds * RATE:.0f} frames", where=where, fix="send a part of it")
+
+
+def _of_video(
+    content: bytes, count: int, rules: MediaRules, stretch: Stretch, each: Callable[[Image], T], where: str
+) -> list[T]:  # fmt: skip
+    """Frames of a file that PyAV reads: a first pass over the packets tells all times and key frames, a second decodes."""
+    try:
+        import av
+    except ImportError:
+        raise InputError("reading videos needs PyAV", where=where, fix="pip install 'puna[video]'") from None
+    try:
+        with _opened(av, content) as container:
+            index = _Index.read(container, rules, where)
+            inside = stretch.within(index.seconds)
+            _check_length(index, inside, rules, where)
+            targets = [index.times[i] for i in _picked(inside, count, where)]
+        with _opened(av, content) as container:
+            made = [each(frame) for frame in _decoded(container, index, targets, rules, where)]
+    except av.error.FFmpegError as error:
+        raise InputError(f"the video is damaged, or in no known format ({error.strerror})", where=where) from None
+    if len(made) < len(targets):
+        raise InputError("the video is damaged: frames that it lists are missing", where=where)
+    return made
+
+
+def _opened(av: Any, content: bytes) -> Any:
+    """A container over bytes in memory that opens nothing else, whatever it names."""
+    return av.open(io.BytesIO(content), mode="r", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"})
+
+
+@dataclass(frozen=True)
+class _Index:
+    """When the frames of a video are shown, ascending: `times` in the stream's unit, `seconds` from the first one; `keys` are the
+    times of key frames."""
+
+    times: list[int]
+    seconds: list[float]
+    keys: list[int]
+
+    @classmethod
+    def read(cls, container: Any, rules: MediaRules, where: str) -> _Index:
+        """From the packets alone; nothing is decoded."""
+        if not container.streams.video:
+            raise InputError("the file holds no video", where=where)
+        stream = container.streams.video[0]
+        check_pixels(stream.codec_context.width, stream.codec_context.height, rules, where)
+        times, keys, end = [], [], 0
+        for packet in container.demux(stream):
+            time = packet.dts if packet.pts is None else packet.pts
+            if not packet.size or time is None or packet.is_discard:
+                continue
+            times.append(time)
+            end = max(end, time + (packet.duration or 0))
+            if packet.is_keyframe:
+                keys.append(time)
+            _check_count(len(times), rules, where)
+        times.sort()
+        if not times:
+            raise InputError("the video has no frames", where=where)
+        _check_whole(container, stream, float((end - times[0]) * stream.time_base), where)
+        return cls(times, [float((time - times[0]) * stream.time_base) for time in times], sorted(keys))
+
+    def key_before(self, time: int) -> int | None:
+        """The last key frame at or before a time."""
+        found = bisect_right(self.keys, time)
+        return self.keys[found - 1] if found else None
+
+
+def _check_whole(container: Any, stream: Any, seconds: float, where: str) -> None:
+    """InputError where the packets end long before the end that the file names."""
+    if stream.duration is not None:
+        said = float(stream.duration * stream.time_base)
+    elif container.duration is not None and len(container.streams) == 1:
+        said = container.duration / 1_000_000
+    else:
+        return
+    if seconds < SHORT * said - 0.1:
+        raise InputError(f"the video is cut off after {seconds:.1f} of {said:.1f} seconds", where=where, fix="send all of it")
+
+
+def _check_length(index: _Index, inside: range, rules: MediaRules, where: str) -> None:
+    if inside and index.seconds[inside[-1]] - index.seconds[inside[0]] > rules.max_seconds:
+        what = f"videos are looked at for {rules.max_seconds:g} seconds and this is longer"
+        raise InputError(what, where=where, fix="choose a stretch with start and end")
+
+
+def _decoded(container: Any, index: _Index, targets: list[int], rules: MediaRules, where: str) -> Iterator[Image]:
+    """The first frame at or after each target, upright. Jumps to the key frame before a target when that lies ahead."""
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1
+    at, frames = None, container.decode(stream)
+    for target in targets:
+        key = index.key_before(target)
+        if key is not None and (at is None or key > at):
+            container.seek(key, stream=stream)
+            frames = container.decode(stream)
+        for frame in frames:
+            at = frame.pts if frame.pts is not None else frame.dts
+            if at is not None and at >= target:
+                check_pixels(frame.width, frame.height, rules, where)
+                yield _upright(frame)
+                break
+
+
+def _upright(frame: Any) -> Image:
+    """A frame as RGB, with square pixels, turned as the file says (counter-clockwise degrees, as Pillow's)."""
+    from PIL.Image import Resampling
+
+    image = frame.to_image()
+    return image if not frame.rotation else image.rotate(frame.rotation, Resampling.BILINEAR, expand=True)
