@@ -366,7 +366,9 @@ def _insert_fp8_layers(model: nn.Module, state: dict[str, Tensor], bound: float)
             setattr(model.get_submodule(parent), child, Fp8Linear(weight, scale, activation_bound=bound))
 
 
-def check_state(expected: dict[str, Tensor], state: dict[str, Tensor], directory: Path, network: str = "LlamaForCausalLM") -> None:
+def check_state(
+    expected: dict[str, Tensor], state: dict[str, Tensor], directory: Path, network: str = "LlamaForCausalLM"
+) -> None:
     """InputError unless tensors by name are those that a network, named in the error, asks for, in its shapes."""
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())

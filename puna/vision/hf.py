@@ -35,6 +35,7 @@ from puna.model.checkpoint import (
 from puna.model.fp8_linear import ACTIVATION_BOUND, Fp8Linear
 from puna.model.llama import Llama
 from puna.post.checkpoints import weights_digest
+from puna.tokenizer.special import IMAGE
 from puna.vision.config import EXTRA_ROWS
 from puna.vision.mllama import ARCHITECTURE, PUNA, Shapes, from_mllama, text_number, to_mllama
 from puna.vision.model import VisionLlama
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from puna.tokenizer.bpe import Tokenizer
 
 VIDEO_FILE, PREPROCESSOR, TEMPLATE = "video_adapter.safetensors", "preprocessor_config.json", "chat_template.json"
-IMAGE_TOKEN = "<|image|>"
+
 EMBEDDING = "language_model.model.embed_tokens.weight"
 NEW_PREFIXES = {  # of transformers from 4.52 on, and what was there before; the first that fits counts
     "model.language_model.": "language_model.model.", "model.vision_model.": "vision_model.",
@@ -64,7 +65,7 @@ def save_vision(
     """Write a vision model as a Mllama directory, every tensor in the precision it has; an earlier save there is replaced.
 
     Args:
-        tokenizer: its files are written beside, `<|image|>` in `tokenizer.json` as the first id after the vocabulary, as published.
+        tokenizer: its files are written beside; in `tokenizer.json`, `<|image|>` is the first id after the vocabulary.
         generation: entries of `generation_config.json`; ids of BOS, stop and pad tokens are added.
         image_shape: how pictures are normalised, for `preprocessor_config.json`; None is CLIP's mean and deviation.
 
@@ -117,9 +118,9 @@ def read_shapes(directory: Path) -> Shapes:
         return shapes
     check_vocabulary(shapes.text, tokenizer.vocab_size, str(directory))
     if shapes.tokenizer not in (None, tokenizer.digest):
-        raise InputError(f"these weights were trained with tokenizer {shapes.tokenizer[:12]} and {tokenizer.digest[:12]} lies beside"
-                         " them", where=str(directory), fix="put the original tokenizer files back")  # fmt: skip
-    return shapes if PUNA in hf else shapes.with_image(tokenizer.special_id(IMAGE_TOKEN))
+        raise InputError(f"these weights were trained with tokenizer {shapes.tokenizer[:12]} and {tokenizer.digest[:12]} lies"
+                         " beside them", where=str(directory), fix="put the original tokenizer files back")  # fmt: skip
+    return shapes if PUNA in hf else shapes.with_image(tokenizer.image_id)
 
 
 def build_vision(
@@ -269,12 +270,12 @@ def _write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     from puna.tokenizer.hf import tokenizer_config, tokenizer_json
 
     tokenizer.save(directory)
-    described, slot = tokenizer_json(tokenizer), tokenizer.special_id(IMAGE_TOKEN)
+    described, slot = tokenizer_json(tokenizer), tokenizer.image_id
     added = [dict(token) for token in described["added_tokens"]]
     for token in added:
         if token["id"] >= slot:
             token["content"] = f"<|reserved_special_token_{2 + token['id'] - slot}|>"
-    described["added_tokens"] = [*added, {**added[-1], "id": tokenizer.vocab_size, "content": IMAGE_TOKEN}]
+    described["added_tokens"] = [*added, {**added[-1], "id": tokenizer.vocab_size, "content": IMAGE}]
     write_json(directory / "tokenizer.json", described)
     write_json(directory / "tokenizer_config.json", {**tokenizer_config(), "processor_class": "MllamaProcessor"})
     write_json(directory / TEMPLATE, {"chat_template": jinja_template()})
@@ -285,12 +286,12 @@ def _check_sayable(model: VisionLlama, directory: Path, tokenizer: Tokenizer | N
     if any(isinstance(module, Fp8Linear) for module in model.modules()):
         raise InputError("a vision model with FP8 layers cannot be written", where=where, fix="widen its text part first")
     if config.head_size * config.heads != config.dim:
-        raise InputError(f"{config.heads} heads of {config.head_size} do not fill {config.dim}, and Mllama's config.json cannot say"
-                         " so", where=where, fix="give adapters to a text model whose heads fill its width")  # fmt: skip
+        raise InputError(f"{config.heads} heads of {config.head_size} do not fill {config.dim}, and a Mllama config.json cannot"
+                         " say so", where=where, fix="give adapters to a text model whose heads fill its width")  # fmt: skip
     if tokenizer is None:
         return
     check_vocabulary(config, tokenizer.vocab_size, where)
     image_id = model.adapter.config.image_id
-    if image_id not in (None, tokenizer.special_id(IMAGE_TOKEN)):
-        raise InputError(f"the adapter's image token is {image_id} and the tokenizer's {tokenizer.special_id(IMAGE_TOKEN)}",
+    if image_id not in (None, tokenizer.image_id):
+        raise InputError(f"the adapter's image token is {image_id} and the tokenizer's {tokenizer.image_id}",
                          where=where, fix="use the tokenizer the model was trained with")  # fmt: skip

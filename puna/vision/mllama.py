@@ -1,8 +1,8 @@
 """`config.json` of a vision model: the shapes of Llama 3.2 Vision as transformers describes them, and what only Puna knows.
 
-transformers 4.45 to 5 read what is written: RoPE as the older pair `rope_theta` and `rope_scaling`, every number spelled out although
-those releases leave out what equals their defaults. Layers are numbered there with cross-attention among them: the layer before
-text layer p, with r such layers before it, is number p + r. What the two code bases disagree about (docs/vision.md) stands under
+transformers 4.45 to 5 read what is written: RoPE as the older pair `rope_theta` and `rope_scaling`, every number spelled out,
+where they leave out what equals their defaults. Layers are numbered there with cross-attention among them: the layer before text
+layer p, with r such layers before it, is number p + r. What the two code bases disagree about (docs/vision.md) stands under
 the key `puna`; a file without that key is a released checkpoint, and is computed as Meta's code computes it.
 """
 
@@ -112,8 +112,8 @@ def from_mllama(hf: Mapping[str, Any], where: str) -> Shapes:
     places = tuple(number - rank for rank, number in enumerate(crossed))
     layers = int(text["num_hidden_layers"]) - len(crossed)
     if not crossed or list(places) != sorted(set(places)) or not 0 <= places[0] <= places[-1] < layers:
-        raise InputError(f"cross_attention_layers = {list(crossed)} do not each stand before a text layer of their own", where=where,
-                         fix=COPY_CONFIG)  # fmt: skip
+        raise InputError(f"cross_attention_layers = {list(crossed)} do not each stand before a text layer of their own",
+                         where=where, fix=COPY_CONFIG)  # fmt: skip
     config = ModelConfig.from_hf(
         {**text, "model_type": "llama", "num_hidden_layers": layers, "head_dim": None, "tie_word_embeddings": False}, where=where
     )
