@@ -18,7 +18,7 @@ from torch import nn
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.core.settings import execution
+from puna.core.settings import Share, execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.llama import Llama
 from puna.post import checkpoints, spread
@@ -56,7 +56,7 @@ class Settings(spread.Settings):
 
     Attributes:
         lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
-        curve, warmup, final: as in `puna.train.schedule.LearningRate` (its shape, steps or fraction of them, last factor).
+        curve, warmup, decay, final: as in `puna.train.schedule.LearningRate`, whose `shape` the curve is.
         batch_tokens: tokens of a step over all processes.
         length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
         micro_rows: rows of a forward pass (None: all of a step that a process has).
@@ -73,6 +73,7 @@ class Settings(spread.Settings):
     weight_decay: NonNegativeFloat = 0.01
     curve: Literal["wsd", "cosine", "linear", "constant"] = "cosine"
     warmup: NonNegativeFloat = 0.05
+    decay: Share = 0.3
     final: NonNegativeFloat = 0.03
     batch_tokens: PositiveInt = 2048
     length: PositiveInt | None = None
@@ -188,6 +189,7 @@ def optimise(
 ) -> TrainResult:
     """The loop with the schedule and optimiser of `settings`; the encoder, wherever in `model` it is, at its own rate."""
     optim = OptimSettings(name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
+    curve = LearningRate(shape=settings.curve, warmup=settings.warmup, decay=settings.decay, final=settings.final)
     named = dict(model.to(settings.device).named_parameters())
     rate = 1.0 if settings.encoder_lr is None else settings.encoder_lr / max(settings.lr, TINY)
     narrow = resolved(settings.precision, settings.device) == "bf16"
@@ -195,7 +197,7 @@ def optimise(
         model,
         objective,
         batches,
-        Schedule(steps=steps, lr=LearningRate(shape=settings.curve, warmup=settings.warmup, final=settings.final)),
+        Schedule(steps=steps, lr=curve),
         optim,
         ctx,
         optimizer=build(named, optim, torch.bfloat16 if narrow else torch.float32, dict.fromkeys(ENCODERS, rate)),
