@@ -36,7 +36,7 @@ from puna.vision.dev import judged, questions
 from puna.vision.fetch import MediaRules
 from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates, gates_of
-from puna.vision.hf import load_vision, save_vision
+from puna.vision.hf import image_shape_of, load_vision, save_vision
 from puna.vision.model import VisionLlama
 from puna.vision.rows import MediaBatches, MediaRows, Sees
 from puna.vision.tile_store import TileStore
@@ -94,7 +94,7 @@ class Learner:
 
     Attributes:
         frozen: what its text model was known by before.
-        parents: the artifacts it is made of.
+        parents: the artifacts it is made of, a model that saw before first.
     """
 
     model: VisionLlama
@@ -102,11 +102,16 @@ class Learner:
     frozen: FrozenText
     parents: list[Artifact]
 
+    @property
+    def shape(self) -> ImageShape:
+        """How its pictures are cut."""
+        return image_shape_of(self.model, self.parents[0].path if self.parents else None)
+
 
 def opened_text(ctx: StageContext) -> tuple[Llama, Tokenizer, Artifact, FrozenText]:
     """The text model of the `model` input, its tokenizer, the artifact, and what it is known by before anything surrounds it."""
     artifact = ctx.inputs.one("model")
-    text, tokenizer = checkpoints.load(artifact)
+    text, tokenizer = checkpoints.load_to_train(artifact, checkpoints.TO_BF16)
     return text, tokenizer, artifact, FrozenText.of(text, text_prompts(tokenizer, ctx, text.config.max_seq_len))
 
 
@@ -134,10 +139,9 @@ def _prompts(tokenizer: Tokenizer, model: VisionLlama, ctx: StageContext) -> lis
 
 def tiles_for(learner: Learner, settings: Settings) -> TileStore:
     """What decodes media for this model."""
-    config, video = learner.model.encoder.config, learner.model.video
+    video = learner.model.video
     rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=video.config.frames if video else 1)
-    shape = ImageShape(tile=config.tile, max_tiles=config.max_tiles)
-    return TileStore(shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
+    return TileStore(learner.shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
 
 
 def longest_row(learner: Learner, settings: Settings) -> int:
@@ -220,5 +224,5 @@ def finish(learner: Learner, verdict: Verdict, ctx: StageContext) -> dict[str, A
 def write(learner: Learner, ctx: StageContext) -> None:
     """The model and what it descends from, from process 0."""
     if World.current().process == 0:
-        save_vision(learner.model.cpu(), ctx.out, tokenizer=learner.tokenizer)
+        save_vision(learner.model.cpu(), ctx.out, tokenizer=learner.tokenizer, image_shape=learner.shape)
         checkpoints.write_ancestors(ctx, learner.parents)
