@@ -18,7 +18,7 @@ from torch import nn
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.core.settings import execution
+from puna.core.settings import Share, execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.llama import Llama
 from puna.post import checkpoints, spread
@@ -36,7 +36,7 @@ from puna.vision.dev import judged, questions
 from puna.vision.fetch import MediaRules
 from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates, gates_of
-from puna.vision.hf import load_vision, save_vision
+from puna.vision.hf import image_shape_of, load_vision, save_vision
 from puna.vision.model import VisionLlama
 from puna.vision.rows import MediaBatches, MediaRows, Sees
 from puna.vision.tile_store import TileStore
@@ -56,7 +56,7 @@ class Settings(spread.Settings):
 
     Attributes:
         lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
-        curve, warmup, final: as in `puna.train.schedule.LearningRate` (its shape, steps or fraction of them, last factor).
+        curve, warmup, decay, final: as in `puna.train.schedule.LearningRate`, whose `shape` the curve is.
         batch_tokens: tokens of a step over all processes.
         length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
         micro_rows: rows of a forward pass (None: all of a step that a process has).
@@ -73,6 +73,7 @@ class Settings(spread.Settings):
     weight_decay: NonNegativeFloat = 0.01
     curve: Literal["wsd", "cosine", "linear", "constant"] = "cosine"
     warmup: NonNegativeFloat = 0.05
+    decay: Share = 0.3
     final: NonNegativeFloat = 0.03
     batch_tokens: PositiveInt = 2048
     length: PositiveInt | None = None
@@ -93,7 +94,7 @@ class Learner:
 
     Attributes:
         frozen: what its text model was known by before.
-        parents: the artifacts it is made of.
+        parents: the artifacts it is made of, a model that saw before first.
     """
 
     model: VisionLlama
@@ -101,11 +102,16 @@ class Learner:
     frozen: FrozenText
     parents: list[Artifact]
 
+    @property
+    def shape(self) -> ImageShape:
+        """How its pictures are cut."""
+        return image_shape_of(self.model, self.parents[0].path if self.parents else None)
+
 
 def opened_text(ctx: StageContext) -> tuple[Llama, Tokenizer, Artifact, FrozenText]:
     """The text model of the `model` input, its tokenizer, the artifact, and what it is known by before anything surrounds it."""
     artifact = ctx.inputs.one("model")
-    text, tokenizer = checkpoints.load(artifact)
+    text, tokenizer = checkpoints.load_to_train(artifact, checkpoints.TO_BF16)
     return text, tokenizer, artifact, FrozenText.of(text, text_prompts(tokenizer, ctx, text.config.max_seq_len))
 
 
@@ -133,10 +139,9 @@ def _prompts(tokenizer: Tokenizer, model: VisionLlama, ctx: StageContext) -> lis
 
 def tiles_for(learner: Learner, settings: Settings) -> TileStore:
     """What decodes media for this model."""
-    config, video = learner.model.encoder.config, learner.model.video
+    video = learner.model.video
     rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=video.config.frames if video else 1)
-    shape = ImageShape(tile=config.tile, max_tiles=config.max_tiles)
-    return TileStore(shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
+    return TileStore(learner.shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
 
 
 def longest_row(learner: Learner, settings: Settings) -> int:
@@ -188,6 +193,7 @@ def optimise(
 ) -> TrainResult:
     """The loop with the schedule and optimiser of `settings`; the encoder, wherever in `model` it is, at its own rate."""
     optim = OptimSettings(name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
+    curve = LearningRate(shape=settings.curve, warmup=settings.warmup, decay=settings.decay, final=settings.final)
     named = dict(model.to(settings.device).named_parameters())
     rate = 1.0 if settings.encoder_lr is None else settings.encoder_lr / max(settings.lr, TINY)
     narrow = resolved(settings.precision, settings.device) == "bf16"
@@ -195,7 +201,7 @@ def optimise(
         model,
         objective,
         batches,
-        Schedule(steps=steps, lr=LearningRate(shape=settings.curve, warmup=settings.warmup, final=settings.final)),
+        Schedule(steps=steps, lr=curve),
         optim,
         ctx,
         optimizer=build(named, optim, torch.bfloat16 if narrow else torch.float32, dict.fromkeys(ENCODERS, rate)),
@@ -218,5 +224,5 @@ def finish(learner: Learner, verdict: Verdict, ctx: StageContext) -> dict[str, A
 def write(learner: Learner, ctx: StageContext) -> None:
     """The model and what it descends from, from process 0."""
     if World.current().process == 0:
-        save_vision(learner.model.cpu(), ctx.out, tokenizer=learner.tokenizer)
+        save_vision(learner.model.cpu(), ctx.out, tokenizer=learner.tokenizer, image_shape=learner.shape)
         checkpoints.write_ancestors(ctx, learner.parents)

@@ -42,15 +42,15 @@ def text_model(directory: Path, seed: int = 0, **shape: int) -> Artifact:
     return finished(directory, "model", directory.name)
 
 
-def pictures(directory: Path, train: int = 16, dev: int = 8, *, videos: int = 0, text: int = 0) -> Artifact:
-    """A pictures artifact: rows about squares of one colour, then rows of `videos` and of `text` alone in the train split."""
+def pictures(directory: Path, train: int = 16, dev: int = 8, *, videos: int = 0, text: int = 0, captions: int = 0) -> Artifact:
+    """A pictures artifact: rows about squares of one colour, then captions, videos and text alone in the train split."""
     (directory / "media").mkdir(parents=True)
-    rows = [picture_row(directory, i) for i in range(train)]
+    rows = [picture_row(directory, i) for i in range(train)] + [caption_row(directory, i) for i in range(captions)]
     rows += [video_row(directory, i) for i in range(videos)] + [text_row(i) for i in range(text)]
     write_rows(directory / "train.jsonl", rows)
-    held = [picture_row(directory, 1000 + i) for i in range(dev)] + [
-        video_row(directory, 1000 + i) for i in range(min(videos, dev))
-    ]
+    held = [picture_row(directory, 1000 + i) for i in range(dev)]
+    held += [caption_row(directory, 1000 + i) for i in range(min(captions, dev))]
+    held += [video_row(directory, 1000 + i) for i in range(min(videos, dev))]
     write_rows(directory / "dev.jsonl", [as_task(row) for row in held])
     write_rows(directory / "preferences.jsonl", [preference_row(directory, i) for i in range(train)])
     return finished(directory, "pictures", directory.name)
@@ -94,6 +94,11 @@ def dialog(name: str, url: str, kind: str, question: str, answer: str, capabilit
     asked = MessageRow(role="user", content=question, media=(Medium(at=0, kind=kind, url=url),))
     answered = MessageRow(role="assistant", content=answer)
     return Dialog(id=name, messages=[asked, answered], capability=capability, provenance=PROVENANCE)
+
+
+def caption_row(directory: Path, i: int) -> Dialog:
+    """A caption of a square."""
+    return picture_row(directory, i).model_copy(update={"id": f"c{i}", "capability": "caption"})
 
 
 def as_task(row: Dialog) -> Task:
