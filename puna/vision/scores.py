@@ -1,8 +1,8 @@
 """What models see: answers to held-out questions about pictures and videos, and what they answer when they cannot see (7.6, 7.7).
 
 A model can be right without looking: some answers are common, and some questions give theirs away. So every model is asked again
-with the picture of another item that has another answer (`MODEL@shuffled`), without any (`MODEL@blind`), and a video also with
-its frames in disorder (`MODEL@frames`); `MODEL@commonest` says what training says most often to such a question. These stand
+with the picture of another item that has another answer (`MODEL.shuffled`), without any (`MODEL.blind`), and a video also with
+its frames in disorder (`MODEL.frames`); `MODEL.commonest` says what training says most often to such a question. These stand
 among the scores as models of their own, on the same items, so a claim against a control is a paired test like any other.
 """
 
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         split, limit: a file of the `pictures` inputs, and how many of its rows of each.
         max_tokens: longest answer; one that is cut is wrong. frames: of a video that does not say how many.
         metrics: by kind of question; `exact` for all others. An item passes with a score of 1.
-        compare: tests named beforehand; a `family` is a kind of question, a control a model or `MODEL@shuffled` and the like.
+        compare: tests named beforehand; a `family` is a kind of question, a control a model or `MODEL.shuffled` and the like.
     """
 
     split: str = "test"
@@ -118,9 +118,9 @@ def _answers(
     rng = numpy_stream(ctx.seed, "vision.scores")
     shows: dict[str, Sequence[Media | None]] = {
         "": media,
-        "@shuffled": _others(tasks, media, rng),
-        "@blind": [[] for _ in tasks],
-        "@frames": [_shaken_all(shown, rng) if _of_video(task) else None for task, shown in zip(tasks, media, strict=True)],
+        ".shuffled": _others(tasks, media, rng),
+        ".blind": [[] for _ in tasks],
+        ".frames": [_shaken_all(shown, rng) if _of_video(task) else None for task, shown in zip(tasks, media, strict=True)],
     }
     found: dict[str, list[Item]] = {}
     for ending, shown in shows.items():
@@ -134,7 +134,7 @@ def _answers(
         )  # fmt: skip
         texts = [(parse(tokenizer, answers[0].drawn).content, answers[0].finished) for answers in done]
         found[name] = [_item(task, name, text, ended, settings) for task, (text, ended) in zip(those, texts, strict=True)]
-    said = f"{model.name}@commonest"
+    said = f"{model.name}.commonest"
     found[said] = [_item(task, said, common.get(task.family, ""), True, settings) for task in tasks]
     return found, gates_of(eyes.model)
 
