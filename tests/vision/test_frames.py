@@ -217,7 +217,7 @@ def test_playlists_that_name_other_files_are_not_opened(tmp_path):
     secret.write_bytes(encoded(5, kind="mpegts", codec="mpeg2video"))
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\nfile://{secret}\n#EXT-X-ENDLIST\n"
     concat = f"ffconcat version 1.0\nfile '{secret}'\n"
-    for text in (hls, concat, f"v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"):
+    for text in (hls, concat, "v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"):
         refused(text.encode(), "no known format")
 
 
