@@ -184,7 +184,8 @@ class Chosen:
         """Leave rows out that are in a split still."""
         rows = rows[self.split[rows] != LEFT_OUT]
         self.split[rows] = LEFT_OUT
-        self.reasons[reason] += len(rows)
+        if len(rows):
+            self.reasons[reason] += len(rows)
 
 
 def choose(rows: FileRows, settings: Choice, seed: int, score: Score | None = None) -> Chosen:
