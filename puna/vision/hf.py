@@ -159,6 +159,11 @@ def empty_vision(shapes: Shapes) -> VisionLlama:
         return VisionLlama(Llama(shapes.text, seed=None), shapes.vision, shapes.adapter, shapes.video, seed=None)
 
 
+def adapter_parameters(shapes: Shapes) -> int:
+    """Parameters of the image encoder and of all adapters."""
+    return sum(weight.numel() for name, weight in empty_vision(shapes).named_parameters() if not name.startswith("text."))
+
+
 def shapes_of(model: VisionLlama, tokenizer: Tokenizer | None = None) -> Shapes:
     """Shapes of a network, and what it is known by."""
     return Shapes(
