@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from puna.core.errors import InputError
-from puna.post.examples import Left, encode_dialog
+from puna.post.examples import Encoded, Left, encode_dialog
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, reason_of
 from puna.train.packing import Example
@@ -103,7 +103,7 @@ class DialogStore:
         return Left(int(((starts == OVERLONG) | (tokens > longest)).sum()), int((starts == EMPTY).sum()))
 
     def _encode(self, row: int) -> None:
-        encoded = encode_dialog(self.tokenizer, self.dialog(row))
+        encoded = self.encoded(self.dialog(row))
         tokens = len(encoded.ids)
         if tokens > self.limit:
             self._index[row] = OVERLONG, tokens
@@ -115,6 +115,10 @@ class DialogStore:
             os.pwrite(self._data.fileno(), record, self._size)
             self._index[row] = self._size, tokens
             self._size += len(record)
+
+    def encoded(self, dialog: Dialog) -> Encoded:
+        """Ids and masks of a dialog."""
+        return encode_dialog(self.tokenizer, dialog)
 
     def file(self, row: int) -> Path:
         """The file a row is in."""

@@ -28,7 +28,8 @@ from puna.train.objectives import beside, document_sums, hidden_at_targets
 from puna.train.packing import pack
 from puna.train.world import World
 from puna.vision.collate import with_media
-from puna.vision.rows import Sees, media_of, suits
+from puna.vision.picture_rows import encode_pair
+from puna.vision.rows import Form, Sees, media_of, suits
 from puna.vision.tile_store import TileStore
 
 TOGETHER = 32  # questions of a forward pass
@@ -45,19 +46,21 @@ class Question:
     root: Path
 
 
-def questions(pictures: Sequence[Artifact], tokenizer: Tokenizer, limit: int, sees: Sees, most: int) -> list[Question]:
-    """The first `most` dev tasks of all `pictures` that have a worked answer, media of the kind, and at most `limit` tokens."""
-    return list(islice(_questions(pictures, tokenizer, limit, sees), most))
+def questions(
+    pictures: Sequence[Artifact], tokenizer: Tokenizer, limit: int, sees: Sees, most: int, form: Form = "dialogs"
+) -> list[Question]:
+    """The first `most` dev tasks of all `pictures` that have a worked answer in this form, fitting media, and `limit` tokens."""
+    return list(islice(_questions(pictures, tokenizer, limit, sees, form), most))
 
 
-def _questions(pictures: Sequence[Artifact], tokenizer: Tokenizer, limit: int, sees: Sees) -> Iterator[Question]:
+def _questions(pictures: Sequence[Artifact], tokenizer: Tokenizer, limit: int, sees: Sees, form: Form) -> Iterator[Question]:
     for artifact in pictures:
         for task in read_rows(artifact.path / "dev.jsonl", Task):
             media, dialog = media_of(task.prompt), gold_dialog(task)
             if dialog is None or not suits(media, sees):
                 continue
-            encoded = encode_dialog(tokenizer, dialog)
-            if len(encoded.ids) <= limit:
+            encoded = (encode_pair if form == "pairs" else encode_dialog)(tokenizer, dialog)
+            if len(encoded.ids) <= limit and any(encoded.loss_mask):
                 yield Question(task, encoded, media, artifact.path)
 
 

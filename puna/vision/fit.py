@@ -38,7 +38,7 @@ from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates, gates_of
 from puna.vision.hf import image_shape_of, load_vision, save_vision
 from puna.vision.model import VisionLlama
-from puna.vision.rows import MediaBatches, MediaRows, Sees
+from puna.vision.rows import Form, MediaBatches, MediaRows, Sees
 from puna.vision.tile_store import TileStore
 from puna.vision.tiles import ImageShape
 
@@ -87,6 +87,8 @@ class Settings(Rates):
         batch_tokens: tokens of a step over all processes.
         length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
         micro_rows: rows of a forward pass (None: all of a step that a process has).
+        form: rows as dialogs, or captions alone as documents (`puna.vision.picture_rows.encode_pair`), for a text model that has
+            seen no dialog yet.
         dev: dev questions that the result is judged on, 0 for none.
         seed_offset: another order of the same data, for variants to average; `variant` is a label for the report.
     """
@@ -95,6 +97,7 @@ class Settings(Rates):
     batch_tokens: PositiveInt = 2048
     length: PositiveInt | None = None
     micro_rows: PositiveInt | None = None
+    form: Form = "dialogs"
     dev: NonNegativeInt = 500
     seed_offset: int = 0
     variant: str = ""
@@ -170,7 +173,7 @@ def fit(
         raise InputError("there are no pictures to learn from", where=ctx.name, fix="name a `pictures` stage under `from`")
     tiles, scratch = tiles_for(learner, settings.frames, settings.cache_mb), ctx.scratch / f"rows{World.current().process or ''}"
     limit = longest_row(learner, settings)
-    rows = MediaRows(tokenizer, pictures, "train", limit, scratch, tiles=tiles, sees=sees)
+    rows = MediaRows(tokenizer, pictures, "train", limit, scratch, tiles=tiles, sees=sees, form=settings.form)
     seed, tokens = derive_seed(ctx.seed, "vision", settings.seed_offset), max(settings.batch_tokens, rows.row_length)
     batches = MediaBatches(rows, rows.row_length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
     free(model, settings.learning(learns))
@@ -178,7 +181,7 @@ def fit(
     left = rows.left()
     if left.overlong or left.empty or left.other:
         ctx.note(f"{left.text(len(rows), rows.row_length)}; {left.other} have other media than {sees}")
-    asked = questions(pictures, tokenizer, model.config.max_seq_len, sees, settings.dev)
+    asked = questions(pictures, tokenizer, model.config.max_seq_len, sees, settings.dev, settings.form)
     return {
         "rows": len(rows),
         "left": vars(left),

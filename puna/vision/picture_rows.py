@@ -11,8 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from puna.post.dialog_store import DialogStore
+from puna.post.examples import Encoded
+from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
+from puna.tokenizer.dialog import Dialog
 from puna.train.packing import Example
+from puna.world.pictures import CAPTIONS
+
+CAPTION_KINDS = frozenset(kind for kind, _ in CAPTIONS.values())
 
 
 @dataclass(frozen=True)
@@ -40,3 +46,22 @@ class PictureStore(DialogStore):
         places = tuple(np.flatnonzero(ids == self.tokenizer.image_id).tolist())
         media = tuple(medium for message in self.dialog(row).messages for medium in message.media) if places else ()
         return Pictured((ids, mask), media, places, self.file(row).parent)
+
+
+class PairStore(PictureStore):
+    """The same rows as `encode_pair` writes them."""
+
+    def encoded(self, dialog: Dialog) -> Encoded:
+        """Ids and masks of the picture and what is said of it."""
+        return encode_pair(self.tokenizer, dialog)
+
+
+def encode_pair(tokenizer: Tokenizer, dialog: Dialog) -> Encoded:
+    """A picture and its caption as a document, without question and frame: image tokens, then text that is all learnt (7.3).
+
+    Rows that are no captions (`capability`, see `puna.world.pictures.CAPTIONS`) teach nothing.
+    """
+    head = [tokenizer.bos_id, *(tokenizer.image_id for message in dialog.messages for _ in message.media)]
+    text = [*tokenizer.encode(dialog.messages[-1].content), tokenizer.eos_id]
+    learnt = int(dialog.capability in CAPTION_KINDS)
+    return Encoded([*head, *text], [0] * len(head) + [learnt] * len(text), [1] * len(head) + [0] * (len(text) - 1) + [1])

@@ -22,10 +22,11 @@ from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import MessageRow
 from puna.train.packing import Batch, DialogBatches, Example
 from puna.vision.collate import with_media
-from puna.vision.picture_rows import PictureStore
+from puna.vision.picture_rows import PairStore, PictureStore
 from puna.vision.tile_store import Shown, TileStore
 
 Sees = Literal["images", "videos"]
+Form = Literal["dialogs", "pairs"]
 UNKNOWN, WANTED, OTHER = 0, 1, 2
 
 
@@ -46,15 +47,16 @@ class MediaRows:
     Args:
         limit: longest dialog in tokens.
         scratch: folder for the encoded rows (`PictureStore`).
+        form: whether they are read as dialogs, or captions alone, as documents (`encode_pair`).
     """
 
     def __init__(
         self, tokenizer: Tokenizer, pictures: Sequence[Artifact], split: str, limit: int, scratch: Path, *, tiles: TileStore,
-        sees: Sees,
+        sees: Sees, form: Form = "dialogs",
     ):  # fmt: skip
         self.tokenizer, self.tiles, self.sees = tokenizer, tiles, sees
         files = [artifact.path / f"{split}.jsonl" for artifact in pictures]
-        self.store = PictureStore(tokenizer, files, limit, scratch)
+        self.store = (PairStore if form == "pairs" else PictureStore)(tokenizer, files, limit, scratch)
         self._kinds = np.zeros(len(self.store), np.uint8)
         looked = largest_and_some(self.store) if self.store.bytes > STREAMED_BYTES else range(len(self.store))
         longest = longest_of(self.store, looked)
