@@ -22,6 +22,8 @@ from puna.vision.tile_store import TileStore
 
 FILE = "preferences.jsonl"
 
+Lay = Callable[[Sequence[Ranked], int], Batch]
+
 
 @dataclass
 class Shows(Ranked):
@@ -64,7 +66,7 @@ def _suits(row: Preference, sees: Sees) -> bool:
     return suits(media_of(row.context), sees) and not any(media_of(candidate.messages) for candidate in row.candidates)
 
 
-def laid(tokenizer: Tokenizer, tiles: TileStore) -> Callable[[Sequence[Ranked], int], Batch]:
+def laid(tokenizer: Tokenizer, tiles: TileStore) -> Lay:
     """What packs such rows into a batch of rows of so many tokens (`lay` of `puna.post.pairs.RankedBatches`)."""
 
     def lay(rows: Sequence[Ranked], length: int) -> Batch:

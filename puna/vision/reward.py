@@ -34,7 +34,7 @@ from puna.vision.fit import Learner, Part
 from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates
 from puna.vision.hf import load_vision
-from puna.vision.preferences import Shows, laid, shown_rows
+from puna.vision.preferences import Lay, Shows, laid, shown_rows
 from puna.vision.rows import Sees
 from puna.vision.tile_store import TileStore
 
@@ -103,7 +103,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
         ctx.note(f"only {len(known)} preference pairs ({settings.least_pairs} wanted): the reward model is not trained")
     else:
         summary |= _fit(model, learner, known, tiles, settings, ctx)
-        summary |= pair_accuracy(scores_of(model, held, learner, tiles))
+        summary |= pair_accuracy(scores_of(model, held, laid(learner.tokenizer, tiles)))
     proof = fit.finish(learner, UNJUDGED, ctx)
     if World.current().process == 0:
         save_file({name: value.cpu().contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
@@ -136,12 +136,12 @@ def _fit(
     fit.free(learner.model, settings.learning(parts))
     model.head.requires_grad_(True)
     model.to(settings.device)
-    summary = {}
+    summary, lay = {}, laid(learner.tokenizer, tiles)
     if model.head.likelihood is not None and not float(model.head.likelihood.detach()):
-        summary["first_weight"] = _start_likelihood(model, rows, learner, tiles)
+        summary["first_weight"] = _start_likelihood(model, rows, lay)
     batches = RankedBatches(
         rows, settings.pairs_per_step, max(map(row_tokens, rows)), derive_seed(ctx.seed, "vision.reward"),
-        micro=settings.micro_pairs, lay=laid(learner.tokenizer, tiles), **spread.share(),
+        micro=settings.micro_pairs, lay=lay, **spread.share(),
     )  # fmt: skip
     objective = Gates(SquaredRanking(settings.square), learner.model)
     result = fit.optimise(model, objective, batches, settings.steps, settings, ctx)
@@ -149,19 +149,19 @@ def _fit(
 
 
 @torch.no_grad()
-def _start_likelihood(model: RewardModel, rows: Sequence[Shows], learner: Learner, tiles: TileStore) -> float:
+def _start_likelihood(model: RewardModel, rows: Sequence[Shows], lay: Lay) -> float:
     """Set the weight of the log-probability to that with which it alone orders the rows best (`puna.post.reward`)."""
     assert model.head.likelihood is not None
     model.head.likelihood.fill_(1.0)
-    differences = [best - worse for best, *others in scores_of(model, rows, learner, tiles) for worse in others]
+    differences = [best - worse for best, *others in scores_of(model, rows, lay) for worse in others]
     model.head.likelihood.fill_(best_weight(differences))
     return round(float(model.head.likelihood), 6)
 
 
 @torch.no_grad()
-def scores_of(model: RewardModel, rows: Sequence[Shows], learner: Learner, tiles: TileStore) -> list[list[float]]:
+def scores_of(model: RewardModel, rows: Sequence[Shows], lay: Lay) -> list[list[float]]:
     """The scores of each row's answers, best answer first."""
-    training, lay, found = model.training, laid(learner.tokenizer, tiles), []
+    training, found = model.training, list[list[float]]()
     model.eval()
     for start in range(0, len(rows), TOGETHER):
         part = rows[start : start + TOGETHER]
