@@ -36,7 +36,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
-    learner = fit.opened(ctx)
+    learner = fit.opened(ctx, ctx.inputs.one("vision_model"))
     encoder = learner.model.encoder
     learner.model.encoder = resized(encoder, settings.tile or encoder.config.tile)
     found = fit.fit(learner, ("encoder", "adapter"), settings, ctx)

@@ -50,7 +50,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
-    learner = fit.opened(ctx, swap=bool(ctx.inputs.all("model")))
+    learner = fit.opened(ctx, ctx.inputs.one("vision_model"))
+    learner = fit.swapped(learner, *fit.opened_text(ctx)) if ctx.inputs.all("model") else learner
     _give_adapter(learner, settings, ctx)
     return {"factor": settings.factor, "frames": settings.frames, **fit.fit(learner, ("video",), settings, ctx, "videos")}
 

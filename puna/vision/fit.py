@@ -51,24 +51,16 @@ TINY = 1e-30
 Part = Literal["encoder", "adapter", "video"]
 
 
-class Settings(spread.Settings):
-    """How long, and on what.
+class Rates(spread.Settings):
+    """How the parts of a model learn.
 
     Attributes:
         lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
         curve, warmup, decay, final: as in `puna.train.schedule.LearningRate`, whose `shape` the curve is.
-        batch_tokens: tokens of a step over all processes.
-        length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
-        micro_rows: rows of a forward pass (None: all of a step that a process has).
         frames: frames of a video that does not say how many.
-        form: rows as dialogs, or captions alone as documents (`puna.vision.picture_rows.encode_pair`), for a text model that has
-            seen no dialog yet.
-        dev: rows of the dev split that the result is judged on, 0 for none.
-        seed_offset: another order of the same data, for variants to average; `variant` is a label for the report.
         cache_mb: decoded tiles kept in memory.
     """
 
-    steps: int = Field(200, ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: NonNegativeFloat = 1e-3
     encoder_lr: NonNegativeFloat | None = None
@@ -77,18 +69,38 @@ class Settings(spread.Settings):
     warmup: NonNegativeFloat = 0.05
     decay: Share = 0.3
     final: NonNegativeFloat = 0.03
-    batch_tokens: PositiveInt = 2048
-    length: PositiveInt | None = None
-    micro_rows: PositiveInt | None = None
-    frames: PositiveInt = 16
-    form: Form = "dialogs"
     precision: Products = "fp32"
-    dev: NonNegativeInt = 500
-    seed_offset: int = 0
-    variant: str = ""
+    frames: PositiveInt = 16
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
     cache_mb: NonNegativeInt = execution(512)
+
+    def learning(self, parts: Sequence[Part]) -> list[Part]:
+        """Those of these parts that learn at all."""
+        return [part for part in parts if part != "encoder" or self.encoder_lr != 0]
+
+
+class Settings(Rates):
+    """How long, and on what.
+
+    Attributes:
+        batch_tokens: tokens of a step over all processes.
+        length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
+        micro_rows: rows of a forward pass (None: all of a step that a process has).
+        form: rows as dialogs, or captions alone as documents (`puna.vision.picture_rows.encode_pair`), for a text model that has
+            seen no dialog yet.
+        dev: dev questions that the result is judged on, 0 for none.
+        seed_offset: another order of the same data, for variants to average; `variant` is a label for the report.
+    """
+
+    steps: int = Field(200, ge=1)
+    batch_tokens: PositiveInt = 2048
+    length: PositiveInt | None = None
+    micro_rows: PositiveInt | None = None
+    form: Form = "dialogs"
+    dev: NonNegativeInt = 500
+    seed_offset: int = 0
+    variant: str = ""
 
 
 @dataclass
@@ -118,33 +130,33 @@ def opened_text(ctx: StageContext) -> tuple[Llama, Tokenizer, Artifact, FrozenTe
     return text, tokenizer, artifact, FrozenText.of(text, text_prompts(tokenizer, ctx, text.config.max_seq_len))
 
 
-def opened(ctx: StageContext, *, swap: bool = False) -> Learner:
-    """The `vision_model` input; with `swap` around the text model of the `model` input, which must be given.
+def opened(ctx: StageContext, artifact: Artifact) -> Learner:
+    """A `vision_model`, with what its text model is known by."""
+    model, tokenizer = load_vision(artifact.path).eval(), Tokenizer.load(artifact.path)
+    prompts = text_prompts(tokenizer, ctx, model.config.max_seq_len)
+    return Learner(model, tokenizer, FrozenText.of(model.text, prompts), [artifact])
+
+
+def swapped(learner: Learner, text: Llama, tokenizer: Tokenizer, source: Artifact, frozen: FrozenText) -> Learner:
+    """The model around another text model, the one of `source`, known by `frozen`.
 
     InputError if that text model has another shape or another tokenizer.
     """
-    artifact = ctx.inputs.one("vision_model")
-    model, tokenizer = load_vision(artifact.path).eval(), Tokenizer.load(artifact.path)
-    if not swap:
-        return Learner(model, tokenizer, FrozenText.of(model.text, _prompts(tokenizer, model, ctx)), [artifact])
-    text, own, other, frozen = opened_text(ctx)
-    if own.digest != tokenizer.digest or any(getattr(text.config, name) != getattr(model.config, name) for name in SHAPE):
+    model = learner.model
+    same = all(getattr(text.config, name) == getattr(model.config, name) for name in SHAPE)
+    if tokenizer.digest != learner.tokenizer.digest or not same:
         raise InputError("the text model has another shape or another tokenizer than the one inside",
-                         where=f"{other.name} and {artifact.name}",
+                         where=f"{source.name} and {learner.parents[0].name}",
                          fix="take one that was trained on from the text model the adapter learnt with")  # fmt: skip
     model.swap(text)
-    return Learner(model, own, frozen, [artifact, other])
+    return Learner(model, tokenizer, frozen, [*learner.parents, source])
 
 
-def _prompts(tokenizer: Tokenizer, model: VisionLlama, ctx: StageContext) -> list[list[int]]:
-    return text_prompts(tokenizer, ctx, model.config.max_seq_len)
-
-
-def tiles_for(learner: Learner, settings: Settings) -> TileStore:
-    """What decodes media for this model."""
+def tiles_for(learner: Learner, frames: int, cache_mb: int) -> TileStore:
+    """What decodes media for this model: so many frames of a video that does not say how many."""
     video = learner.model.video
     rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=video.config.frames if video else 1)
-    return TileStore(learner.shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
+    return TileStore(learner.shape, rules, frames=frames, limit=cache_mb << 20)
 
 
 def longest_row(learner: Learner, settings: Settings) -> int:
@@ -159,12 +171,12 @@ def fit(
     model, tokenizer, pictures = learner.model, learner.tokenizer, ctx.inputs.all("pictures")
     if not pictures:
         raise InputError("there are no pictures to learn from", where=ctx.name, fix="name a `pictures` stage under `from`")
-    tiles, scratch = tiles_for(learner, settings), ctx.scratch / f"rows{World.current().process or ''}"
+    tiles, scratch = tiles_for(learner, settings.frames, settings.cache_mb), ctx.scratch / f"rows{World.current().process or ''}"
     limit = longest_row(learner, settings)
     rows = MediaRows(tokenizer, pictures, "train", limit, scratch, tiles=tiles, sees=sees, form=settings.form)
     seed, tokens = derive_seed(ctx.seed, "vision", settings.seed_offset), max(settings.batch_tokens, rows.row_length)
     batches = MediaBatches(rows, rows.row_length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
-    free(model, [part for part in learns if part != "encoder" or settings.encoder_lr != 0])
+    free(model, settings.learning(learns))
     result = optimise(model, Gates(CrossEntropy(), model), batches, settings.steps, settings, ctx)
     left = rows.left()
     if left.overlong or left.empty or left.other:
@@ -192,7 +204,7 @@ def free(model: VisionLlama, learns: Sequence[Part]) -> None:
 
 
 def optimise(
-    model: nn.Module, objective: Objective, batches: Batches, steps: int, settings: Settings, ctx: StageContext
+    model: nn.Module, objective: Objective, batches: Batches, steps: int, settings: Rates, ctx: StageContext
 ) -> TrainResult:
     """The loop with the schedule and optimiser of `settings`; the encoder, wherever in `model` it is, at its own rate."""
     optim = OptimSettings(name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)

@@ -348,3 +348,24 @@ def test_a_picture_that_cannot_be_read_is_named(base: Artifact, tmp_path: Path) 
     with pytest.raises(InputError) as error:
         run_stage(tmp_path, "vision.pretrain", "seen", [base, finished(artifact.path, "pictures", "pictures")], **PRETRAIN)
     assert "media/2.png" in str(error.value)
+
+
+def test_the_best_number_of_models_is_averaged(seen: Artifact, shown: Artifact, tmp_path: Path) -> None:
+    chat = text_model(tmp_path / "chat", seed=1)
+    sweep = [
+        run_stage(tmp_path, "vision.sft", f"tuned-{i}", [seen, chat, shown], **{**FIT, "seed_offset": i, "steps": steps})
+        for i, steps in enumerate((1, 25, 25))
+    ]
+    made = run_stage(tmp_path, "vision.average", "average", [*sweep, shown])
+    found = summary_of(made)
+    assert sorted(found["models"]) == ["tuned-0", "tuned-1", "tuned-2"] and set(found["averages"]) == {"1", "2", "3"}
+    values = [found["averages"][k]["value"] for k in ("1", "2", "3")]
+    assert found["averages"]["1"] == found["models"][found["order"][0]] and found["dev"]["value"] == max(values)
+    assert found["kept"] == 1 + values.index(max(values))
+    kept = [load_vision(one.path).state_dict() for name in found["order"][: found["kept"]] for one in sweep if one.name == name]
+    state = load_vision(made.path).state_dict()
+    name = "encoder.patch_embedding.weight"
+    assert torch.allclose(state[name], torch.stack([one[name] for one in kept]).mean(0), atol=1e-6)
+    other = run_stage(tmp_path, "vision.sft", "other", [seen, text_model(tmp_path / "other-text", seed=2), shown], **FIT)
+    with pytest.raises(InputError, match="another text model"):
+        run_stage(tmp_path, "vision.average", "mixed", [sweep[0], other, shown])
