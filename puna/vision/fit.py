@@ -87,6 +87,7 @@ class Settings(Rates):
         batch_tokens: tokens of a step over all processes.
         length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
         micro_rows: rows of a forward pass (None: all of a step that a process has).
+        shard: cut the weights over the processes of `parallel` (FSDP) instead of keeping a copy in each.
         form: rows as dialogs, or captions alone as documents (`puna.vision.picture_rows.encode_pair`), for a text model that has
             seen no dialog yet.
         dev: dev questions that the result is judged on, 0 for none.
@@ -97,6 +98,7 @@ class Settings(Rates):
     batch_tokens: PositiveInt = 2048
     length: PositiveInt | None = None
     micro_rows: PositiveInt | None = None
+    shard: bool = execution(False)
     form: Form = "dialogs"
     dev: NonNegativeInt = 500
     seed_offset: int = 0
