@@ -140,7 +140,9 @@ def evaluate(
 def convert(
     source: Annotated[Path, typer.Argument(help="A model directory, or a GGUF file.")],
     destination: Annotated[Path, typer.Argument(help="Where the converted model goes.")],
-    to: Annotated[str, typer.Option("--to", help="hf, bf16, fp8, meta (Meta's own layout) or gguf (llama.cpp).")] = "hf",
+    to: Annotated[
+        str, typer.Option("--to", help="hf, bf16, fp8, meta (Meta's own layout), gguf (llama.cpp) or text (of a vision model).")
+    ] = "hf",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Of a gguf: f32, bf16, f16 or q8_0 (default: as stored).")
     ] = None,
@@ -152,8 +154,9 @@ def convert(
 ) -> None:
     """Write a model in another format; the source may be in Meta's layout or a GGUF file. Killed, the same command goes on."""
     from puna.infer.convert import convert as write
+    from puna.vision.convert import convert_vision, is_vision
 
-    report = write(
+    report = (convert_vision if is_vision(source) else write)(
         source, destination, to=to, weights=weights, fp8_format=fp8_format, linears=linears,
         max_shard_bytes=shard_mb * 1_000_000, say=lambda line: typer.echo(line, err=True),
     )  # fmt: skip

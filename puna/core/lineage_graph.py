@@ -17,7 +17,7 @@ from typing import Any
 
 from puna.core import store
 from puna.core.errors import InputError
-from puna.core.lineage import MODEL, WEIGHTS, Row, carried_weights, combine, handed_on, identity, owed
+from puna.core.lineage import MODEL, VISION_MODEL, WEIGHTS, Row, carried_weights, combine, handed_on, identity, owed
 from puna.core.lineage_rows import Group, groups, row_files
 from puna.core.stage import Artifact
 
@@ -205,7 +205,16 @@ def read_any(path: Path) -> Artifact:
     found = store.read(path)
     if found is None and not (path / "config.json").is_file():
         raise InputError("this directory holds neither an artifact nor a model", where=str(path), fix="check the path")
-    return found or Artifact(path.name, "model", path, store.digest_files(path)[0])
+    return found or Artifact(path.name, kind_of_model(path), path, store.digest_files(path)[0])
+
+
+def kind_of_model(directory: Path) -> str:
+    """`vision_model` for a directory whose `config.json` is that of a model that sees, else `model`."""
+    try:
+        described = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except ValueError:  # loading it says what is wrong
+        return MODEL
+    return VISION_MODEL if isinstance(described, dict) and described.get("model_type") == "mllama" else MODEL
 
 
 def known_sources(directory: Path) -> list[Row]:
@@ -243,7 +252,7 @@ def _declared(artifact: Artifact, inherited: list[Row]) -> list[Row]:
     lineage = artifact.path / LINEAGE
     if lineage.is_file():
         return list(json.loads(lineage.read_text())["sources"])
-    if artifact.kind != MODEL:
+    if artifact.kind not in (MODEL, VISION_MODEL):
         return []
     card = {"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}
     released = artifact.path / RELEASED

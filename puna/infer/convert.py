@@ -79,23 +79,32 @@ def convert(
     src, dst = Path(src), Path(dst)
     _check_arguments(dst, to, weights)
     job = Job(to, fp8_format, linears, max_shard_bytes)
-    _check_job(job)
+    check_job(job)
+    return {"to": to, **write_whole(src, dst, lambda partial: _write(src, partial, job, weights, say))}
+
+
+def write_whole(src: Path, dst: Path, write: Callable[[Path], tuple[int, list[str]]]) -> dict[str, Any]:
+    """Let `write` fill a directory beside the destination, which appears when all is there; reports and errors as of `convert`.
+
+    Args:
+        write: gets the directory; returns the number of parameters and notes for the user.
+    """
     lease = Lease(dst.with_name(dst.name + LOCK))
     with lease.held("the destination", fix="wait for that process or stop it, or give another destination"):
-        _check_destination(dst)  # another conversion may have ended since
-        parameters, notes = _write_and_rename(src, dst, job, weights, say)
+        check_destination(dst)  # another conversion may have ended since
+        parameters, notes = _write_and_rename(src, dst, write)
     before, after = (sum(directory_bytes(path, pattern) for pattern in WEIGHT_FILES) for path in (src, dst))
     return {
-        "to": to, "parameters": parameters, "bytes_before": src.stat().st_size if src.is_file() else before,
-        "bytes_after": after, "path": str(dst), "notes": notes,
+        "parameters": parameters, "bytes_before": src.stat().st_size if src.is_file() else before, "bytes_after": after,
+        "path": str(dst), "notes": notes,
     }  # fmt: skip
 
 
-def _write_and_rename(src: Path, dst: Path, job: Job, weights: str | None, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Write beside the destination, then give it its name; returns what `_write` does. A streamed half stays for the next."""
+def _write_and_rename(src: Path, dst: Path, write: Callable[[Path], tuple[int, list[str]]]) -> tuple[int, list[str]]:
+    """Write beside the destination, then give it its name; returns what `write` does. A streamed half stays for the next."""
     partial = dst.with_name(dst.name + PARTIAL)
     try:
-        written = _write(src, partial, job, weights, say)
+        written = write(partial)
         if (src / LINEAGE).is_file():
             shutil.copyfile(src / LINEAGE, partial / LINEAGE)
         (partial / JOURNAL).unlink(missing_ok=True)
@@ -118,7 +127,7 @@ def write_like(source: str | Path, model: Llama, directory: str | Path, **settin
     """
     source, directory = Path(source), Path(directory)
     save_model(model, directory, tokenizer=_tokenizer_beside(source), generation=generation_of(source), **settings)
-    _copy(source, directory, COMPANIONS)
+    copy_beside(source, directory, COMPANIONS)
 
 
 def generation_of(source: Path) -> dict[str, Any] | None:
@@ -142,15 +151,17 @@ def _check_arguments(dst: Path, to: str, weights: str | None) -> None:
     if dst.suffix == ".gguf":
         raise InputError("the destination is a directory, also of a GGUF", where=str(dst),
                          fix=f"give a new directory; the file in it is {GGUF_FILE}, with the licence files beside")  # fmt: skip
-    _check_destination(dst)
+    check_destination(dst)
 
 
-def _check_destination(dst: Path) -> None:
+def check_destination(dst: Path) -> None:
+    """InputError for a destination that holds files."""
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise InputError("the destination is not empty", where=str(dst), fix="give a new directory")
 
 
-def _check_job(job: Job) -> None:
+def check_job(job: Job) -> None:
+    """InputError for an FP8 format or a choice of layers that there is not, or beside another form."""
     if job.fp8_format not in FORMATS:
         raise InputError(f"FP8 has no format '{job.fp8_format}'", where="--format", fix=f"one of: {', '.join(FORMATS)}")
     if job.linears not in LINEARS:
@@ -189,7 +200,7 @@ def _write_streamed(src: Path, directory: Path, job: Job, say: Callable[[str], N
     plan = make_plan(source, job, src)
     write_weights(source, plan, directory, job, say)
     write_description(plan.model, directory, tokenizer=tokenizer, generation=generation, fp8_format=job.fp8_format)
-    _copy(beside, directory, LICENCES if src.is_file() else COMPANIONS)
+    copy_beside(beside, directory, LICENCES if src.is_file() else COMPANIONS)
     return plan.model.config.parameters(), _bound_notes(plan.model, job)
 
 
@@ -210,7 +221,7 @@ def _write_whole(src: Path, model: Llama, directory: Path, job: Job, weights: st
     has_tokenizer = any((src / name).is_file() for name in (MODEL_FILE, "tokenizer.json"))
     tokenizer = Tokenizer.load(src) if has_tokenizer else None
     directory.mkdir(parents=True)
-    _copy(src, directory, LICENCES)
+    copy_beside(src, directory, LICENCES)
     if job.to == "meta":
         return save_meta(model, directory, tokenizer=tokenizer, generation=generation_of(src))
     if tokenizer is None:
@@ -224,7 +235,8 @@ def _tokenizer_beside(source: Path) -> Tokenizer | None:
     return Tokenizer.load(source) if (source / MODEL_FILE).is_file() else None
 
 
-def _copy(source: Path, directory: Path, patterns: tuple[str, ...]) -> None:
+def copy_beside(source: Path, directory: Path, patterns: tuple[str, ...]) -> None:
+    """Copy files by their patterns, those that are there and not yet in the directory."""
     for pattern in patterns:
         for file in sorted(source.glob(pattern)):
             if file.is_file() and not (directory / file.name).exists():

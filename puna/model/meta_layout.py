@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from puna.tokenizer.bpe import Tokenizer
 
 PARAMS, SIDE, TOKENIZER_FILE = "params.json", "puna.json", "tokenizer.model"
-SHARD = "consolidated.{:02d}.pth"
+SHARD, ONLY = "consolidated.{:02d}.pth", "consolidated.pth"  # the second name: one file of a Llama 3.2 Vision
 ROPE_TABLE = "rope.freqs"  # in the files of Llama 1 and 2; computed since
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FOREIGN = ("quantization_args", "lora_args", "moe_args", "vision_model")
@@ -66,18 +66,23 @@ def load_meta(directory: str | Path, *, dtype: torch.dtype | None = torch.float3
     """
     directory = Path(directory)
     params, side = _read_params(directory / PARAMS), read_side(directory)
-    shards = [_read_shard(path) for path in _shard_files(directory)]
-    config = _config(params, side, shards, directory)
+    shards = [read_shard(path) for path in shard_files(directory)]
+    config = text_config(params, side, shards, directory)
     check_tokenizer(directory, side.get(TOKENIZER_DIGEST), config)
-    state = _joined(shards, config, directory)
+    state = text_state(shards, config, directory)
+    return build_model(replace(config, tied=tie(state, side, directory)), state, directory, dtype=dtype)
+
+
+def tie(state: dict[str, Tensor], side: dict[str, Any], directory: Path) -> bool:
+    """Whether the output matrix is the embedding, which it becomes in `state` then; InputError where `puna.json` is wrong."""
     embedding, output = state["model.embed_tokens.weight"], state.get("lm_head.weight")
     equal = output is None or torch.equal(output, embedding)
-    tied = side.get("tie_word_embeddings", equal)
+    tied = bool(side.get("tie_word_embeddings", equal))
     if tied and not equal:
         raise InputError("puna.json ties the output matrix to the embedding and the weights hold two different ones",
                          where=str(directory / SIDE), fix="copy puna.json from where the weights come from")  # fmt: skip
     state["lm_head.weight"] = embedding if tied or output is None else output
-    return build_model(replace(config, tied=bool(tied)), state, directory, dtype=dtype)
+    return tied
 
 
 def read_side(directory: Path) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def read_side(directory: Path) -> dict[str, Any]:
     side = read_json(path)
     kinds: dict[str, tuple[type, ...]] = {
         "max_position_embeddings": (int,), "rope_scaling": (dict, type(None)), "tie_word_embeddings": (bool,),
-        TOKENIZER_DIGEST: (str,), "generation": (dict,),
+        TOKENIZER_DIGEST: (str,), "generation": (dict,), "vision": (dict,),
     }  # fmt: skip
     for key, value in side.items():
         if key not in kinds or not isinstance(value, kinds[key]):
@@ -101,13 +106,21 @@ def _read_params(path: Path) -> dict[str, Any]:
         raise InputError("this directory has no params.json, so it is no model in Meta's layout", where=str(path.parent))
     params = read_json(path)
     foreign = [key for key in FOREIGN if params.get(key)]
-    if foreign or params.get("vision_chunk_size", -1) != -1:
-        key = foreign[0] if foreign else "vision_chunk_size"
-        raise InputError(f"params.json has {key}, which this network does not compute", where=str(path), fix=META_ONLY)
+    if has_vision(params):
+        raise InputError("this is a vision model, and a text model is wanted here", where=str(path),
+                         fix="take its text part out: puna convert SRC DST --to text")  # fmt: skip
+    if foreign:
+        raise InputError(f"params.json has {foreign[0]}, which this network does not compute", where=str(path), fix=META_ONLY)
     return params
 
 
-def _config(params: dict[str, Any], side: dict[str, Any], shards: list[dict[str, Tensor]], directory: Path) -> ModelConfig:
+def has_vision(params: dict[str, Any]) -> bool:
+    """Whether `params.json` describes a model with an image encoder."""
+    return params.get("vision_chunk_size", -1) not in (-1, None)
+
+
+def text_config(params: dict[str, Any], side: dict[str, Any], shards: list[dict[str, Tensor]], directory: Path) -> ModelConfig:
+    """The shape of the text network; `shards` hold its tensors. InputError for numbers that no Llama has."""
     where = str(directory / PARAMS)
 
     def number(key: str, default: float | None = None, kinds: tuple[type, ...] = (int, float)) -> Any:
@@ -138,7 +151,10 @@ def _config(params: dict[str, Any], side: dict[str, Any], shards: list[dict[str,
     )  # fmt: skip
 
 
-def _shard_files(directory: Path) -> list[Path]:
+def shard_files(directory: Path) -> list[Path]:
+    """The files of weights, in order; InputError for a gap."""
+    if (directory / ONLY).is_file():
+        return [directory / ONLY]
     found = {path.name for path in directory.glob("consolidated.*.pth")}
     due = [SHARD.format(number) for number in range(max(1, len(found)))]
     missing = [name for name in due if name not in found]
@@ -147,8 +163,8 @@ def _shard_files(directory: Path) -> list[Path]:
     return [directory / name for name in due]
 
 
-def _read_shard(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, mapped and not copied. Whatever else a pickle can hold is refused."""
+def read_shard(path: Path, dims: tuple[int, ...] = (1, 2)) -> dict[str, Tensor]:
+    """The tensors of one file, of so many dimensions, mapped and not copied. Whatever else a pickle can hold is refused."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
@@ -159,26 +175,26 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path.name} is no file of plain tensors ({said[:200]})", where=str(path), fix=META_ONLY) from None
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path.name} is no table of tensors by name", where=str(path), fix=META_ONLY)
-    found.pop(ROPE_TABLE, None)
+    found = {name: tensor for name, tensor in found.items() if not str(name).endswith(ROPE_TABLE)}
     for name, tensor in found.items():
-        if (problem := _problem(name, tensor)) is not None:
+        if (problem := _problem(name, tensor, dims)) is not None:
             raise InputError(f"{str(name)[:80]!r} {problem}", where=str(path), fix=META_ONLY)
-    if sum(tensor.nbytes for name, tensor in found.items() if name != "output.weight") > path.stat().st_size:
+    if sum(tensor.nbytes for name, tensor in found.items() if not name.endswith("output.weight")) > path.stat().st_size:
         raise InputError("the tensors claim more bytes than the file holds", where=str(path), fix=COPY_AGAIN)
     return found
 
 
-def _problem(name: object, tensor: object) -> str | None:
+def _problem(name: object, tensor: object, dims: tuple[int, ...]) -> str | None:
     if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
         return f"is no tensor under a name but {type(tensor).__name__}"
     assert isinstance(tensor, Tensor)
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_contiguous()
-    if not plain or tensor.dim() not in (1, 2):
+    if not plain or tensor.dim() not in dims:
         return "is no plain tensor"
     return None if tensor.dtype in DTYPES else f"has the type {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _joined(shards: list[dict[str, Tensor]], config: ModelConfig, directory: Path) -> dict[str, Tensor]:
+def text_state(shards: list[dict[str, Tensor]], config: ModelConfig, directory: Path) -> dict[str, Tensor]:
     """Tensors under our names and in our layout; `lm_head.weight` only where the files have one."""
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Llama(config, seed=None).state_dict().items()}
@@ -210,14 +226,19 @@ def _join(name: str, parts: list[Tensor], config: ModelConfig, directory: Path) 
     copies = len(parts) if kind.endswith("norm") else 1
     if kind in ("wk", "wv"):
         copies = max(1, len(parts) // config.kv_heads)
+    by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and parts[0].shape[-1] != config.dim)
+    return join_parts(name, parts, copies, by_columns and parts[0].dim() == 2, directory)
+
+
+def join_parts(name: str, parts: list[Tensor], copies: int, by_columns: bool, directory: Path) -> Tensor:
+    """The parts of one tensor, each of which `copies` neighbours hold, joined; InputError where they do not fit each other."""
     agree = all(part.shape == parts[0].shape for part in parts) and len(parts) % copies == 0
     if agree and copies > 1:
         agree = all(torch.equal(part, parts[index - index % copies]) for index, part in enumerate(parts))
     if not agree:
         raise InputError(f"the files disagree about {name}", where=str(directory), fix="copy all files of one model")
     kept = parts[::copies]
-    by_columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and parts[0].shape[-1] != config.dim)
-    return torch.cat(kept, dim=int(by_columns and kept[0].dim() == 2)) if len(kept) > 1 else kept[0]
+    return torch.cat(kept, dim=int(by_columns)) if len(kept) > 1 else kept[0]
 
 
 # ---- writing
@@ -236,23 +257,48 @@ def save_meta(
     `dim / heads` wide, which the layout cannot say.
     """
     directory, config = Path(directory), model.config
+    tensors = text_tensors(model, str(directory))
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.save(tensors, directory / SHARD.format(0))
+    write_json(directory / PARAMS, text_params(config))
+    return write_beside(config, directory, tokenizer=tokenizer, generation=generation)
+
+
+def text_tensors(model: Llama, where: str) -> dict[str, Tensor]:
+    """The tensors of a text network under Meta's names and in Meta's order of rows; errors as of `save_meta`."""
+    config = model.config
     if config.head_size * config.heads != config.dim:
         raise InputError(f"{config.heads} heads of {config.head_size} do not fill {config.dim}, and Meta's layout cannot say so",
-                         where=str(directory), fix="keep this model in Hugging Face layout")  # fmt: skip
+                         where=where, fix="keep this model in Hugging Face layout")  # fmt: skip
     ours = dict(model.state_dict())
     tensors = {}
     for name, theirs in meta_names(config.layers).items():
         heads, weight = turned_heads(name, config), ours[name].detach().cpu()
-        weight = interleave_rows(weight, heads) if heads else weight.contiguous()
-        tensors[theirs] = weight if weight.untyped_storage().nbytes() == weight.nbytes else weight.clone()
-    directory.mkdir(parents=True, exist_ok=True)
-    torch.save(tensors, directory / SHARD.format(0))
-    write_json(directory / PARAMS, _params(config))
+        tensors[theirs] = interleave_rows(weight, heads) if heads else alone(weight)
+    return tensors
+
+
+def alone(weight: Tensor) -> Tensor:
+    """The tensor with no storage but its own, as `torch.save` writes whole storages."""
+    weight = weight.contiguous()
+    return weight if weight.untyped_storage().nbytes() == weight.nbytes else weight.clone()
+
+
+def write_beside(
+    config: ModelConfig,
+    directory: Path,
+    *,
+    tokenizer: Tokenizer | None,
+    generation: dict[str, Any] | None,
+    vision: dict[str, Any] | None = None,
+) -> list[str]:
+    """Write `puna.json` and the tokenizer; `vision` is what only Puna knows of an image encoder. Returns notes for the user."""
     side: dict[str, Any] = {
         "max_position_embeddings": config.max_seq_len,
         "rope_scaling": config.rope_scaling.to_hf() if config.rope_scaling else None,
         "tie_word_embeddings": config.tied,
         "generation": generation or {},
+        **({} if vision is None else {"vision": vision}),
     }
     if tokenizer is not None:
         from puna.tokenizer.bpe import model_bytes
@@ -266,7 +312,8 @@ def save_meta(
     return ["Meta's code knows one RoPE scaling (8, 1, 4, 8192) and this model has another: only puna.json tells it"]
 
 
-def _params(config: ModelConfig) -> dict[str, Any]:
+def text_params(config: ModelConfig) -> dict[str, Any]:
+    """`params.json` of a text network."""
     multiplier, multiple_of = ffn_rule(config.dim, config.ffn_dim)
     return {
         "dim": config.dim, "n_layers": config.layers, "n_heads": config.heads, "n_kv_heads": config.kv_heads,

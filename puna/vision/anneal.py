@@ -39,5 +39,5 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     learner = fit.opened(ctx, ctx.inputs.one("vision_model"))
     encoder = learner.model.encoder
     learner.model.encoder = resized(encoder, settings.tile or encoder.config.tile)
-    found = fit.fit(learner, ("encoder", "adapter"), settings, ctx)
+    found = fit.fit(learner, ("encoder", "adapter"), settings, ctx, meshes)
     return {"tile": learner.model.encoder.config.tile, "tile_before": encoder.config.tile, **found}

@@ -180,7 +180,10 @@ def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
             if answer.status in (301, 302, 303, 307, 308):
                 return answer.headers.get("Location") or ""
             _check_answer(answer, rules, url)
-            return _body(answer, rules, url)
+            body = _body(answer, rules, url)
+            if time.monotonic() >= deadline:  # what was cut off looks like an end
+                raise TimeoutError
+            return body
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
             what = f"the picture or video did not come within {rules.seconds:g} seconds"
@@ -189,7 +192,8 @@ def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
 
 
 def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """Why, without repeating what a stranger sent."""
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "this is no whole answer of a web server"
 
 
 def _checked(url: str, rules: MediaRules) -> SplitResult:

@@ -105,7 +105,8 @@ def load_vision(
         if old in state:
             raise InputError(f"{old} is there in both layouts", where=str(directory), fix="keep the files of one save")
         state[old] = tensor
-    return build_vision(shapes, state, directory, dtype=dtype, device=device)
+    model = empty_vision(shapes)
+    return assemble(model, _our_state(model, shapes, state, directory), directory, dtype=dtype, device=device)
 
 
 def read_shapes(directory: Path) -> Shapes:
@@ -123,11 +124,8 @@ def read_shapes(directory: Path) -> Shapes:
     return shapes if PUNA in hf else shapes.with_image(tokenizer.image_id)
 
 
-def build_vision(
-    shapes: Shapes, state: dict[str, Tensor], directory: Path, *, dtype: torch.dtype | None, device: str | torch.device = "cpu"
-) -> VisionLlama:
-    """The network of these shapes around tensors under published names; a video adapter is read from `directory`."""
-    model = empty_vision(shapes)
+def _our_state(model: VisionLlama, shapes: Shapes, state: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
+    """Tensors under published names by ours, each checked; without those of a video adapter."""
     names = mllama_names(model)
     expected = {theirs: model.state_dict()[ours] for ours, theirs in names.items()}
     expected[EMBEDDING] = torch.empty(shapes.text.vocab_size + EXTRA_ROWS, shapes.text.dim, device="meta")
@@ -136,9 +134,20 @@ def build_vision(
     if shapes.text.tied and not torch.equal(ours["text.lm_head.weight"], ours["text.model.embed_tokens.weight"]):
         raise InputError("config.json ties the output matrix to the embedding and the weights hold two different ones",
                          where=str(directory), fix=f"set {PUNA}.tied to false in config.json")  # fmt: skip
-    ours |= _read_video(model, directory)
-    fill(model, ours, directory, dtype=dtype, device=device, activation_bound=ACTIVATION_BOUND)
-    if shapes.text.tied:
+    return ours
+
+
+def assemble(
+    model: VisionLlama,
+    state: dict[str, Tensor],
+    directory: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: str | torch.device = "cpu",
+) -> VisionLlama:
+    """A network on `meta` filled with tensors by our names; those of a video adapter are read from `directory`."""
+    fill(model, state | _read_video(model, directory), directory, dtype=dtype, device=device, activation_bound=ACTIVATION_BOUND)
+    if model.config.tied:
         model.text.tie()
     model.swap(model.text)
     return model
@@ -148,6 +157,11 @@ def empty_vision(shapes: Shapes) -> VisionLlama:
     """The network on `meta`: shapes without memory."""
     with torch.device("meta"):
         return VisionLlama(Llama(shapes.text, seed=None), shapes.vision, shapes.adapter, shapes.video, seed=None)
+
+
+def adapter_parameters(shapes: Shapes) -> int:
+    """Parameters of the image encoder and of all adapters."""
+    return sum(weight.numel() for name, weight in empty_vision(shapes).named_parameters() if not name.startswith("text."))
 
 
 def shapes_of(model: VisionLlama, tokenizer: Tokenizer | None = None) -> Shapes:

@@ -1,9 +1,9 @@
 """A model that sees with its weights cut over data parallel processes (FSDP), as the training loop drives it.
 
-Processes that share weights must run the same layers the same number of times, or they wait for each other for ever: the best known
-trap of training on pictures. So every batch that lacks a kind of media gets one black tile of it that no text sees. It adds nothing
-and its gradients are zero, but every layer runs. The encoder is one unit, since how often its layers run depends on the sizes of a
-batch's pictures; for the same reason the temporal aggregator belongs to the root.
+Processes that share weights must run the same layers the same number of times, or they wait for each other for ever: the best
+known trap of training on pictures. So every batch that lacks a kind of media gets one black tile of it that no text sees. It
+adds nothing and its gradients are zero, but every layer runs. The encoder is one unit, since how often its layers run depends
+on the sizes of a batch's pictures; for the same reason the temporal aggregator belongs to the root.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ShardedSight:
         model: whole, with what learns marked; it is cut up in place.
         precision: of the products; weights, gradients and the optimiser's state are float32.
 
-    InputError for a model whose text attends to pictures it does not see (`leak`), which have to be computed where there are none.
+    InputError for a model whose text attends to pictures that it does not see (`leak`): where there are none they are computed.
     """
 
     def __init__(self, model: VisionLlama, meshes: Meshes, precision: Precision = "fp32"):
@@ -110,7 +110,11 @@ def with_every_kind(batch: Batch, model: VisionLlama) -> Batch:
     lacking = [video for video in kinds if media is None or not bool((media.video_M == video).any())]
     if not lacking:
         return batch
-    size, ones, none = model.encoder.config.tile, torch.ones(len(lacking), dtype=torch.int64), torch.zeros(len(lacking), dtype=torch.int64)
+    size, ones, none = (
+        model.encoder.config.tile,
+        torch.ones(len(lacking), dtype=torch.int64),
+        torch.zeros(len(lacking), dtype=torch.int64),
+    )
     unseen = Media(torch.zeros(len(lacking), 3, size, size), ones, ones, ones, torch.tensor(lacking), none, none, none)
     found = unseen if media is None else Media(*(torch.cat(pair) for pair in zip(_values(media), _values(unseen), strict=True)))
     return replace(batch, extra={**batch.extra, **{f.name: getattr(found, f.name) for f in fields(Media)}})

@@ -146,6 +146,12 @@ def test_rotation_of_a_file_is_honoured(rotation, where):
 
 
 @pytest_av
+def test_pixels_are_made_square():
+    clip = encoded(4, size=(32, 48), aspect="4/3")
+    assert frames_of(clip, 1, RULES, each=lambda image: image.size) == [(64, 32)]
+
+
+@pytest_av
 def test_a_real_clip_that_is_stored_upside_down():
     file = CLIPS / "video_180.mov"
     if not file.is_file():

@@ -202,7 +202,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send(self, body: bytes = b"", status: int = 200, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "image/png", "Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"Content_Type": "image/png", "Content_Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         with contextlib.suppress(OSError):

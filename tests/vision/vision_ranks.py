@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from vision_toys import ENCODER, FIT, finished, picture_row, run_stage, text_model, text_row, toy_tokenizer
+from vision_toys import ENCODER, FIT, finished, picture_row, pictures, run_stage, text_model, text_row, toy_tokenizer
 
 from puna.core.stage import Artifact
 from puna.model.config import ModelConfig
@@ -42,7 +42,9 @@ def artifacts(root: Path) -> dict[str, Artifact]:
         row.messages[0].content += " " * 40  # so that no two share a row
     write_rows(shown / "train.jsonl", rows)
     write_rows(shown / "dev.jsonl", [])
-    return {"base": text_model(root / "base"), "shown": finished(shown, "pictures", "shown")}
+    base, pictured = text_model(root / "base"), finished(shown, "pictures", "shown")
+    seen = run_stage(root, "vision.pretrain", "seen", [base, pictured], **{**STAGE, "steps": 1})
+    return {"base": base, "shown": pictured, "seen": seen, "clips": pictures(root / "clips", train=2, dev=0, videos=6)}
 
 
 def tiles() -> TileStore:
@@ -88,11 +90,18 @@ def contrasted(made: dict[str, Artifact]) -> dict[str, Any]:
 
 
 def everything(made: dict[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Both steps, and a stage to its end."""
+    """Both steps, and stages to their ends: with a copy of the weights in each process, and with the weights cut up."""
     world = World.current()
-    stage = run_stage(folder / str(world.process), "vision.pretrain", "seen", [made["base"], made["shown"]], **STAGE,
-                      parallel={"dp": world.processes})  # fmt: skip
-    return {"captioned": captioned(made, folder), "contrasted": contrasted(made), "out": str(stage.path)}
+    root, inputs, out = folder / str(world.process), [made["base"], made["shown"]], {}
+    for name, more in (("copies", {}), ("shards", {"shard": True}), ("muon", {"shard": True, "optimizer": "muon"})):
+        settings = {**STAGE, **more, "parallel": {"dp": world.processes}}
+        out[name] = run_stage(root, "vision.pretrain", name, inputs, scratch=folder / f"{name}.scratch", **settings)
+    settings = {**FIT, "dim": 16, "layers": 1, "heads": 2, "factor": 2, "gate": 0.5, "batch_tokens": 2 * LENGTH, "shard": True}
+    out["clips"] = run_stage(
+        root, "vision.clips", "clips", [made["seen"], made["clips"]], scratch=folder / "clips.scratch", **settings,
+        parallel={"dp": world.processes},
+    )  # fmt: skip
+    return {"captioned": captioned(made, folder), "contrasted": contrasted(made), "out": {k: str(v.path) for k, v in out.items()}}
 
 
 def session(process: int, folder: str, made: dict[str, Artifact]) -> None:

@@ -25,7 +25,7 @@ from puna.report.release.refusals import COMMERCIAL, Refusal, ReleaseRefused, as
 
 PARTIAL = ".partial"
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*",
-               "special_tokens_map.json", "chat_template.jinja")  # fmt: skip
+               "special_tokens_map.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json")  # fmt: skip
 PROVENANCE, LICENCE_TEXTS = "provenance", "licences"
 FACTS, GRAPH = f"{PROVENANCE}/release.json", f"{PROVENANCE}/graph.json"
 

@@ -23,7 +23,7 @@ def front(facts: Facts) -> dict[str, Any]:
     found: dict[str, Any] = {"license": hub}
     if hub == "other":
         found |= {"license_name": facts.licence, "license_link": "LICENSE"}
-    found |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    found |= {"library_name": "transformers", "pipeline_tag": facts.task}
     bases = sorted({str(row["source"]) for row in facts.bases()})
     if bases:
         found |= {"base_model": bases if len(bases) > 1 else bases[0], "base_model_relation": _relation(facts)}
@@ -63,6 +63,8 @@ def _opening(facts: Facts) -> str:
         f"{shape['dim']}, {shape['heads']} heads, {shape['kv_heads']} of keys and values, {shape['vocab_size']:,} tokens, "
         f"context {shape['max_seq_len']:,}), raised with Puna {facts.puna} in run `{facts.run}`, stage `{facts.model['name']}`."
     )
+    if "adapters" in shape:
+        text += f" Of its parameters, {shape['adapters']:,} are an image encoder and adapters, by which it sees pictures."
     stored = f" Weights are stored in {shape['quantisation'] or shape['dtype'] or 'float32'}."
     return f"{text}{stored} Released by {facts.supplier} under {facts.licence}, profile {facts.profile}."
 

@@ -75,9 +75,9 @@ def _model_card(facts: Facts, data: list[str]) -> dict[str, Any]:
             metrics.append({**measured, "confidenceInterval": interval})
     card: dict[str, Any] = {
         "modelParameters": {
-            "approach": {"type": "self-supervised"}, "task": "text-generation", "architectureFamily": "transformer",
+            "approach": {"type": "self-supervised"}, "task": facts.task, "architectureFamily": "transformer",
             "modelArchitecture": "Llama", "datasets": [{"ref": ref} for ref in data],
-            "inputs": [{"format": "text"}], "outputs": [{"format": "text"}],
+            "inputs": [{"format": kind} for kind in ("image", "text") if kind in facts.task], "outputs": [{"format": "text"}],
         },
         "considerations": {
             "technicalLimitations": [f"not measured: {what}" for what in NOT_MEASURED],

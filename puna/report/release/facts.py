@@ -19,10 +19,12 @@ from puna.core.licences import Terms
 from puna.core.lineage import OUTPUTS, WEIGHTS, Row, owed, terms_in
 from puna.core.lineage_graph import Graph, Node, described
 from puna.core.stage import VOLATILE, Artifact
-from puna.model.checkpoint import read_config
+from puna.model.checkpoint import CONFIG, read_config
 from puna.model.config import ModelConfig
 from puna.model.weight_file import sha256_of
 from puna.report.release.contamination import overlap
+from puna.vision.hf import adapter_parameters
+from puna.vision.mllama import MODEL_TYPE, from_mllama
 
 DATA_KINDS = ("pages", "documents", "tasks", "samples")  # data sets as a reader thinks of them
 
@@ -60,6 +62,11 @@ class Facts:
     overlap: dict[str, int] | None = None
     licence_texts: dict[str, str] = field(default_factory=dict)
     puna: str = __version__
+
+    @property
+    def task(self) -> str:
+        """What the model does, in the words of the Hugging Face hub."""
+        return "image-text-to-text" if "adapters" in self.config else "text-generation"
 
     def sources(self) -> list[Row]:
         """Every source of the model."""
@@ -134,12 +141,15 @@ def gather(model: Artifact, artifacts: Sequence[Artifact], graph: Graph, **about
 def shape_of(directory: Path) -> dict[str, Any]:
     """The numbers of an architecture, from `config.json`; InputError where it is none."""
     config = read_config(directory)
-    shape = ModelConfig.from_hf(config)
+    shapes = from_mllama(config, str(directory / CONFIG)) if config.get("model_type") == MODEL_TYPE else None
+    shape = ModelConfig.from_hf(config) if shapes is None else shapes.text
+    adapters = 0 if shapes is None else adapter_parameters(shapes)
     quantised = config.get("quantization_config") or {}
     return {
-        "parameters": shape.parameters(), "layers": shape.layers, "dim": shape.dim, "heads": shape.heads,
+        "parameters": shape.parameters() + adapters, "layers": shape.layers, "dim": shape.dim, "heads": shape.heads,
         "kv_heads": shape.kv_heads, "vocab_size": shape.vocab_size, "max_seq_len": shape.max_seq_len,
         "dtype": str(config.get("torch_dtype") or config.get("dtype") or ""), "quantisation": quantised.get("quant_method", ""),
+        **({"adapters": adapters} if adapters else {}),
     }  # fmt: skip
 
 
