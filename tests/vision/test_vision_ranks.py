@@ -57,6 +57,12 @@ def test_stage_of_two_is_that_of_one(found: Any, stage: str) -> None:
     assert weights[0].keys() == weights[1].keys()
 
 
+def test_a_sharded_stage_goes_on_where_it_stopped(found: Any) -> None:
+    whole, again = (Path(found[0][0]["out"][name]) for name in ("shards", "stopped"))
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+
+
 def test_layouts_that_cut_the_model_are_refused(tmp_path: Path) -> None:
     stage = load_stage("vision.pretrain")
     ctx = local_context(tmp_path / "out")
