@@ -15,7 +15,7 @@ from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.infer.request import Shown
-from puna.model.checkpoint import read_config
+from puna.model.checkpoint import CONFIG, read_config
 from puna.model.llama import Attached, Llama
 from puna.vision.hf import image_shape_of, load_vision
 from puna.vision.media import Loaded
@@ -55,14 +55,11 @@ class Eyes:
             if loaded.kind == "image":
                 continue
             if self.model.video is None:
-                raise InputError(
-                    "this model sees pictures and no videos", fix="send pictures, or take a model with a video adapter"
-                )
+                raise InputError("this model sees pictures and no videos", fix="take a model with a video adapter")
             most = self.model.video.config.frames
             if len(loaded.images) > most:
-                raise InputError(
-                    f"this model sees {most} frames of a video and there are {len(loaded.images)}", fix="ask for fewer"
-                )
+                what = f"this model sees {most} frames of a video and there are {len(loaded.images)}"
+                raise InputError(what, fix="ask for fewer")
             if len({image.ratio for image in loaded.images}) > 1:
                 raise InputError("the frames of a video have one size", fix="make them equal")
 
@@ -94,13 +91,14 @@ class Eyes:
 
 
 def sees(directory: str | Path) -> bool:
-    """Whether a directory holds a vision model."""
-    return read_config(Path(directory)).get("model_type") == MODEL_TYPE
+    """Whether a directory holds a model that sees."""
+    directory = Path(directory)
+    return (directory / CONFIG).is_file() and read_config(directory).get("model_type") == MODEL_TYPE
 
 
 def open_seeing(directory: Path, dtype: torch.dtype | None, device: str) -> tuple[Llama, Eyes]:
-    """The text model of a `vision_model` directory, and its eyes (`puna.infer.load.Opener`)."""
-    model = load_vision(directory, dtype=dtype or torch.float32, device=device).eval()
+    """The text model of a `vision_model` directory and its eyes, for `puna.infer.load.load_engine`."""
+    model = load_vision(directory, dtype=dtype, device=device).eval()
     return model.text, Eyes(model, image_shape_of(model, directory))
 
 

@@ -1,10 +1,10 @@
 """Near-duplicate pictures: a 64-bit difference hash, banded look-up, a look at small colour copies, connected components.
 
-The paper (7.1) embeds pictures with SSCD, a trained copy detector, and searches among all embeddings. Here the hash (dHash: is each
-of 8 x 8 places brighter than the one to its right) needs no weights; what it cannot see is compared in copies of 8 x 8 colours.
-Candidates are pictures that agree in some blocks of the hash, looked up in tables by sorting, so the cost is linear in the number
-of pictures: with pairs of the eight bytes as keys two hashes within six bits always meet, with triples, which larger sets need,
-within five, and most pairs somewhat farther apart.
+The paper (7.1) embeds pictures with SSCD, a trained copy detector, and searches among all embeddings. Here the hash (dHash: is
+each of 8 x 8 places brighter than the one to its right) needs no weights; what it cannot see is compared in copies of 8 x 8
+colours. Candidates are pictures that agree in some blocks of the hash, looked up in tables by sorting, so the cost is linear in
+the number of pictures: with pairs of the eight bytes as keys two hashes within six bits always meet, with triples, which larger
+sets need, within five, and most pairs somewhat farther apart.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ class Chosen:
         """Leave rows out that are in a split still."""
         rows = rows[self.split[rows] != LEFT_OUT]
         self.split[rows] = LEFT_OUT
-        self.reasons[reason] += len(rows)
+        if len(rows):
+            self.reasons[reason] += len(rows)
 
 
 def choose(rows: FileRows, settings: Choice, seed: int, score: Score | None = None) -> Chosen:
@@ -241,7 +242,10 @@ def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) 
     roots = components(first, second, len(same))
     of_row = rows.first_media()
     prompts = rows.spool.prompts(np.arange(len(of_row)))
-    digests = [rows.shelf.digests[roots[number]] if number != LEFT_OUT else prompt for number, prompt in zip(of_row, prompts, strict=True)]
+    digests = [
+        rows.shelf.digests[roots[number]] if number != LEFT_OUT else prompt
+        for number, prompt in zip(of_row, prompts, strict=True)
+    ]
     chosen.shows = [bytes(digest).ljust(16, b"\0").hex() for digest in digests]
     place = np.array([int.from_bytes(bytes(digest)[:8].ljust(8, b"\0"), "big") / 2**64 for digest in digests])
     by_picture = np.where(place < settings.test, 2, np.where(place < settings.test + settings.dev, 1, 0))
@@ -275,7 +279,8 @@ def asked(line: bytes, shows: str, split: str) -> Task | None:
     prompt = dialog.messages[:-1]
     return Task(
         id=content_id({"prompt": prompt}), prompt=prompt, verifier="exact", reference=[last.content], family=dialog.capability,
-        capability=dialog.capability, lang=dialog.lang, gold=last.content, split=split, provenance=marked(dialog.provenance, shows),
+        capability=dialog.capability, lang=dialog.lang, gold=last.content, split=split,
+        provenance=marked(dialog.provenance, shows),
     )  # fmt: skip
 
 

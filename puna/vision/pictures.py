@@ -1,10 +1,10 @@
 """Pictures and videos with text, for all of vision's training and tests (paper 7.1): generated ones, and the user's own.
 
 The generated ones have a known truth and are held out by it: what a picture of dev or test shows is shown by none of training.
-Rows of files are filtered, freed of near-duplicates, divided by picture, and resampled (`puna.vision.picture_files`). `train.jsonl`
-has dialogs, one question about one picture each or longer ones; `dev.jsonl` and `test.jsonl` have tasks, with the kind of question
-as their `family`. The files lie in `media/`; each row's provenance names in `checks.shows` what its picture shows, and `split.json`
-counts from the written rows that no such name is in two splits.
+Rows of files are filtered, freed of near-duplicates, divided by picture, and resampled (`puna.vision.picture_files`).
+`train.jsonl` has dialogs, one question about one picture each or longer ones; `dev.jsonl` and `test.jsonl` have tasks, with the
+kind of question as their `family`. The files lie in `media/`; each row's provenance names in `checks.shows` what its picture
+shows, and `split.json` counts from the written rows that no such name is in two splits.
 """
 
 from __future__ import annotations
@@ -141,7 +141,10 @@ def _asked(shown: Picture, url: str, split: str, questions: int, seed: int, numb
     medium = Medium(0, "video" if len(shown.images) > 1 else "image", url)
     provenance = marked(PROVENANCE, hashlib.blake2b(shown.key.encode(), digest_size=16).hexdigest())
     for one in (caption, *chosen):
-        prompt, answer = MessageRow(role="user", content=one.question, media=(medium,)), MessageRow(role="assistant", content=one.answer)
+        prompt, answer = (
+            MessageRow(role="user", content=one.question, media=(medium,)),
+            MessageRow(role="assistant", content=one.answer),
+        )
         if split == "train":
             messages = [prompt, answer]
             yield Dialog(id=content_id(messages), messages=messages, capability=one.kind, provenance=provenance)
@@ -202,7 +205,9 @@ def _proof(ctx: StageContext) -> dict[str, Any]:
         shown[split] = np.unique(digests_of(names))
     single = sorted(kind for kind, found in answers.items() if len(found) < LEAST_ANSWERS)
     if single:
-        ctx.note(f"test: all questions of the kind {', '.join(single)} have one answer, so shuffled pictures are no control for them")
+        ctx.note(
+            f"test: all questions of the kind {', '.join(single)} have one answer, so shuffled pictures are no control for them"
+        )
     return {
         "pictures": {split: len(found) for split, found in shown.items()},
         "overlap": {f"{a}/{b}": len(np.intersect1d(shown[a], shown[b])) for a, b in combinations(SPLITS, 2)},

@@ -113,4 +113,3 @@ def _lines(log: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
-

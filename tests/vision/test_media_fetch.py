@@ -53,8 +53,9 @@ def test_addresses_of_the_public_internet(text):
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.1", "localhost", "169.254.169.254", "10.0.0.5", "192.168.0.10:8080", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]",
-        "[fe80::1]", "[fd00:ec2::254]", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "127.1", "0", "2852039166", "127.0.0.1.",
+        "127.0.0.1", "localhost", "169.254.169.254", "10.0.0.5", "192.168.0.10:8080", "[::1]", "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]", "[fe80::1]", "[fd00:ec2::254]", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "127.1", "0",
+        "2852039166", "127.0.0.1.",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -122,8 +123,9 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(url):
 @pytest.mark.parametrize(
     "url",
     [
-        "http://", "http:///a.png", "http:a.png", "http://exa mple.org/", "http://example.org\\@127.0.0.1/", "http://example.org/\r\nX: 1",
-        "http://[::1/", "http://example.org:99999/", "http://example.org:x/", "http://\x00/", "https://" + "a" * 70 + ".org/",
+        "http://", "http:///a.png", "http:a.png", "http://exa mple.org/", "http://example.org\\@127.0.0.1/",
+        "http://example.org/\r\nX: 1", "http://[::1/", "http://example.org:99999/",
+        "http://example.org:x/", "http://\x00/", "https://" + "a" * 70 + ".org/",
     ],
 )  # fmt: skip
 def test_malformed_addresses(url, monkeypatch):
@@ -131,7 +133,9 @@ def test_malformed_addresses(url, monkeypatch):
     refused(url, ".")
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "FILE:/etc/passwd", "ftp://example.org/a", "gopher://x/", "concat:a|b", "javascript:1"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "FILE:/etc/passwd", "ftp://example.org/a", "gopher://x/", "concat:a|b", "javascript:1"]
+)
 def test_other_schemes_are_refused(url, tmp_path):
     refused(url, "are not read", root=tmp_path)
 
@@ -285,7 +289,12 @@ def test_redirects_are_followed_and_checked_anew(web):
     assert read_url(f"{web}/to?/to?/a.png", rules) == BODY
     port = web.rsplit(":", 1)[1]
     refused(f"{web}/to?http://elsewhere.test:{port}/a.png", "not among the allowed domains", rules)
-    for target in ("http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "http://[::ffff:10.0.0.1]/", "http://0xa000001/"):
+    for target in (
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://0xa000001/",
+    ):
         refused(f"{web}/to?{target}", "private network")
     refused(f"{web}/to?file:///etc/passwd", "begins with http")
     refused(f"{web}/to?data:image/png;base64,AAAA", "begins with http")

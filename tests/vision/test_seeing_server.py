@@ -87,17 +87,22 @@ def test_openai_client_with_pictures_streaming_and_not(openai_client):
     assert whole.choices[0].message.content == text
     streamed = openai_client.chat.completions.create(**fields, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == text
-    assert text != expected([Message("user", "Is  like ?", media=(media[1], media[0]))]) or text != expected([Message("user", "Is  like ?")])
+    assert text != expected([Message("user", "Is  like ?", media=media[:1])])
 
 
 def test_a_conversation_about_a_video(openai_client):
     clip = {"type": "video_url", "video_url": {"url": url(animated(8), "image/gif"), "num_frames": 4, "start": 0.1}}
     first = [{"role": "user", "content": [clip, text_part("What?")]}]
     medium = Medium(0, "video", url(animated(8), "image/gif"), frames=4, start=0.1)
-    said = openai_client.chat.completions.create(model="eye", messages=first, temperature=0, max_tokens=12).choices[0].message.content
+
+    def reply(messages: list[dict]) -> str:
+        found = openai_client.chat.completions.create(model="eye", messages=messages, temperature=0, max_tokens=12)
+        return found.choices[0].message.content
+
+    said = reply(first)
     assert said == expected([Message("user", "What?", media=(medium,))])
     turns = [*first, {"role": "assistant", "content": said}, {"role": "user", "content": "And then?"}]
-    again = openai_client.chat.completions.create(model="eye", messages=turns, temperature=0, max_tokens=12).choices[0].message.content
+    again = reply(turns)
     messages = [Message("user", "What?", media=(medium,)), Message("assistant", said), Message("user", "And then?")]
     assert again == expected(messages)
 
@@ -185,7 +190,7 @@ def test_malformed_parts_are_named():
             ({"type": "image_url", "image_url": {"url": "a", "size": 3}}, "'size'"),
             ({"type": "video_url", "video_url": {"url": "a", "num_frames": 0}}, "num_frames"),
             ({"type": "input_image", "image_url": "x"}, "'input_image' are not supported"),
-            ({"type": "audio_url", "audio_url": {"url": "a"}}, "'audio'"),
+            ({"type": "audio_url", "audio_url": {"url": "a"}}, "sounds have no place"),
         ):
             refused(ask(c, part), words)
         refused(ask(c, *[image_part(i) for i in range(3)]), "at most 2 pictures")
