@@ -113,7 +113,8 @@ class FileRows:
                 found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
                 if found.preferences or any(not task.gold for task in found.tasks):
                     raise UnreadableRow("a preference, or a task without a worked answer")
-                for one in (*found.dialogs, *found.tasks):
+                rows: list[Dialog | Task] = [*found.dialogs, *found.tasks]
+                for one in rows:
                     self._add(one, root, source.split, str(row.get("id", "")))
             except (UnreadableRow, InputError) as error:
                 reason = str(error) if isinstance(error, UnreadableRow) else f"{error.what}: {error.where}"
@@ -140,8 +141,8 @@ class FileRows:
 
     def media_of(self, rows: np.ndarray) -> set[int]:
         """The numbers of the media of some rows (bool [rows])."""
-        owned = np.repeat(rows, np.diff(np.array(self.ends, np.int64), prepend=0))
-        return set(np.array(self.media, np.int64)[owned].tolist())
+        counts = np.diff(np.array(self.ends, np.int64), prepend=np.int64(0))
+        return set(np.array(self.media, np.int64)[np.repeat(rows, counts)].tolist())
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of some rows that are pairs."""
@@ -236,7 +237,7 @@ def _without_duplicates(rows: FileRows, settings: NearPictures, chosen: Chosen) 
 def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) -> None:
     """Splits by picture: rows that share one, or show near-duplicates, are never on two sides."""
     media, ends = np.array(rows.media, np.int64), np.array(rows.ends, np.int64)
-    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=np.int64(0)))
     beside = np.flatnonzero(owner[1:] == owner[:-1]) if len(owner) else np.zeros(0, np.int64)
     first, second = np.concatenate([same, media[beside]]), np.concatenate([np.arange(len(same)), media[beside + 1]])
     roots = components(first, second, len(same))
