@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,4 +61,13 @@ def generate(
     finally:
         screen.close()
     kept = f", {found['kept']} of them finished before" if found["kept"] else ""
-    show({"out": str(out), **found}, f"{found['rows']} rows{kept}: {out}", as_json)
+    show({"out": str(out), **found}, f"{found['rows']} rows{kept}: {out}{_score(score, found)}", as_json)
+
+
+def _score(score: str, found: dict[str, Any]) -> str:
+    """What the scores say in sum."""
+    if not found.get("scored"):
+        return ""
+    if score == "verify":
+        return f"\n{found['mean_score']:.1%} of {found['scored']} samples pass"
+    return f"\nmean reward {found['mean_score']:.3f} of {found['scored']} samples"

@@ -42,6 +42,8 @@ def chat(
     lora: Lora = None,
     draft: Draft = None,
     kernels: Kernels = "auto",
+    image: Annotated[list[str] | None, typer.Option("--image", help="A picture for the first message: file or address.")] = None,
+    video: Annotated[list[str] | None, typer.Option("--video", help="A video for the first message.")] = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -65,6 +67,8 @@ def chat(
         lora=_adapters(lora),
         draft=_draft(directory, draft),
         kernels=kernels,
+        images=image or (),
+        videos=video or (),
     )
 
 
@@ -81,16 +85,25 @@ def serve(
     log_requests: Annotated[
         bool, typer.Option("--log-requests/--no-log-requests", help="A line on stderr for each request, without its texts.")
     ] = False,
+    allow_media_domains: Annotated[
+        list[str] | None,
+        typer.Option("--allow-media-domains", help="Fetch pictures from this host; `*.name`: all below it, `*`: any public one."),
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option("--media-root", help="Read pictures that requests name from this folder.", file_okay=False)
+    ] = None,
     directory: Dir = HERE,
 ) -> None:
     """Serve a model behind the OpenAI API, with a chat page at /."""
     path = latest.model_dir(directory, model)
     from puna.infer.shards import Layout
     from puna.serve.app import serve as serve_model
+    from puna.vision.fetch import MediaRules
 
     serve_model(
         path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora),
         draft=_draft(directory, draft), kernels=kernels, log_requests=log_requests,
+        rules=MediaRules(domains=_words(allow_media_domains)), media_root=media_root,
     )  # fmt: skip
 
 
@@ -147,6 +160,11 @@ def convert(
     for note in report["notes"]:
         typer.echo(note, err=True)
     typer.echo(str(destination))
+
+
+def _words(texts: list[str] | None) -> tuple[str, ...]:
+    """The words of an option that may be repeated and may hold several with commas."""
+    return tuple(word.strip() for text in texts or () for word in text.split(",") if word.strip())
 
 
 def _adapters(texts: list[str] | None) -> list[tuple[str | Path, float]]:

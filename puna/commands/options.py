@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +35,20 @@ def gathered(words: Sequence[str]) -> list[str]:
             lists.append([word])
         else:
             lists[-1].append(word)
+    _once(first for first, *_ in lists)
     return [first if not more else _listed(first, more) for first, *more in lists]
+
+
+def _once(words: Iterable[str]) -> None:
+    """A value that is given twice is a mistake: the first would be lost without a word."""
+    from puna.core.errors import InputError
+
+    seen: set[str] = set()
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and key in seen:
+            raise InputError(f"'{key}' is given twice", where=word, fix=f"once, as a list: {key}=FIRST SECOND")
+        seen.add(key)
 
 
 def _listed(first: str, more: list[str]) -> str:

@@ -245,7 +245,9 @@ def _ending(outcome: Any, *, has_report: bool) -> str:
 
         lines += ["", results(outcome.run_dir), "", f"report: {outcome.run_dir / 'report.html'}"]
     if any(artifact.kind == "model" for artifact in outcome.artifacts.values()):
-        lines += ["chat:   puna chat      (in the browser: puna serve)"]
+        root = outcome.run_dir.parent.parent
+        place = "" if root.resolve() == Path().resolve() else f" --dir {root}"
+        lines += [f"chat:   puna chat{place}      (in the browser: puna serve{place})"]
     made, reused = len(outcome.made), len(outcome.reused)
     lines += [
         f"done in {clock(outcome.seconds)}, peak memory {outcome.peak_memory_mb / 1000:.2f} GB, {made} stages made, {reused} kept"

@@ -208,6 +208,16 @@ def read_any(path: Path) -> Artifact:
     return found or Artifact(path.name, "model", path, store.digest_files(path)[0])
 
 
+def known_sources(directory: Path) -> list[Row]:
+    """Sources of a model's directory: those of its record, of the provenance beside it, or what its card states."""
+    directory = directory.resolve()
+    artifact = store.read(directory)
+    if artifact is None:
+        return _declared(Artifact(directory.name, MODEL, directory, ""), [])
+    graph = Graph()
+    return graph.sources(graph.add(artifact))
+
+
 def _key(artifact: Artifact) -> str:
     path = artifact.path
     return f"{path.parent.name}/{path.name}" if artifact.record else f"{path.name}-{artifact.digest[:8]}"

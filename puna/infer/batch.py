@@ -85,8 +85,10 @@ class Job:
 def generate(
     job: Job, out: Path, *, replicas: int = 1, ray: bool = False, threads: int | None = None, skip_bad: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Answer every row of `job.prompts` into `out`, a line per row in the order of the input; how many rows, how many kept.
+
+    With scores also how many samples have one, and their mean.
 
     Args:
         replicas: engines at work at once, a process each; with `ray` they are tasks of a Ray cluster.
@@ -111,7 +113,7 @@ def generate(
 
 def _run(
     job: Job, out: Path, plan: Plan, replicas: int, ray: bool, threads: int | None, progress: Callable[[int, int], None]
-) -> dict[str, int]:
+) -> dict[str, Any]:
     from puna.core.hardware import usable_cores
     from puna.data.engine import EngineSettings, map_shards
 
@@ -125,7 +127,17 @@ def _run(
     work = partial(_answer_window, job=job, parts=writer.parts, threads=threads)
     map_shards(work, left, engine=where, workers=workers, done=lambda _: writer.append())
     shutil.rmtree(writer.parts)
-    return {"rows": plan.rows, "kept": kept}
+    return {"rows": plan.rows, "kept": kept, **(_totals(out) if job.score else {})}
+
+
+def _totals(out: Path) -> dict[str, Any]:
+    """Over all samples that were written: how many have a score, and its mean (of verdicts, the share that passed)."""
+    scored, total = 0, 0.0
+    with out.open(encoding="utf-8") as file:
+        for line in file:
+            scores = [sample["score"] for sample in json.loads(line)["samples"] if sample["score"] is not None]
+            scored, total = scored + len(scores), total + sum(scores)
+    return {"scored": scored, "mean_score": total / scored if scored else None}
 
 
 class _Writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +13,13 @@ from puna.infer.engine import Engine
 from puna.infer.lora import Adapters, merge
 from puna.infer.native import Kernels, check_kernels
 from puna.infer.scheduler import Admission
+from puna.infer.sight import Eyes
 from puna.infer.speculate import PromptLookup
 from puna.model.checkpoint import load_model, read_config
 from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
+
+Opener = Callable[[Path, torch.dtype | None, str], tuple[Llama, Eyes | None]]  # (directory, dtype, device)
 
 
 def load_engine(
@@ -34,14 +37,15 @@ def load_engine(
     draft: str | Path | Llama | PromptLookup | None = None,
     guesses: int = 4,
     lora: Sequence[tuple[str | Path, float]] = (),
+    opener: Opener | None = None,
 ) -> tuple[Engine, Tokenizer]:
     """Engine and tokenizer of a Hugging Face directory, FP8 ones included; InputError names what is missing.
 
     Answers end at the ids of `generation_config.json` (`eos_token_id`), or at the tokenizer's stop tokens where it names none.
     `dtype` is that of the weights that are not FP8; None takes bfloat16 for a model that is stored so, on a GPU and for
     native kernels, and float32 for others. `draft` is the directory of a smaller model with the same tokenizer
-    (InputError for another), or a look-up. `lora` are adapters to merge and by how much each counts (`puna.infer.lora`). The
-    other arguments are those of `Engine`.
+    (InputError for another), or a look-up. `lora` are adapters to merge and by how much each counts (`puna.infer.lora`).
+    `opener` reads directories of another kind, such as models that see. The other arguments are those of `Engine`.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -53,7 +57,7 @@ def load_engine(
         fix = "give a model of the same herd"
         raise InputError("the draft model has another tokenizer than the model", where=str(draft), fix=fix)
     dtype = dtype or (torch.bfloat16 if kernels in ("native", "int8") or device != "cpu" else stored_dtype(directory))
-    model = load_model(directory, dtype=None if lora else dtype, device=device).eval()
+    model, eyes = (opener or _text)(directory, None if lora else dtype, device)
     if lora:
         merge(model, Adapters(lora), dtype)
     if isinstance(draft, str | Path):
@@ -70,8 +74,13 @@ def load_engine(
         admission=admission,
         draft=draft,
         guesses=guesses,
+        eyes=eyes,
     )
     return engine, tokenizer
+
+
+def _text(directory: Path, dtype: torch.dtype | None, device: str) -> tuple[Llama, Eyes | None]:
+    return load_model(directory, dtype=dtype, device=device).eval(), None
 
 
 def stored_dtype(directory: Path) -> torch.dtype:

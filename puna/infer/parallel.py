@@ -38,6 +38,8 @@ def first_rank(layout: Layout) -> bool:
 def opened(directory: str | Path, layout: Layout = ONE, **options: Any) -> Iterator[tuple[Engine, Tokenizer] | None]:
     """`load_engine`, or `shared_engine` for a layout of several ranks; `options` are those of both."""
     if layout.ranks > 1:
+        if options.pop("opener", None) is not None:
+            raise InputError("a model that sees is answered by one process", where="--tensor, --pipeline", fix="leave them out")
         if options.pop("draft", None) is not None:
             raise InputError("a model on several ranks has no draft", where="--draft", fix="leave it out")
         if options.pop("kernels", "auto") not in ("auto", "torch"):

@@ -56,10 +56,7 @@ def save_model(
     directory = Path(directory)
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
-    directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob("model*.safetensors*"):
-        old.unlink()
-    _write_weights(stored_state(model), directory, max_shard_bytes)
+    write_weights(stored_state(model), directory, max_shard_bytes)
     write_description(model, directory, tokenizer=tokenizer, generation=generation, fp8_format=fp8_format)
 
 
@@ -85,9 +82,9 @@ def write_description(
     config |= _quantization(model, fp8_format)
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer.vocab_size, str(directory))
-        config |= {TOKENIZER_DIGEST: tokenizer.digest, **_token_ids(tokenizer)}
+        config |= {TOKENIZER_DIGEST: tokenizer.digest, **token_ids(tokenizer)}
         tokenizer.save(directory)
-    write_json(directory / GENERATION, {**(_token_ids(tokenizer) if tokenizer else {}), **(generation or {})})
+    write_json(directory / GENERATION, {**(token_ids(tokenizer) if tokenizer else {}), **(generation or {})})
     write_json(directory / CONFIG, config)
 
 
@@ -147,7 +144,7 @@ def fill(
 ) -> None:
     """Make tensors by name the parameters of a network on `meta`, or of a part of one; otherwise as `build_model`."""
     _insert_fp8_layers(model, state, activation_bound)
-    _check_state(model, state, directory)
+    check_state(model.state_dict(), state, directory)
     for name, tensor in state.items():
         keep = tensor.dtype == torch.float8_e4m3fn or name.endswith(SCALE)
         state[name] = tensor.to(device=device, dtype=tensor.dtype if keep or dtype is None else dtype)
@@ -165,7 +162,7 @@ def load_state(directory: str | Path, *, dequantize: bool = True) -> dict[str, T
     directory = Path(directory)
     state: dict[str, Tensor] = {}
     for path, names in weight_files(directory):
-        state |= {name: tensor for name, tensor in _read_weights(path, names).items() if not name.endswith(OLD_ROPE_TABLE)}
+        state |= {name: tensor for name, tensor in read_weights(path, names).items() if not name.endswith(OLD_ROPE_TABLE)}
     for name in [name for name in state if name.endswith(SCALE)]:
         state[name] = check_scale(name, state[name], str(directory))
         weight = name.removesuffix("_scale")
@@ -203,7 +200,8 @@ def read_config(directory: str | Path) -> dict[str, Any]:
 # ---- tokenizer and ids
 
 
-def _token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The entries of `generation_config.json` about BOS, stop and pad tokens."""
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
 
 
@@ -241,7 +239,11 @@ def _quantization(model: Llama, fp8_format: str) -> dict[str, Any]:
     return quantization_entries(fp8_format, kept, layers[0].activation_bound) if layers else {}
 
 
-def _write_weights(state: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
+def write_weights(state: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
+    """Write `model.safetensors`, or shards and their index; weights of an earlier save in the same place are removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("model*.safetensors*"):
+        old.unlink()
     files = shard_files(state, max_shard_bytes)
     for name, shard in files.items():
         _write_shard(shard, directory / name)
@@ -314,7 +316,8 @@ def weight_files(directory: Path) -> list[tuple[Path, list[str] | None]]:
     return [(directory / file, names) for file, names in sorted(files.items())]
 
 
-def _read_weights(path: Path, names: list[str] | None) -> dict[str, Tensor]:
+def read_weights(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of one file by name (None: all there are); InputError for a file that is missing, damaged or lacks one."""
     if not path.is_file():
         raise InputError("a weight file named in the index is missing", where=str(path), fix=COPY_AGAIN)
     try:
@@ -331,7 +334,7 @@ def _read_weights(path: Path, names: list[str] | None) -> dict[str, Tensor]:
 def _tie(state: dict[str, Tensor], directory: Path) -> None:
     embedding = state.get("model.embed_tokens.weight")
     if embedding is None:
-        return  # `_check_state` names it
+        return  # `check_state` names it
     if "lm_head.weight" in state and not torch.equal(state["lm_head.weight"], embedding):
         raise InputError("config.json ties the output matrix to the embedding and the weights hold two different ones",
                          where=str(directory), fix="set tie_word_embeddings to false in config.json")  # fmt: skip
@@ -356,15 +359,17 @@ def _insert_fp8_layers(model: nn.Module, state: dict[str, Tensor], bound: float)
         parent, _, child = module.rpartition(".")
         if f"{module}.weight" in state:
             _check_scaled(f"{module}.weight", state[f"{module}.weight"])
-        if f"{module}.weight" in shapes:  # if not, `_check_state` names it as a surplus tensor
+        if f"{module}.weight" in shapes:  # if not, `check_state` names it as a surplus tensor
             rows, columns = shapes[f"{module}.weight"]
             weight = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta")
             scale = torch.empty(rows, 1, device="meta")
             setattr(model.get_submodule(parent), child, Fp8Linear(weight, scale, activation_bound=bound))
 
 
-def _check_state(model: nn.Module, state: dict[str, Tensor], directory: Path) -> None:
-    expected = model.state_dict()
+def check_state(
+    expected: dict[str, Tensor], state: dict[str, Tensor], directory: Path, network: str = "LlamaForCausalLM"
+) -> None:
+    """InputError unless tensors by name are those that a network, named in the error, asks for, in its shapes."""
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())
     if missing:
@@ -372,7 +377,7 @@ def _check_state(model: nn.Module, state: dict[str, Tensor], directory: Path) ->
     if surplus:
         raise InputError(
             f"{len(surplus)} tensors do not belong to this network: {_some(surplus)}", where=str(directory),
-            fix="use a checkpoint of LlamaForCausalLM, or correct config.json",
+            fix=f"use a checkpoint of {network}, or correct config.json",
         )  # fmt: skip
     for name, tensor in expected.items():
         if tensor.shape != state[name].shape:

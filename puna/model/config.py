@@ -179,6 +179,12 @@ def _refuse_foreign(hf: Mapping[str, Any], where: str) -> None:
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
     }
+    if hf.get("model_type") == "mllama":
+        raise InputError(
+            "this is a vision model, and a text model is wanted here",
+            where=where,
+            fix="take its text part out: puna convert SRC DST --to text",
+        )
     for key, allowed in expected.items():
         if hf.get(key) not in allowed:
             raise InputError(

@@ -130,6 +130,13 @@ class Linear(nn.Linear):
         return cpu.linear(x, self.weight) if cpu.trains(x, self.weight) else F.linear(x, self.weight)
 
 
+class Affine(nn.Linear):
+    """`nn.Linear` with its bias, without drawing from the global random state: encoders have such layers, the text model none."""
+
+    def reset_parameters(self) -> None:
+        """Weights are set by `init_weights` or by loading."""
+
+
 def trained_on_cpu(x: Tensor, *parts: nn.Module) -> bool:
     """Whether these products are plain ones that `puna.model.cpu` may take together."""
     return all(type(part) is Linear for part in parts) and cpu.trains(x, *(part.weight for part in parts))  # type: ignore[arg-type]

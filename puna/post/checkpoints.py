@@ -7,9 +7,12 @@ that a model's unverified text can be kept out of its own training; section 4.3.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
+
+import torch
 
 from puna.core.errors import InputError
 from puna.core.stage import Artifact, StageContext
@@ -67,6 +70,14 @@ def write_ancestors(ctx: StageContext, parents: Iterable[Artifact]) -> None:
     """Record the digests of `parents` and of everything they descend from."""
     digests = sorted(set().union(*(ancestors(parent) for parent in parents)))
     (ctx.out / ANCESTORS).write_text(json.dumps(digests, indent=1) + "\n")
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """32 hex digits that name a model's weights and their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in model.named_parameters():
+        digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def ancestors(artifact: Artifact) -> set[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from puna.core.errors import PunaError
 from puna.core.rng import derive_seed
 from puna.infer.engine import Request, Token
 from puna.infer.grammar import Grammar
+from puna.infer.request import Shown
 from puna.serve.answer import AnswerStream
 from puna.serve.protocol import ApiError, Sampling, as_api_error
 from puna.serve.worker import EngineThread, Ticket
@@ -47,8 +48,14 @@ class Generator:
         self.context = worker.engine.max_seq_len
         self._started = 0
 
-    def start(self, asked: Sampling, prompts: list[list[int]], *, calls: bool, grammar: Grammar | None = None) -> Job:
-        """The job that gathers the answers to these prompts; `calls`: whether an answer may be a tool call."""
+    def start(
+        self, asked: Sampling, prompts: list[list[int]], *, calls: bool, grammar: Grammar | None = None,
+        media: Sequence[Shown] = (),
+    ) -> Job:  # fmt: skip
+        """The job that gathers the answers to these prompts.
+
+        `calls`: whether an answer may be a tool call. `media`: what the prompt shows, where there is one.
+        """
         alternatives, echo = asked.alternatives(), getattr(asked, "echo", False)
         self._started += 1
         seed = asked.seed if asked.seed is not None else derive_seed(0, "serve", self._started)
@@ -64,6 +71,7 @@ class Generator:
                 shaping=replace(asked.shaping(), grammar=grammar),
                 logprobs=alternatives or 0,
                 prompt_logprobs=echo and alternatives is not None,
+                media=media,
             )
             for prompt in prompts
         ]

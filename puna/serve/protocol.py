@@ -16,7 +16,8 @@ from puna.core.errors import InputError, PunaError
 from puna.core.json_numbers import Number, Whole
 from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
-from puna.tokenizer.chat import Message, with_tools
+from puna.tokenizer.chat import Medium, Message, with_tools
+from puna.tokenizer.dialog import PARTS, MessageRow, reason_of
 from puna.tokenizer.tool_calls import ROLE_OF, calls_text
 
 HARMLESS = frozenset(
@@ -235,18 +236,26 @@ def _message(message: ChatMessage) -> Message:
     role = ROLE_OF.get(message.role, message.role)
     calls = message.tool_calls if role == "assistant" else None
     try:
-        return Message(role, _text(message.content), tool_calls=calls_text(calls) if calls else None)
+        content, media = _content(message.content)
+        if media and role != "user":
+            raise ApiError(400, f"a message of role '{message.role}' shows no pictures: the user's may", param="messages")
+        return Message(role, content, tool_calls=calls_text(calls) if calls else None, media=media)
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from None
 
 
-def _text(content: str | list[dict[str, Any]] | None) -> str:
+def _content(content: str | list[dict[str, Any]] | None) -> tuple[str, tuple[Medium, ...]]:
+    """Text, and the pictures and videos in it."""
     if content is None or isinstance(content, str):
-        return content or ""
+        return content or "", ()
     for part in content:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+        if part.get("type") not in ("text", *PARTS):
             raise ApiError(400, f"content parts of type '{part.get('type')}' are not supported", param="messages")
-    return "".join(part["text"] for part in content)
+    try:
+        row = MessageRow.model_validate({"role": "user", "content": content})
+    except ValidationError as error:
+        raise ApiError(400, reason_of(error), param="messages") from None
+    return row.content, row.media
 
 
 def _schema(asked: ResponseFormat) -> dict[str, Any] | None:

@@ -6,19 +6,26 @@ Greedy by default, and then the text of a float32 model is the one transformers'
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
-from puna.infer.parallel import ONE, opened
+from puna.infer.parallel import ONE
+from puna.infer.request import Shown
 from puna.infer.shards import Layout
 from puna.serve.answer import AnswerStream
+from puna.serve.media import eyes_of
+from puna.serve.models import opened_model
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import Message, parse, render
+from puna.tokenizer.chat import Medium, Message, parse, render
+from puna.vision.fetch import MediaRules, scheme_of
+from puna.vision.media import Loaded, load
 
 COMMANDS = "/reset forgets the conversation · /system TEXT sets the system prompt · /quit ends · Ctrl-C stops an answer"
+SHOWING = "/image FILE and /video FILE go with the next message"
 
 
 @dataclass
@@ -32,12 +39,24 @@ class Conversation:
     max_tokens: int
     seed: int
     messages: list[Message] = field(default_factory=list)
+    loaded: dict[Medium, Loaded] = field(default_factory=dict)
 
     def request(self) -> Request:
         """The engine request for the assistant's next message."""
         head = [Message("system", self.system)] if self.system else []
-        ids = render(self.tokenizer, [*head, *self.messages], generation_prompt=True).ids
-        return Request(ids, temperature=self.temperature, max_tokens=self.max_tokens, seed=self.seed)
+        rendered = render(self.tokenizer, [*head, *self.messages], generation_prompt=True)
+        media = [medium for message in self.messages for medium in message.media]
+        shown = [Shown(at, self._load(medium)) for at, medium in zip(rendered.media, media, strict=True)]
+        return Request(rendered.ids, temperature=self.temperature, max_tokens=self.max_tokens, seed=self.seed, media=shown)
+
+    def _load(self, medium: Medium) -> Loaded:
+        """A medium, read once. Whoever sits at the terminal may read any file, and fetch from any public address."""
+        eyes = eyes_of(self.engine)
+        if eyes is None:
+            raise InputError("this model reads text alone", fix="leave pictures out, or take a model that sees")
+        if medium not in self.loaded:
+            self.loaded[medium] = load(medium, Path("/"), MediaRules(domains=("*",)), eyes.shape, eyes.frames)
+        return self.loaded[medium]
 
 
 def chat(
@@ -49,28 +68,35 @@ def chat(
     seed: int = 0,
     as_json: bool = False,
     layout: Layout = ONE,
+    images: Sequence[str] = (),
+    videos: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
     With `as_json`, the one answer is printed as a JSON object: text, tool_calls, finished (an end token came), tokens.
-    `options`: as in `opened`.
+    `images`, `videos`: files or addresses that go with the first message. `options`: as in `opened_model`.
     Raises InputError for a directory that holds no model, or a prompt that does not fit.
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    with opened(directory, layout, max_running=1, **options) as found:
+    shown = (*(_medium("image", url) for url in images), *(_medium("video", url) for url in videos))
+    with opened_model(directory, layout, max_running=1, **options) as found:
         if found is None:
             return
         talk = Conversation(*found, system, temperature, max_tokens, seed)
         if prompt is None:
-            _converse(talk, Path(directory).absolute().name)
+            _converse(talk, Path(directory).absolute().name, list(shown))
         else:
-            _answer_once(talk, prompt, as_json)
+            talk.messages.append(Message("user", prompt, media=shown))
+            _answer_once(talk, as_json)
 
 
-def _answer_once(talk: Conversation, prompt: str, as_json: bool) -> None:
-    talk.messages.append(Message("user", prompt))
+def _medium(kind: Literal["image", "video"], url: str) -> Medium:
+    return Medium(0, kind, url if scheme_of(url) else str(Path(url).expanduser().absolute()))
+
+
+def _answer_once(talk: Conversation, as_json: bool) -> None:
     completion = talk.engine.generate([talk.request()])[0][0]
     message = parse(talk.tokenizer, completion.ids)
     if as_json:
@@ -80,8 +106,10 @@ def _answer_once(talk: Conversation, prompt: str, as_json: bool) -> None:
         print(message.content + (message.tool_calls or ""))
 
 
-def _converse(talk: Conversation, name: str) -> None:
-    print(f"{name} · {COMMANDS}")
+def _converse(talk: Conversation, name: str, waiting: list[Medium]) -> None:
+    """Take turns; `waiting` are media that go with the next message."""
+    sees = eyes_of(talk.engine) is not None
+    print(f"{name} · {COMMANDS}" + (f" · {SHOWING}" if sees else ""))
     while True:
         try:
             line = input("\n> ")
@@ -93,17 +121,21 @@ def _converse(talk: Conversation, name: str) -> None:
             return
         if command in ("/reset", "/system"):
             talk.messages.clear()
+            waiting.clear()
             talk.system = rest.strip() or None if command == "/system" else talk.system
             print("a new conversation" + (f" with system prompt: {talk.system}" if talk.system else ""))
+        elif command in ("/image", "/video") and rest.strip() and sees:
+            waiting.append(_medium("image" if command == "/image" else "video", rest.strip()))
         elif command.startswith("/"):
-            print(COMMANDS)
+            print(COMMANDS + (f" · {SHOWING}" if sees else ""))
         elif command:
-            _take_turn(talk, line)
+            _take_turn(talk, line, tuple(waiting))
+            waiting.clear()
 
 
-def _take_turn(talk: Conversation, line: str) -> None:
+def _take_turn(talk: Conversation, line: str, media: tuple[Medium, ...]) -> None:
     """Send one line and stream the answer; a turn that cannot be answered leaves the conversation as it was."""
-    talk.messages.append(Message("user", line))
+    talk.messages.append(Message("user", line, media=media))
     try:
         message = _stream(talk)
     except InputError as error:

@@ -270,9 +270,9 @@ class _Loop:
         if self.world.process or (now - self.shown < PROGRESS_SECONDS and self.step < self.schedule.steps):
             return
         self.shown = now
-        last = next((row["loss"] for row in reversed(self.rows) if row.get("loss") is not None), None)
+        last = next(({"loss": row["loss"]} for row in reversed(self.rows) if row.get("loss") is not None), {})
         done, total = self.schedule.first + self.step, self.schedule.of or self.schedule.steps
-        self.ctx.progress(done, total, loss=last, tokens_per_s=round(self.meter.rate()), phase=self.name)
+        self.ctx.progress(done, total, **last, tokens_per_s=round(self.meter.rate()), phase=self.name)
 
     # ---- state --------------------------------------------------------------------------------------------------------
 

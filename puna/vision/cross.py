@@ -73,7 +73,7 @@ class Visible:
     """Which tokens of media each text position sees.
 
     Attributes:
-        mask_B1TS: bool, True = sees; rows of nothing are all True, since a softmax over nothing is not a number.
+        mask_B1TS: bool, True = sees; rows of nothing see what there is, since a softmax over nothing is not a number.
         any_BT1: bool, whether the position sees anything. leak: as in `AdapterConfig`.
     """
 
@@ -82,10 +82,11 @@ class Visible:
     leak: bool = False
 
     @classmethod
-    def of(cls, sees_BTS: Tensor, *, leak: bool = False) -> Visible:
-        """From what each position sees."""
+    def of(cls, sees_BTS: Tensor, *, leak: bool = False, there_BS: Tensor | None = None) -> Visible:
+        """From what each position sees; `there_BS` is False for tokens that only fill a row up, None where there are none."""
         found_BT1 = sees_BTS.any(-1, keepdim=True)
-        return cls((sees_BTS | ~found_BT1)[:, None], found_BT1, leak)
+        rest_BTS = ~found_BT1 if there_BS is None else ~found_BT1 & (there_BS | ~there_BS.any(-1, keepdim=True))[:, None]
+        return cls((sees_BTS | rest_BTS)[:, None], found_BT1, leak)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from puna.model.llama import Embedding, Linear
+from puna.model.llama import Affine, Embedding, Linear
 from puna.vision.config import VisionConfig, ratios
 
 MULTIPLE = 8  # tokens of a tile are padded to a multiple of it where padding is attended to
@@ -225,10 +225,3 @@ class EncoderMLP(nn.Module):
 
     def forward(self, x_ICD: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x_ICD)))
-
-
-class Affine(nn.Linear):
-    """`nn.Linear` with its bias, without drawing from the global random state."""
-
-    def reset_parameters(self) -> None:
-        """Weights are set by `init_weights` or by loading."""

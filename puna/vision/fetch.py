@@ -180,7 +180,10 @@ def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
             if answer.status in (301, 302, 303, 307, 308):
                 return answer.headers.get("Location") or ""
             _check_answer(answer, rules, url)
-            return _body(answer, rules, url)
+            body = _body(answer, rules, url)
+            if time.monotonic() >= deadline:  # what was cut off looks like an end
+                raise TimeoutError
+            return body
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
             what = f"the picture or video did not come within {rules.seconds:g} seconds"
@@ -189,7 +192,8 @@ def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
 
 
 def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """Why, without repeating what a stranger sent."""
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "this is no whole answer of a web server"
 
 
 def _checked(url: str, rules: MediaRules) -> SplitResult:
@@ -206,7 +210,8 @@ def _checked(url: str, rules: MediaRules) -> SplitResult:
     if "@" in parts.netloc:
         raise InputError("addresses with a user name or a password are not read", where=host, fix="leave them out")
     if not _allowed(host.rstrip(".").lower(), rules.domains):
-        what = f"'{shown(host)}' is not among the allowed domains" if rules.domains else "pictures are not fetched from the web here"
+        listed = f"'{shown(host)}' is not among the allowed domains"
+        what = listed if rules.domains else "pictures are not fetched from the web here"
         fix = "send the picture as a data: URL, or let the server be started with --allow-media-domains"
         raise InputError(what, where=shown(url), fix=fix)
     return parts
@@ -218,7 +223,7 @@ def _allowed(host: str, domains: tuple[str, ...]) -> bool:
 
 
 def _resolved(host: str, port: int, url: str) -> list[str]:
-    """What a host resolves to, each once; InputError unless all of it is public. Numbers in any notation resolve to themselves."""
+    """What a host resolves to; InputError unless all of it is public. Numbers in any notation resolve to themselves."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

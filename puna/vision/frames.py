@@ -1,9 +1,9 @@
 """Frames of a video, uniform over all of it (paper 7.3): at most 64, each a picture for the encoder.
 
-A video is a file that PyAV reads (extra `video`), an animated GIF, WebP or PNG, or a folder of pictures; the generated ones are of
-the latter kinds, so nothing but Pillow is needed for them. The stretch is divided into equal parts and the frame in the middle of
-each is taken. One frame at a time is decoded, and from the last key frame before it, so neither memory nor time grows with the
-length of the video. Only containers that hold the pictures themselves are opened: a playlist could name other files and addresses.
+A video is a file that PyAV reads (extra `video`), an animated GIF, WebP or PNG, or a folder of pictures; the generated ones are
+of the latter kinds, so nothing but Pillow is needed for them. The stretch is divided into equal parts and the frame in the middle
+of each is taken. One frame at a time is decoded, and from the last key frame before it, so neither memory nor time grows with the
+length of the video. Only containers that hold the pictures themselves are opened: a playlist could name other files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,9 +24,11 @@ from puna.vision.tiles import FORMATS, as_rgb, check_pixels, read_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,h264,hevc,ivf"
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,ivf"
 ANIMATED = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
 RATE = 240  # frames a second, the most that is looked at
+WIDEST_PIXEL = 4.0  # a pixel's width over its height, or the reverse, beyond which a file is not believed
+UNTIMED = 100  # milliseconds of a frame that names no time, as browsers show it
 SHORT = 0.9  # of the length a file says it has: with less it was cut off
 
 T = TypeVar("T")
@@ -99,10 +102,10 @@ def _of_folder(
 def frame_files(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names."""
     files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
-    return sorted(files, key=lambda file: [(int(part), "") if part.isdigit() else (0, part) for part in _PARTS.findall(file.name)])
+    return sorted(files, key=lambda file: [(int(number or 0), text) for number, text in _PARTS.findall(file.name)])
 
 
-_PARTS = re.compile(r"[0-9]+|[^0-9]+")
+_PARTS = re.compile(r"([0-9]+)|([^0-9]+)")
 
 
 def _of_animation(
@@ -133,8 +136,9 @@ def _times(image: Any, frames: int) -> list[float]:
     times, now = [], 0.0
     for i in range(frames):
         image.seek(i)
-        times.append(now)
-        now += (image.info.get("duration") or 100) / 1000  # browsers show frames without a time for a tenth of a second
+        image.load()  # only now is the time of a WebP's frame known
+        times.append(now / 1000)
+        now += image.info.get("duration") or UNTIMED
     return times
 
 
@@ -163,8 +167,8 @@ def _of_video(
             inside = stretch.within(index.seconds)
             _check_length(index, inside, rules, where)
             targets = [index.times[i] for i in _picked(inside, count, where)]
-        with _opened(av, content) as container:
-            made = [each(frame) for frame in _decoded(container, index, targets, rules, where)]
+        with closing(_Decoder(av, content, index.keys)) as decoder:
+            made = [each(_upright(frame, decoder.aspect)) for frame in decoder.frames(targets, rules, where)]
     except av.error.FFmpegError as error:
         raise InputError(f"the video is damaged, or in no known format ({error.strerror})", where=where) from None
     if len(made) < len(targets):
@@ -174,7 +178,8 @@ def _of_video(
 
 def _opened(av: Any, content: bytes) -> Any:
     """A container over bytes in memory that opens nothing else, whatever it names."""
-    return av.open(io.BytesIO(content), mode="r", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"})
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+    return av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,8 @@ class _Index:
         if not container.streams.video:
             raise InputError("the file holds no video", where=where)
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise InputError("the video is in a form that cannot be decoded here", where=where, fix="send H.264 in MP4")
         check_pixels(stream.codec_context.width, stream.codec_context.height, rules, where)
         times, keys, end = [], [], 0
         for packet in container.demux(stream):
@@ -208,11 +215,6 @@ class _Index:
             raise InputError("the video has no frames", where=where)
         _check_whole(container, stream, float((end - times[0]) * stream.time_base), where)
         return cls(times, [float((time - times[0]) * stream.time_base) for time in times], sorted(keys))
-
-    def key_before(self, time: int) -> int | None:
-        """The last key frame at or before a time."""
-        found = bisect_right(self.keys, time)
-        return self.keys[found - 1] if found else None
 
 
 def _check_whole(container: Any, stream: Any, seconds: float, where: str) -> None:
@@ -233,27 +235,68 @@ def _check_length(index: _Index, inside: range, rules: MediaRules, where: str) -
         raise InputError(what, where=where, fix="choose a stretch with start and end")
 
 
-def _decoded(container: Any, index: _Index, targets: list[int], rules: MediaRules, where: str) -> Iterator[Image]:
-    """The first frame at or after each target, upright. Jumps to the key frame before a target when that lies ahead."""
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1
-    at, frames = None, container.decode(stream)
-    for target in targets:
-        key = index.key_before(target)
-        if key is not None and (at is None or key > at):
-            container.seek(key, stream=stream)
-            frames = container.decode(stream)
-        for frame in frames:
-            at = frame.pts if frame.pts is not None else frame.dts
-            if at is not None and at >= target:
-                check_pixels(frame.width, frame.height, rules, where)
-                yield _upright(frame)
-                break
+class _Decoder:
+    """Frames of a file in the order they are shown, from the last key frame before each that is wanted.
+
+    Some containers land behind the place they are told to jump to. The first time one does, the file is read from its beginning
+    and without jumps.
+    """
+
+    def __init__(self, av: Any, content: bytes, keys: list[int]):
+        self.av, self.content, self.keys, self.jumps = av, content, keys, True
+        self._begin()
+
+    def _begin(self) -> None:
+        self.container = _opened(self.av, self.content)
+        self.stream = self.container.streams.video[0]
+        self.stream.codec_context.thread_count = 1
+        self.aspect = float(self.stream.sample_aspect_ratio or 1)
+        self.stored, self.at = self.container.decode(self.stream), self.keys[0] if self.keys else 0
+
+    def frames(self, targets: list[int], rules: MediaRules, where: str) -> Iterator[Any]:
+        """The first frame at or after each target, ascending; fewer if the file ends before."""
+        for target in targets:
+            frame = self._jumped(target) or next(self.stored, None)
+            while frame is not None and self._time(frame) < target:
+                frame = next(self.stored, None)
+            if frame is None:
+                return
+            self.at = self._time(frame)
+            check_pixels(frame.width, frame.height, rules, where)
+            yield frame
+
+    def _jumped(self, target: int) -> Any:
+        """The key frame before a target, if that lies ahead and can be jumped to."""
+        found = bisect_right(self.keys, target)
+        key = self.keys[found - 1] if found else self.at
+        if not self.jumps or key <= self.at:
+            return None
+        self.container.seek(key, stream=self.stream)
+        self.stored = self.container.decode(self.stream)
+        landed = next(self.stored, None)
+        if landed is None or self._time(landed) > key:
+            self.jumps = False
+            self.close()
+            self._begin()
+            return None
+        return landed
+
+    def _time(self, frame: Any) -> int:
+        """When it is shown; a frame without a time counts as the one before."""
+        time = frame.dts if frame.pts is None else frame.pts
+        return self.at if time is None else time
+
+    def close(self) -> None:
+        """Free the decoder's buffers."""
+        self.container.close()
 
 
-def _upright(frame: Any) -> Image:
-    """A frame as RGB, with square pixels, turned as the file says (counter-clockwise degrees, as Pillow's)."""
+def _upright(frame: Any, aspect: float) -> Image:
+    """A frame as RGB, its pixels made square, turned by quarters as the file says (counter-clockwise, as Pillow turns)."""
     from PIL.Image import Resampling
 
     image = frame.to_image()
-    return image if not frame.rotation else image.rotate(frame.rotation, Resampling.BILINEAR, expand=True)
+    if aspect != 1 and 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
+        image = image.resize((max(1, round(image.width * aspect)), image.height), Resampling.BILINEAR)
+    quarters = round(frame.rotation / 90) % 4
+    return image.rotate(90 * quarters, expand=True) if quarters else image

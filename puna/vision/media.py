@@ -20,13 +20,18 @@ FRAMES = 16  # of a video that names no number (paper 7.3: video pre-training)
 KEY_BYTES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A picture, or the frames of a video, as tiles. `key` is a digest of the content and of how it was cut."""
 
     kind: Literal["image", "video"]
     images: list[Tiled]
     key: bytes
+
+    @property
+    def bytes(self) -> int:
+        """Memory its tiles take."""
+        return sum(image.pixels.nbytes for image in self.images)
 
 
 def load(medium: Medium, root: Path | None, rules: MediaRules, shape: ImageShape, frames: int = FRAMES) -> Loaded:

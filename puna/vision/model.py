@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from puna.core.rng import derive_seed
 from puna.model.attention import Mask
 from puna.model.config import ModelConfig
-from puna.model.llama import Attached, KVCache, Llama, Trunk
+from puna.model.llama import Affine, Attached, KVCache, Llama, Trunk
 from puna.train.packing import Batch
 from puna.vision.config import EXTRA_ROWS, AdapterConfig, VideoConfig, VisionConfig
 from puna.vision.cross import CrossLayer, Reading
-from puna.vision.encoder import Affine, ImageEncoder
+from puna.vision.encoder import ImageEncoder
 from puna.vision.sight import Gathered, Media, gathered
 from puna.vision.video import VideoAdapter
 

@@ -50,14 +50,17 @@ def see(model: VisionLlama, tiles_N3SS: Tensor, tiles_I: Tensor, ratio_I: Tensor
 
 
 def attach_seen(model: VisionLlama, rows: Sequence[Sequence[Place]], positions_BT: Tensor) -> Sight | None:
-    """What the media of each row add to a pass over `positions_BT`; None where no row has any."""
+    """What the media of each row add to a pass over `positions_BT`; None where no row has any.
+
+    A row is computed as it would be alone, also with `leak`, where its neighbours count in transformers.
+    """
     readings = []
     for video, part in ((True, model.video), (False, model.adapter)):
         places = [[place for place in row if place[0].video == video] for row in rows]
         if part is None or not any(places):
             continue
         leak = not video and model.adapter.config.leak
-        visible = Visible.of(_sees(places, positions_BT), leak=leak)
+        visible = Visible.of(_sees(places, positions_BT), leak=leak, there_BS=_there(places) if leak else None)
         layers = part.layers
         memory = [_memory(places, i) for i in range(len(layers))]
         readings.append(Reading(layers, part.config.places, memory.__getitem__, visible))  # type: ignore[arg-type]
@@ -72,6 +75,13 @@ def _sees(places: list[list[Place]], positions_BT: Tensor) -> Tensor:
         spans.append(torch.cat(parts) if parts else torch.zeros(1, 2, dtype=torch.int64))
     span_BS2 = pad_sequence(spans, batch_first=True).to(positions_BT.device)
     return (positions_BT[..., None] >= span_BS2[:, None, :, 0]) & (positions_BT[..., None] < span_BS2[:, None, :, 1])
+
+
+def _there(places: list[list[Place]]) -> Tensor:
+    """bool [B,S]: False where a row is filled up."""
+    lengths = [sum(len(seen.real_S) for seen, _, _ in row) for row in places]
+    device = next(row[0][0].real_S.device for row in places if row)
+    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def _memory(places: list[list[Place]], layer: int) -> KeysValues:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none that starts a program, as EPS does
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none that starts a program, as EPS does
 BYTE_OF_SHORT = 255 / 65535
 
 
@@ -90,7 +90,8 @@ def check_pixels(width: int, height: int, rules: MediaRules, where: str) -> None
 
 
 def _too_large(rules: MediaRules, where: str) -> InputError:
-    return InputError(f"the picture has more than {rules.max_pixels / 1e6:g} million pixels", where=where, fix="send a smaller one")
+    what = f"the picture has more than {rules.max_pixels / 1e6:g} million pixels"
+    return InputError(what, where=where, fix="send a smaller one")
 
 
 def as_rgb(image: Image) -> Image:

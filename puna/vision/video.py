@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puna.model.config import ModelConfig
-from puna.model.llama import Linear
+from puna.model.llama import Affine, Linear
 from puna.vision.config import VideoConfig, VisionConfig
 from puna.vision.cross import CrossLayer
-from puna.vision.encoder import Affine, EncoderMLP
+from puna.vision.encoder import EncoderMLP
 
 MLP_RATIO = 4
 

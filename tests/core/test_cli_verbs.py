@@ -75,7 +75,7 @@ def test_up_and_the_verbs_after_it(puna, tmp_path):
         "a  done" in out
         and lines[-1].startswith("done in ")
         and "3 stages made, 0 kept" in lines[-1]
-        and "puna chat" in lines[-2]
+        and lines[-2] == "chat:   puna chat      (in the browser: puna serve)"
     )
 
     code, out, _ = puna("status", "--json")

@@ -228,12 +228,14 @@ def test_rows_of_other_tools_mean_what_ours_mean(model, tmp_path):
 def test_verdicts_and_the_best(model, tmp_path):
     task = {"prompt": [{"role": "user", "content": "7 + 3"}], "verifier": "contains", "reference": ["e"], "n": 12}
     given = written(tmp_path / "in", [task, {**task, "reference": []}, {**task, "reference": ["no such text"]}])
-    generate(Job(model, given, max_tokens=40, score="verify"), tmp_path / "all")
+    found = generate(Job(model, given, max_tokens=40, score="verify"), tmp_path / "all")
     generate(Job(model, given, max_tokens=40, score="verify", best=True), tmp_path / "best")
     drawn = [line["samples"] for line in lines(tmp_path / "all")]
     for sample in drawn[0]:
         assert sample["score"] == float("e" in sample["text"] and sample["finish_reason"] == "stop")
     assert {sample["score"] for sample in drawn[2]} == {0.0}
+    scores = [sample["score"] for samples in drawn for sample in samples]
+    assert found["scored"] == len(scores) == 36 and found["mean_score"] == pytest.approx(sum(scores) / 36)
     for samples, line in zip(drawn, lines(tmp_path / "best"), strict=True):
         assert line["samples"] == [max(samples, key=lambda sample: sample["score"])]
     with pytest.raises(InputError, match="verifier"):

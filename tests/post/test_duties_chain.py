@@ -143,6 +143,18 @@ def test_release_wants_the_name_and_verifies_elsewhere(chain, tmp_path):
     assert "**Built with Llama**" in (tmp_path / "elsewhere" / "README.md").read_text()
 
 
+def test_a_release_or_a_stages_model_taken_up_again_brings_its_sources(chain, tmp_path):
+    release(chain.models["a"], [], tmp_path / "tuned", name="Llama-tuned", run="test")
+    again = {"bundle": tmp_path / "tuned", "stage": chain.models["a"].path}
+    for name, path in again.items():
+        made = chain.store.make("post.start", name, None, f"path={path}")
+        assert "llama-name" in made.record["obligations"], name
+        assert any(row["source"] == LLAMA and row["role"] == "teacher" for row in made.record["lineage"]), name
+    said = chain.store.make("post.start", "said", None, f"path={tmp_path / 'tuned'}", "licence=MIT")
+    own = [row for row in said.record["lineage"] if row["source"] == "tuned"]
+    assert [row["licence"] for row in own] == ["MIT"] and "llama-name" in said.record["obligations"]
+
+
 def test_without_the_row_the_duty_is_gone(chain, tmp_path):
     clean = chain.store.tasks("clean", list(map(dialog, range(20))))
     base = store.read(chain.store.root / "store" / "post.start" / "base")

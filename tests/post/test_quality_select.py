@@ -170,6 +170,16 @@ def test_truth_of_rows_that_were_not_judged_is_refused(tmp_path):
     assert score_planted(tmp_path / "truth.jsonl", {"a": ""})["kept"]["recall"] == 1.0
 
 
+def test_of_a_good_row_and_its_copy_either_may_stay(tmp_path):
+    rows = [("a", "good", ""), ("b", "exact_duplicate", "a"), ("c", "good", ""), ("d", "wrong", ""), ("e", "good", "")]
+    lines = [json.dumps({"id": name, "truth": truth, "of": of}) for name, truth, of in rows]
+    (tmp_path / "truth.jsonl").write_text("\n".join(lines) + "\n")
+    reasons = {"a": "duplicate", "b": "", "c": "", "d": "", "e": "dull"}
+    kept = score_planted(tmp_path / "truth.jsonl", reasons)["kept"]
+    assert kept["recall"] == pytest.approx(2 / 3) and kept["planted"] == 3  # a by its copy, and c
+    assert kept["precision"] == pytest.approx(2 / 3) and kept["found"] == 3  # b and c, not d
+
+
 def test_real_dialogs_go_through(tmp_path):
     found = sorted((DATA / "instr_seed").rglob("*.jsonl")) if (DATA / "instr_seed").is_dir() else []
     if not found:

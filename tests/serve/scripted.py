@@ -17,6 +17,7 @@ class ScriptedEngine:
     """`say(request, index)` gives the ids of an answer, as many as are asked for; `None` as an id makes the step fail."""
 
     max_seq_len = 1000
+    eyes = None
 
     def __init__(self, say, stop_ids):
         self.say, self.stop_ids = say, stop_ids

@@ -302,9 +302,9 @@ def test_what_is_said_of_the_tiers(monkeypatch):
     monkeypatch.setattr(selftest, "tested", found.get)
     said = selftest.summary()
     assert said["tier"] == "namespaces" and said["bwrap"] == "not here (bubblewrap is not installed)"
-    assert said["namespaces"] == "stops files" and said["rlimits"] == "bounds alone, only if allowed by name"
+    assert said["namespaces"] == "stops all 1 attacks" and said["rlimits"] == "bounds alone, only if allowed by name"
     found["namespaces"] = selftest.Tested("namespaces", (honest, stopped, through))
-    assert selftest.summary()["namespaces"] == "stops files, but not memory" and selftest.summary()["tier"] == "none"
+    assert selftest.summary()["namespaces"] == "lets memory through" and selftest.summary()["tier"] == "none"
 
 
 def test_what_the_attacks_found_is_kept(monkeypatch, tmp_path):

@@ -101,7 +101,10 @@ pytest_av = pytest.mark.skipif(not __import__("importlib").util.find_spec("av"),
 
 
 @pytest_av
-@pytest.mark.parametrize("kind, codec", [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("webm", "libvpx")])
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("webm", "libvpx")],
+)
 def test_frames_are_uniform_over_the_video(kind, codec):
     clip = encoded(40, kind=kind, codec=codec)
     assert numbers(clip, 4) == [5, 15, 25, 35]
@@ -143,6 +146,12 @@ def test_rotation_of_a_file_is_honoured(rotation, where):
     clip = encoded(4, rotation=rotation, size=(32, 64), pictures=[Image.fromarray(pixels)] * 4)
     for image in frames_of(clip, 4, RULES, each=lambda image: image):
         assert corner(image) == where and image.size == ((64, 32) if rotation in (0, 180) else (32, 64))
+
+
+@pytest_av
+def test_pixels_are_made_square():
+    clip = encoded(4, size=(32, 48), aspect="4/3")
+    assert frames_of(clip, 1, RULES, each=lambda image: image.size) == [(64, 32)]
 
 
 @pytest_av
@@ -211,7 +220,7 @@ def test_playlists_that_name_other_files_are_not_opened(tmp_path):
     secret.write_bytes(encoded(5, kind="mpegts", codec="mpeg2video"))
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\nfile://{secret}\n#EXT-X-ENDLIST\n"
     concat = f"ffconcat version 1.0\nfile '{secret}'\n"
-    for text in (hls, concat, f"v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"):
+    for text in (hls, concat, "v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n"):
         refused(text.encode(), "no known format")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -22,19 +25,20 @@ def number(image: Image.Image) -> float:
 
 def encoded(
     count: int, *, kind: str = "mp4", codec: str = "mpeg4", rate: int = 10, every: int = 12, rotation: int = 0, size=(32, 48),
-    faststart: bool = False, pictures=None, b_frames: int = 0,
+    faststart: bool = False, pictures=None, b_frames: int = 0, aspect: str = "1",
 ) -> bytes:  # fmt: skip
     """A video of `count` frames with a key frame every `every`."""
     import av
 
-    out = io.BytesIO()
-    with av.open(out, "w", format=kind, options={"movflags": "faststart"} if faststart else {}) as container:
+    file = Path(tempfile.mkdtemp()) / "clip"
+    with av.open(str(file), "w", format=kind, options={"movflags": "faststart"} if faststart else {}) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = Fraction(1, rate)
         stream.codec_context.gop_size = every
         stream.codec_context.max_b_frames = b_frames
         stream.codec_context.bit_rate = 2_000_000
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         if rotation:
             stream.set_display_rotation(rotation)
         for index in range(count):
@@ -43,7 +47,9 @@ def encoded(
             made.pts, made.time_base = index, Fraction(1, rate)
             container.mux(stream.encode(made))
         container.mux(stream.encode(None))
-    return out.getvalue()
+    content = file.read_bytes()
+    shutil.rmtree(file.parent)
+    return content
 
 
 def animated(count: int, kind: str = "GIF", duration: int = 100, size=(12, 10)) -> bytes:

@@ -67,9 +67,9 @@ def write_planted(directory: Path, found: Sequence[Planted], seed: int, topics: 
 def score_planted(path: Path, reasons: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Recall and precision of a selection for every class that was planted.
 
-    A copy counts as found when not both it and its original were kept; every other row when it was left out. Precision is of
-    the rows whose first reason is one that the class is found by: the share that had been planted, which for copies includes
-    their originals.
+    A copy counts as found when not both it and its original were kept, and a good row as kept when it or a copy of it was; every
+    other row is found when it was left out. Precision is of the rows whose first reason is one that the class is found by: the
+    share that had been planted, which for copies includes their originals.
 
     Args:
         path: `truth.jsonl`.
@@ -80,10 +80,10 @@ def score_planted(path: Path, reasons: dict[str, str]) -> dict[str, dict[str, An
     if missing:
         raise InputError("a planted row was not judged", where=f"{path}: {missing[0]}", fix="judge the rows of the same artifact")
     scores = {fault: _score(fault, truth, reasons) for fault in FOUND_BY if any(row["truth"] == fault for row in truth.values())}
-    kept = [row["truth"] for key, row in truth.items() if not reasons[key]]
+    kept = [key for key in truth if not reasons[key]]
     good = sum(row["truth"] == GOOD for row in truth.values())
-    right = sum(name in (GOOD, *COPIES) for name in kept)  # of a pair of copies either may be the one that is kept
-    scores["kept"] = rates(sum(name == GOOD for name in kept), good, right, len(kept))
+    right = [truth[key]["of"] or key for key in kept if truth[key]["truth"] in (GOOD, *COPIES)]
+    scores["kept"] = rates(len(set(right)), good, len(right), len(kept))
     return scores
 
 

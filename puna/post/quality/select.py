@@ -38,7 +38,7 @@ from puna.post.row_lineage import RecordedRows
 from puna.tokenizer.dialog import Dialog, content_id, read_rows, row_line, write_rows
 
 KIND = "samples"
-REVISION = 2
+REVISION = 3
 
 KEEP = (  # names every predicate there is
     "clean and topic and verified and emoji and exclamations and apologies and (verified or reward or judge) and difficulty"

@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -19,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from puna.core.settings import Settings as BaseSettings
 from puna.post.synth import tool_turns
 from puna.post.synth.replies import fields, said_yes
-from puna.post.synth.signatures import MODULES, Signature, installed, mine
+from puna.post.synth.signatures import MODULES, Signature, installed, mine, source_of
 from puna.post.synth.sources import Sources
 from puna.post.synth.steps import Accepted, Execute, Item, Rejected, Story, user
 from puna.post.synth.templates import Templates
@@ -66,6 +67,11 @@ class Given:
     kind: Kind
     needed: tuple[Signature, ...]
     offered: tuple[Signature, ...]
+
+
+def outside(settings: Settings) -> list[Path]:
+    """The sources of the modules: another Python has other functions."""
+    return [source_of(name) for name in settings.modules]
 
 
 def items(settings: Settings, sources: Sources, rng: random.Random) -> Iterator[Item]:

@@ -77,14 +77,19 @@ def installed(modules: Sequence[str] = MODULES) -> Iterator[Signature]:
     The sandbox shows no other library, and the rows that come of these functions carry Python's licence.
     """
     for name in modules:
-        spec = importlib.util.find_spec(name) if name in sys.stdlib_module_names else None
-        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-            raise InputError(
-                f"'{name}' is no module of the standard library written in Python",
-                where="modules",
-                fix="name one such as textwrap",
-            )
-        yield from mine(Path(spec.origin).read_text(encoding="utf-8"), name)
+        yield from mine(source_of(name).read_text(encoding="utf-8"), name)
+
+
+def source_of(module: str) -> Path:
+    """The file of a module of the standard library; InputError for any other module."""
+    spec = importlib.util.find_spec(module) if module in sys.stdlib_module_names else None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise InputError(
+            f"'{module}' is no module of the standard library written in Python",
+            where="modules",
+            fix="name one such as textwrap",
+        )
+    return Path(spec.origin)
 
 
 def _signature(node: ast.FunctionDef, source: str) -> Signature | None:

@@ -4,11 +4,11 @@ const byId = id => document.getElementById(id);
 const log = byId('log'), prompt = byId('prompt'), SETTINGS = ['system', 'temperature', 'top_p', 'max_tokens', 'seed'];
 let messages = [], running = null;
 
-function show(role, text) {
+function show(role, text, media = []) {
   byId('hint').hidden = true;
   const article = document.createElement('article'), name = document.createElement('b'), body = document.createElement('div');
   article.className = role; name.textContent = role; body.textContent = text;
-  article.append(name, body); log.append(article); follow(true);
+  article.append(name, ...(media.length ? [thumbnails(media)] : []), body); log.append(article); follow(true);
   return article;
 }
 
@@ -88,9 +88,10 @@ function busy(on) {
 
 function send() {
   const text = prompt.value;
-  if (!text.trim() || running) return;
-  messages.push({ role: 'user', content: text });
-  show('user', text);
+  if (!(text.trim() || attachments.waiting.length) || running) return;
+  const media = attachments.take();
+  messages.push({ role: 'user', content: media.length ? parts(media, text) : text });
+  show('user', text, media);
   prompt.value = ''; grow(); answer();
 }
 
@@ -100,13 +101,14 @@ function stop() { if (running) running.abort(); }
 byId('form').addEventListener('submit', event => { event.preventDefault(); send(); });
 byId('stop').addEventListener('click', stop);
 byId('reset').addEventListener('click', () => {
-  stop(); messages = []; byId('speed').textContent = '';
+  stop(); messages = []; attachments.take(); byId('speed').textContent = '';
   log.replaceChildren(byId('hint')); byId('hint').hidden = false; prompt.focus();
 });
 byId('toggle').addEventListener('click', () => {
   const hidden = byId('settings').toggleAttribute('hidden');
   byId('toggle').setAttribute('aria-expanded', String(!hidden));
 });
+const attachments = new Attachments(what => show('error', what));
 prompt.addEventListener('input', grow);
 prompt.addEventListener('keydown', event => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
@@ -120,4 +122,5 @@ for (const id of SETTINGS) {
 fetch('/v1/models').then(reply => reply.json()).then(list => {
   byId('model').textContent = list.data[0].id; document.title = `${list.data[0].id} · puna chat`;
   byId('max_tokens').max = list.data[0].max_model_len;
+  attachments.allow(list.data[0].input_modalities);
 }).catch(() => show('error', 'the server does not answer'));

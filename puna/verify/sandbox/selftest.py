@@ -70,9 +70,9 @@ def summary() -> dict[str, str]:
     holding = [one.tier for one in found if one.holds]
     said = {"tier": holding[0] if holding else "none"}
     for one in found:
-        stopped = [attack.name for attack in one.attacks[1:] if attack.stopped]  # the first is the honest program
-        through = f", but not {', '.join(one.got_through())}" if one.got_through() else ""
-        said[one.tier] = f"not here ({one.why_not})" if one.why_not else f"stops {', '.join(stopped)}{through}"
+        attacks = len(one.attacks) - 1  # the first is the honest program
+        stopped = f"stops all {attacks} attacks" if one.holds else f"lets {', '.join(one.got_through())} through"
+        said[one.tier] = f"not here ({one.why_not})" if one.why_not else stopped
     return {**said, tiers.UNWALLED: "bounds alone, only if allowed by name"}
 
 
