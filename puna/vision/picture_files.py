@@ -31,6 +31,7 @@ from puna.vision.captions import CaptionFilter, Resampling, refusals, resample
 from puna.vision.converters import to_parts
 from puna.vision.near_pictures import NearPictures, clusters
 from puna.vision.shelf import Shelf
+from puna.vision.tar_shards import is_tar, tar_rows
 
 SPLITS = ("train", "dev", "test")
 FOLDER = "media/files"  # of the artifact
@@ -40,10 +41,10 @@ Score = Callable[[Sequence[Path], Sequence[str]], np.ndarray]  # cosines of pict
 
 
 class FilePictures(Settings):
-    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or a folder or glob of them.
+    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or WebDataset shards, or a glob of them.
 
     Attributes:
-        path: a file, a folder or a glob.
+        path: a file, a folder of JSON files, or a glob.
         media: the folder that paths of pictures start from and may not leave; by default that of the file.
         licence: SPDX identifier as the source declares it; it travels with every row.
         concluded: the licence that was found to be right, where it is another, and the `evidence` for that in words.
@@ -107,14 +108,18 @@ class FileRows:
     def read(self, source: FilePictures, path: Path, pause: Callable[[], None]) -> None:
         """Take the rows of one file; `pause` is called before each."""
         root, provenance = Path(source.media) if source.media else path.parent, source.provenance()
-        for number, row in _rows(path, self.bad):
+        if is_tar(path):
+            root = self.shelf.folder.with_name("sample")
+            root.mkdir(exist_ok=True)
+        rows = tar_rows(path, root, self.shelf.rules.max_bytes, self.bad) if is_tar(path) else _rows(path, self.bad)
+        for number, row in rows:
             pause()
             try:
                 found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
                 if found.preferences or any(not task.gold for task in found.tasks):
                     raise UnreadableRow("a preference, or a task without a worked answer")
-                rows: list[Dialog | Task] = [*found.dialogs, *found.tasks]
-                for one in rows:
+                usable: list[Dialog | Task] = [*found.dialogs, *found.tasks]
+                for one in usable:
                     self._add(one, root, source.split, str(row.get("id", "")))
             except (UnreadableRow, InputError) as error:
                 reason = str(error) if isinstance(error, UnreadableRow) else f"{error.what}: {error.where}"
