@@ -55,16 +55,16 @@ def model_dir(root: Path, model: str | None) -> Path:
 
 
 def model_of(run_dir: Path, stage: str) -> Path:
-    """The directory of one model of a run, which may see; with an empty name its chat model, or the last one of text."""
+    """The directory of one model of a run; with an empty name its chat model, or the last one."""
     from puna.core.explain import pointed
     from puna.core.journal import read_status
     from puna.core.modules import did_you_mean
 
     models = {name: a for name, a in pointed(run_dir).items() if a.kind in ("model", "vision_model")}
+    texts = [name for name, a in models.items() if a.kind == "model"]
     if not models:
         raise InputError("this run has made no model yet", where=str(run_dir), fix="puna up, or name a model's directory")
-    texts = [name for name, artifact in models.items() if artifact.kind == "model"]
-    wanted = stage or read_status(run_dir).get("chat") or [*models, *texts][-1]
+    wanted = stage or read_status(run_dir).get("chat") or (texts or list(models))[-1]
     if wanted not in models:
         raise InputError(f"there is no model '{wanted}'", where=str(run_dir), fix=did_you_mean(wanted, models))
     return models[wanted].path

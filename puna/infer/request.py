@@ -36,8 +36,8 @@ class Request:
 
     `n` samples with seeds of their own; `temperature` 0 is greedy; `stop_ids` come on top of the engine's; `shaping` has rarer
     wishes. `logprobs` asks for so many likeliest tokens beside each written one, `prompt_logprobs` for the log-probability of
-    every prompt token. `media` are what the prompt shows, in order, to a model that sees. An answer is cut where prompt and answer
-    together reach the model's `max_seq_len`.
+    every prompt token. `media` are what the prompt shows, in order, to a model that sees. An answer is cut where prompt and
+    answer together reach the model's `max_seq_len`.
     """
 
     prompt_ids: Sequence[int]

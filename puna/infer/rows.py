@@ -23,7 +23,8 @@ class Rows:
         limit: most tokens the sample may write; key: of its random numbers; logprob: sum over its tokens.
         table: [R, W] pages; pages: how many of W are the row's; output: [R, L] tokens; stops: [R, Z] its own stop tokens.
         shaper: of its logits, or None. group: whom it started with, which knows the prompt.
-        sees: whether its prompt shows media. judged: whether more is told of its tokens than their sum; drafted: tokens that a draft model has in its cache too.
+        sees: whether its prompt shows media. judged: whether more is told of its tokens than their sum; drafted: tokens that a
+            draft model has in its cache too.
     """
 
     request: np.ndarray

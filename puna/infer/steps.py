@@ -20,14 +20,14 @@ def open_steps(model: Llama, *, pages: int, page_size: int, kernels: Kernels, ey
     Steps are those of all ranks for a part of a model, of the GPU for bfloat16 on one, else native or PyTorch's.
     """
     if isinstance(model, Stage):
-        steps = RankSteps(model, pages, page_size)
-        return steps.cache, steps
+        ranks = RankSteps(model, pages, page_size)
+        return ranks.cache, ranks
     config, weight = model.config, model.model.embed_tokens.weight
     cache = PagedCache(
         layers=config.layers, pages=pages, page_size=page_size, kv_heads=config.kv_heads, head_dim=config.head_size,
         dtype=weight.dtype, device=weight.device,
     )  # fmt: skip
-    steps = _cuda_steps(model, cache, kernels) or native_steps(model, cache, kernels) or TorchSteps(model, cache)
+    steps: Steps = _cuda_steps(model, cache, kernels) or native_steps(model, cache, kernels) or TorchSteps(model, cache)
     return cache, steps if eyes is None else SightSteps(steps, TorchSteps(model, cache, eyes.attach))
 
 

@@ -49,7 +49,8 @@ class Generator:
         self._started = 0
 
     def start(
-        self, asked: Sampling, prompts: list[list[int]], *, calls: bool, grammar: Grammar | None = None, media: Sequence[Shown] = ()
+        self, asked: Sampling, prompts: list[list[int]], *, calls: bool, grammar: Grammar | None = None,
+        media: Sequence[Shown] = (),
     ) -> Job:  # fmt: skip
         """The job that gathers the answers to these prompts.
 

@@ -24,7 +24,8 @@ from puna.serve.protocol import ApiError
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
-    "default-src 'self'; img-src 'self' data:; media-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'self'; img-src 'self' data:; media-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BODY_BYTES = 4 << 20  # of a request

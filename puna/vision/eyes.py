@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.infer.request import Shown
-from puna.model.llama import Attached
-from puna.vision.media import Loaded
+from puna.model.checkpoint import CONFIG, read_config
+from puna.model.llama import Attached, Llama
+from puna.vision.hf import image_shape_of, load_vision
+from puna.vision.media import FRAMES, Loaded
+from puna.vision.mllama import MODEL_TYPE
 from puna.vision.model import VisionLlama
 from puna.vision.seen import Place, Seen, attach_seen, see
 from puna.vision.sight import sight_spans
@@ -44,6 +48,11 @@ class Eyes:
         """Whether the model sees videos too."""
         return self.model.video is not None
 
+    @property
+    def frames(self) -> int:
+        """Frames of a video that names no number."""
+        return FRAMES if self.model.video is None else min(FRAMES, self.model.video.config.frames)
+
     def check(self, media: Sequence[Shown]) -> None:
         """InputError for a video where there is no video adapter, and for one with too many frames or of changing size."""
         for shown in media:
@@ -51,10 +60,11 @@ class Eyes:
             if loaded.kind == "image":
                 continue
             if self.model.video is None:
-                raise InputError("this model sees pictures and no videos", fix="send pictures, or take a model with a video adapter")
+                raise InputError("this model sees pictures and no videos", fix="take a model with a video adapter")
             most = self.model.video.config.frames
             if len(loaded.images) > most:
-                raise InputError(f"this model sees {most} frames of a video and there are {len(loaded.images)}", fix="ask for fewer")
+                what = f"this model sees {most} frames of a video and there are {len(loaded.images)}"
+                raise InputError(what, fix="ask for fewer")
             if len({image.ratio for image in loaded.images}) > 1:
                 raise InputError("the frames of a video have one size", fix="make them equal")
 
@@ -83,6 +93,18 @@ class Eyes:
         while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self.most_bytes:
             self._kept.popitem(last=False)
         return seen
+
+
+def sees(directory: str | Path) -> bool:
+    """Whether a directory holds a model that sees."""
+    directory = Path(directory)
+    return (directory / CONFIG).is_file() and read_config(directory).get("model_type") == MODEL_TYPE
+
+
+def open_seeing(directory: Path, dtype: torch.dtype | None, device: str) -> tuple[Llama, Eyes]:
+    """The text model of a `vision_model` directory and its eyes, for `puna.infer.load.load_engine`."""
+    model = load_vision(directory, dtype=dtype, device=device).eval()
+    return model.text, Eyes(model, image_shape_of(model, directory))
 
 
 def _loaded(shown: Shown) -> Loaded:

@@ -210,7 +210,8 @@ def _checked(url: str, rules: MediaRules) -> SplitResult:
     if "@" in parts.netloc:
         raise InputError("addresses with a user name or a password are not read", where=host, fix="leave them out")
     if not _allowed(host.rstrip(".").lower(), rules.domains):
-        what = f"'{shown(host)}' is not among the allowed domains" if rules.domains else "pictures are not fetched from the web here"
+        listed = f"'{shown(host)}' is not among the allowed domains"
+        what = listed if rules.domains else "pictures are not fetched from the web here"
         fix = "send the picture as a data: URL, or let the server be started with --allow-media-domains"
         raise InputError(what, where=shown(url), fix=fix)
     return parts
@@ -222,7 +223,7 @@ def _allowed(host: str, domains: tuple[str, ...]) -> bool:
 
 
 def _resolved(host: str, port: int, url: str) -> list[str]:
-    """What a host resolves to, each once; InputError unless all of it is public. Numbers in any notation resolve to themselves."""
+    """What a host resolves to; InputError unless all of it is public. Numbers in any notation resolve to themselves."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -1,9 +1,9 @@
 """Frames of a video, uniform over all of it (paper 7.3): at most 64, each a picture for the encoder.
 
-A video is a file that PyAV reads (extra `video`), an animated GIF, WebP or PNG, or a folder of pictures; the generated ones are of
-the latter kinds, so nothing but Pillow is needed for them. The stretch is divided into equal parts and the frame in the middle of
-each is taken. One frame at a time is decoded, and from the last key frame before it, so neither memory nor time grows with the
-length of the video. Only containers that hold the pictures themselves are opened: a playlist could name other files and addresses.
+A video is a file that PyAV reads (extra `video`), an animated GIF, WebP or PNG, or a folder of pictures; the generated ones are
+of the latter kinds, so nothing but Pillow is needed for them. The stretch is divided into equal parts and the frame in the middle
+of each is taken. One frame at a time is decoded, and from the last key frame before it, so neither memory nor time grows with the
+length of the video. Only containers that hold the pictures themselves are opened: a playlist could name other files.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def _of_folder(
 def frame_files(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names."""
     files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
-    return sorted(files, key=lambda file: [(int(part), "") if part.isdigit() else (0, part) for part in _PARTS.findall(file.name)])
+    return sorted(files, key=lambda file: [(int(number or 0), text) for number, text in _PARTS.findall(file.name)])
 
 
-_PARTS = re.compile(r"[0-9]+|[^0-9]+")
+_PARTS = re.compile(r"([0-9]+)|([^0-9]+)")
 
 
 def _of_animation(
@@ -198,7 +198,7 @@ class _Index:
             raise InputError("the file holds no video", where=where)
         stream = container.streams.video[0]
         if stream.codec_context is None:
-            raise InputError("the video is in a form that cannot be decoded here", where=where, fix="H.264 in MP4 is read everywhere")
+            raise InputError("the video is in a form that cannot be decoded here", where=where, fix="send H.264 in MP4")
         check_pixels(stream.codec_context.width, stream.codec_context.height, rules, where)
         times, keys, end = [], [], 0
         for packet in container.demux(stream):

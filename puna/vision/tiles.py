@@ -90,7 +90,8 @@ def check_pixels(width: int, height: int, rules: MediaRules, where: str) -> None
 
 
 def _too_large(rules: MediaRules, where: str) -> InputError:
-    return InputError(f"the picture has more than {rules.max_pixels / 1e6:g} million pixels", where=where, fix="send a smaller one")
+    what = f"the picture has more than {rules.max_pixels / 1e6:g} million pixels"
+    return InputError(what, where=where, fix="send a smaller one")
 
 
 def as_rgb(image: Image) -> Image:

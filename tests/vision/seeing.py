@@ -48,7 +48,8 @@ def picture(seed: int, height: int = 20, width: int = 30) -> Loaded:
 
 
 def clip(seed: int, frames: int = 6) -> Loaded:
-    return Loaded("video", [tiles_of(noise(16, 16, 100 * seed + i), SHAPE) for i in range(frames)], b"clip %d %d" % (seed, frames))
+    images = [tiles_of(noise(16, 16, 100 * seed + i), SHAPE) for i in range(frames)]
+    return Loaded("video", images, b"clip %d %d" % (seed, frames))
 
 
 def png(seed: int, height: int = 20, width: int = 30) -> bytes:

@@ -101,7 +101,10 @@ pytest_av = pytest.mark.skipif(not __import__("importlib").util.find_spec("av"),
 
 
 @pytest_av
-@pytest.mark.parametrize("kind, codec", [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("webm", "libvpx")])
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("webm", "libvpx")],
+)
 def test_frames_are_uniform_over_the_video(kind, codec):
     clip = encoded(40, kind=kind, codec=codec)
     assert numbers(clip, 4) == [5, 15, 25, 35]

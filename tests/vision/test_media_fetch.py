@@ -7,8 +7,10 @@ import contextlib
 import http.server
 import ipaddress
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from puna.vision.fetch import MediaRules, is_public, read_url
 
 ANYWHERE = MediaRules(domains=("*",), seconds=5.0)
 BODY = bytes(range(256)) * 4
+CERTIFICATE = Path(__file__).parent / "data" / "media_test.pem"  # of media.test, signed by itself
 REAL_RESOLVER = socket.getaddrinfo
 
 
@@ -53,8 +56,9 @@ def test_addresses_of_the_public_internet(text):
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.1", "localhost", "169.254.169.254", "10.0.0.5", "192.168.0.10:8080", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]",
-        "[fe80::1]", "[fd00:ec2::254]", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "127.1", "0", "2852039166", "127.0.0.1.",
+        "127.0.0.1", "localhost", "169.254.169.254", "10.0.0.5", "192.168.0.10:8080", "[::1]", "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]", "[fe80::1]", "[fd00:ec2::254]", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "127.1", "0",
+        "2852039166", "127.0.0.1.",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -122,8 +126,9 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(url):
 @pytest.mark.parametrize(
     "url",
     [
-        "http://", "http:///a.png", "http:a.png", "http://exa mple.org/", "http://example.org\\@127.0.0.1/", "http://example.org/\r\nX: 1",
-        "http://[::1/", "http://example.org:99999/", "http://example.org:x/", "http://\x00/", "https://" + "a" * 70 + ".org/",
+        "http://", "http:///a.png", "http:a.png", "http://exa mple.org/", "http://example.org\\@127.0.0.1/",
+        "http://example.org/\r\nX: 1", "http://[::1/", "http://example.org:99999/",
+        "http://example.org:x/", "http://\x00/", "https://" + "a" * 70 + ".org/",
     ],
 )  # fmt: skip
 def test_malformed_addresses(url, monkeypatch):
@@ -131,7 +136,9 @@ def test_malformed_addresses(url, monkeypatch):
     refused(url, ".")
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "FILE:/etc/passwd", "ftp://example.org/a", "gopher://x/", "concat:a|b", "javascript:1"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "FILE:/etc/passwd", "ftp://example.org/a", "gopher://x/", "concat:a|b", "javascript:1"]
+)
 def test_other_schemes_are_refused(url, tmp_path):
     refused(url, "are not read", root=tmp_path)
 
@@ -279,13 +286,40 @@ def test_a_picture_from_the_web(web):
     assert headers["Accept-Encoding"] == "identity" and "Cookie" not in headers
 
 
+def test_certificates_are_checked_against_the_name(web, monkeypatch):
+    trusting = ssl.create_default_context()
+    trusting.load_verify_locations(CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *args: None
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        refused(f"https://media.test:{server.server_port}/a.png", "cannot be read")  # signed by nobody who is known
+        monkeypatch.setattr(fetch.ssl, "create_default_context", lambda: trusting)
+        assert read_url(f"https://media.test:{server.server_port}/a.png", ANYWHERE) == BODY
+        refused(f"https://elsewhere.test:{server.server_port}/a.png", "cannot be read")
+        slow = MediaRules(domains=("*",), seconds=0.3)
+        refused(f"https://media.test:{server.server_port}/slow-body", "did not come within", slow)
+        refused(f"https://media.test:{web.rsplit(':', 1)[1]}/a.png", "cannot be read|did not come", slow)  # speaks no TLS
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_redirects_are_followed_and_checked_anew(web):
     rules = MediaRules(domains=("media.test",))
     assert read_url(f"{web}/to?/a.png", rules) == BODY
     assert read_url(f"{web}/to?/to?/a.png", rules) == BODY
     port = web.rsplit(":", 1)[1]
     refused(f"{web}/to?http://elsewhere.test:{port}/a.png", "not among the allowed domains", rules)
-    for target in ("http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "http://[::ffff:10.0.0.1]/", "http://0xa000001/"):
+    for target in (
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://0xa000001/",
+    ):
         refused(f"{web}/to?{target}", "private network")
     refused(f"{web}/to?file:///etc/passwd", "begins with http")
     refused(f"{web}/to?data:image/png;base64,AAAA", "begins with http")

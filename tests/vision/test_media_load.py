@@ -53,8 +53,9 @@ def test_keys_name_content_and_cut(root):
 
     packed = "data:image/png;base64," + base64.b64encode((root / "a.png").read_bytes()).decode()
     assert key() == key(url=packed) == key(detail="high") == key(at=7) == key(frames=3)
-    keys = [key(), key(detail="low"), key(ImageShape(tile=32)), key(kind="video"), key(kind="video", url="clip.gif"),
-            key(kind="video", url="clip.gif", frames=8), key(kind="video", url="clip.gif", start=1.0), key(kind="video", url="clip")]  # fmt: skip
+    clips = [{}, {"url": "clip.gif"}, {"url": "clip.gif", "start": 1.0}, {"url": "clip"}]
+    keys = [key(), key(detail="low"), key(ImageShape(tile=32)), *(key(kind="video", **each) for each in clips)]
+    keys.append(key(kind="video", url="clip.gif", frames=8))
     assert len(set(keys)) == len(keys)
     assert key(kind="video", url="clip.gif", frames=16) == key(kind="video", url="clip.gif")
     before = key(kind="video", url="clip")
