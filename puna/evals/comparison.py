@@ -13,17 +13,25 @@ from puna.evals.stats import paired
 
 
 class Comparison(BaseModel):
-    """`name` is the claim's title in the report, `better` and `control` are stages that make a model."""
+    """`name` is the claim's title in the report, `better` and `control` are stages that make a model.
+
+    With `family` it is a claim about the items of that family alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     better: str
     control: str
+    family: str | None = None
+
+    def items(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The items that the claim is about."""
+        return [item for item in items if self.family in (None, item["family"])]
 
     def test(self, better: Sequence[bool], control: Sequence[bool]) -> dict[str, Any]:
         """The paired test as JSON: names, n, difference, low, high, wins, losses, p."""
-        return {**self.model_dump(), "n": len(better), **dataclasses.asdict(paired(better, control))}
+        return {**self.model_dump(exclude_none=True), "n": len(better), **dataclasses.asdict(paired(better, control))}
 
 
 def check_names(comparisons: Iterable[Comparison], models: Sequence[str], where: str) -> None:

@@ -53,8 +53,8 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     check_names(settings.compare, list(by_model), ctx.name)
     scores: dict[str, Any] = {
         "split": settings.split,
-        "models": {model: _score(items) for model, items in by_model.items()},
-        "comparisons": [_compare(c, by_model[c.better], by_model[c.control]) for c in settings.compare],
+        "models": {model: score_of(items) for model, items in by_model.items()},
+        "comparisons": [compare(c, by_model[c.better], by_model[c.control]) for c in settings.compare],
     }
     (ctx.out / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     write_items([item for items in by_model.values() for item in items], ctx.out / ITEMS_FILE)
@@ -74,7 +74,7 @@ def _collect(settings: Settings, ctx: StageContext) -> dict[str, list[Item]]:
     return by_model
 
 
-def _score(items: list[Item]) -> dict[str, Any]:
+def score_of(items: list[Item]) -> dict[str, Any]:
     """Pass rates overall and by grouping, groups in alphabetical order; `unfinished` answers count as failures."""
     score: dict[str, Any] = {"overall": _rate(items), "unfinished": sum(not item["finished"] for item in items)}
     for grouping in GROUPINGS:
@@ -89,7 +89,9 @@ def _rate(items: list[Item]) -> dict[str, Any]:
     return rate(sum(item["passed"] for item in items), len(items))
 
 
-def _compare(comparison: Comparison, better: list[Item], control: list[Item]) -> dict[str, Any]:
+def compare(comparison: Comparison, better: list[Item], control: list[Item]) -> dict[str, Any]:
+    """The paired test of a comparison; InputError where the two did not answer the same items."""
+    better, control = comparison.items(better), comparison.items(control)
     if [item["task_id"] for item in better] != [item["task_id"] for item in control]:
         raise InputError(
             f"'{comparison.better}' and '{comparison.control}' answered different items",

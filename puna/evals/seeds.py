@@ -30,11 +30,12 @@ Cells = dict[str, float]  # by item
 
 
 class Claim(BaseSettings):
-    """Model `better` passes more than `control`; several controls count as their mean."""
+    """Model `better` passes more than `control`, of the items of `family` if named; several controls count as their mean."""
 
     name: str
     better: str
     control: str | tuple[str, ...] = Field(min_length=1)
+    family: str | None = None
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -53,11 +54,11 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     scores = ctx.inputs.all("scores")
     prefixes = seed_prefixes([artifact.name for artifact in scores], ctx.name)
     named = json.loads((scores[0].path / "scores.json").read_text())["comparisons"]
-    claims = [Claim(name=c["name"], better=c["better"], control=c["control"]) for c in named] + list(settings.compare)
-    passed = [_passed(artifact) for artifact in scores]
+    claims = [Claim(**{key: c[key] for key in Claim.model_fields if key in c}) for c in named] + list(settings.compare)
+    passed = {family: [_passed(artifact, family) for artifact in scores] for family in {claim.family for claim in claims}}
     tests = [
         {"name": claim.name, "better": claim.better, "control": " and ".join(claim.controls)}
-        | crossed([_differences(claim, models, prefix) for models, prefix in zip(passed, prefixes, strict=True)])
+        | crossed([_differences(claim, models, prefix) for models, prefix in zip(passed[claim.family], prefixes, strict=True)])
         for claim in claims
     ]
     tests += _best_of_n(ctx.inputs.all("reward"), prefixes, ctx)
@@ -110,10 +111,12 @@ def _half_width(cells_NK: np.ndarray) -> float:
     return student95(variance * variance / spread) * math.sqrt(variance / (n * k))
 
 
-def _passed(scores: Artifact) -> dict[str, Cells]:
-    """Passes by model and item."""
+def _passed(scores: Artifact, family: str | None) -> dict[str, Cells]:
+    """Passes by model and item, of a family or of all."""
     found: dict[str, Cells] = {}
     for item in read_items(scores.path / ITEMS_FILE):
+        if family not in (None, item["family"]):
+            continue
         found.setdefault(item["model"], {})[item["task_id"]] = float(item["passed"])
     return found
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -166,7 +165,7 @@ def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx
     rows = [[row.identity, *(answer.ids for answer in row.answers)] for row in batches.rows]
     dtypes = sorted({str(weight.dtype) for weight in model.parameters()})
     packed = [batches.lay.__name__, batches.length, batches.micro]
-    text = json.dumps([policy_digest or _weights_digest(model), rows, RENDERING, packed, dtypes])
+    text = json.dumps([policy_digest or checkpoints.weights_digest(model), rows, RENDERING, packed, dtypes])
     path = ctx.scratch / f"reference-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
     world = World.current()
     if not world.any(not path.exists()):
@@ -179,13 +178,6 @@ def cached_reference(model: Any, batches: RankedBatches, policy_digest: str, ctx
     save_file({"logps": logps.contiguous()}, partial)
     partial.rename(path)
     return logps
-
-
-def _weights_digest(model: torch.nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in model.named_parameters():
-        digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _summary(

@@ -145,7 +145,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     kept = select(drawn, scorer, policy.digest, settings, ctx, terms_of_outputs(policy))
     write(ctx, samples, kept, policy, settings)
     return {
-        **_rates(drawn, settings.k),
+        **rates(drawn, settings.k),
         "precision": precision_of(model),
         "prompts": len(chosen),
         "first_prompt": start,
@@ -270,11 +270,23 @@ def _draw(
         Request(prompt_ids(tokenizer, task.prompt, system), n=settings.k, seed=seed, **settings.drawing())
         for (task, system), seed in zip(asked, seeds, strict=True)
     ]
-    answers = list(zip([task for task, _ in asked], seeds, engine.generate(requests), strict=True))
+    yield from samples_of(tokenizer, [task for task, _ in asked], seeds, engine.generate(requests), policy, settings)
+
+
+def samples_of(
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    completions: Sequence[Sequence[Completion]],
+    policy: str,
+    settings: Settings,
+) -> Iterator[Sample]:
+    """The completions of each task as rows, verified; programs run side by side."""
+    answers = list(zip(tasks, seeds, completions, strict=True))
     ended = [(task, parse(tokenizer, c.drawn)) for task, _, found in answers if task.verifier for c in found if c.finished]
     verdicts = iter(verify_many(ended))
-    for task, seed, completions in answers:
-        for completion in completions:
+    for task, seed, found in answers:
+        for completion in found:
             passed = bool(task.verifier) and completion.finished and next(verdicts)
             yield sampled(tokenizer, task, completion, seed, policy, settings, passed=passed)
 
@@ -323,7 +335,7 @@ def _scorer(ctx: StageContext) -> Scorer | None:
     return scorer
 
 
-def _rates(drawn: list[Drawn], k: int) -> dict[str, Any]:
+def rates(drawn: list[Drawn], k: int) -> dict[str, Any]:
     """Unbiased pass@1, 2, 4, ... k over the prompts with a verifier, and the interval of pass@k."""
     right = [sum(s.scores["verifier"] > 0 for s in one.samples) for one in drawn if one.task.verifier]
     powers = sorted({1, k} | {2**i for i in range(1, k.bit_length()) if 2**i <= k})

@@ -24,7 +24,6 @@ from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.evals.seeds import GAINS_FILE
 from puna.model.checkpoint import load_model, save_model
-from puna.model.llama import Llama
 from puna.model.reward import AnswerTokens, RewardHead
 from puna.post import checkpoints, spread
 from puna.post.answer_rows import AnswerRows, Form, row_tokens, within
@@ -80,9 +79,9 @@ class Settings(spread.Settings):
 
 
 class RewardModel(nn.Module):
-    """A Llama and a head that scores answers; its output matrix is read, and learnt, only with `likelihood`."""
+    """A Llama, or one that sees, and a head that scores answers; its output matrix is read and learnt only with `likelihood`."""
 
-    def __init__(self, trunk: Llama, *, likelihood: bool = False):
+    def __init__(self, trunk: Any, *, likelihood: bool = False):
         super().__init__()
         self.trunk = trunk
         trunk.lm_head.requires_grad_(likelihood or trunk.config.tied)  # a tied one is the embedding, which learns

@@ -17,6 +17,8 @@ from puna.core.lineage_rows import FILE, OWN, RowLineage, groups
 from puna.core.stage import Artifact, StageContext
 from puna.tokenizer.dialog import Provenance
 
+MODELS = ("model", "vision_model")  # kinds of artifacts that write rows
+
 
 class RecordedRows:
     """The lineage of an artifact's rows, taken down while they are written.
@@ -27,7 +29,7 @@ class RecordedRows:
 
     def __init__(self, ctx: StageContext, licences: Mapping[str, str] | None = None):
         self._ctx, self._licences = ctx, licences or {}
-        self._own = {model.digest for model in ctx.inputs.all("model")}  # their terms stand in their own lineage
+        self._own = {model.digest for kind in MODELS for model in ctx.inputs.all(kind)}  # their terms stand in their own lineage
         self._file = RowLineage(ctx.out / FILE)
 
     def add(self, part: str, identity: str, provenance: Mapping[str, Any], kind: str = "") -> None:

@@ -114,7 +114,7 @@ class Pool:
             "samples": self.store.rows_of(slice(1, len(files))),
         }
         self.streams = self.store.bytes > STREAMED_BYTES
-        looked = _largest_and_some(self.store) if self.streams else range(len(self.store))
+        looked = largest_and_some(self.store) if self.streams else range(len(self.store))
         longest = longest_of(self.store, looked)
         if not longest and any(map(self.store.tokens, range(len(self.store)))):
             longest = self.store.limit  # one row fits, and how long the others are is not known
@@ -162,7 +162,7 @@ class Pool:
         return dialog_batches(self.examples, self.length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
 
 
-def _largest_and_some(store: DialogStore) -> np.ndarray:
+def largest_and_some(store: DialogStore) -> np.ndarray:
     """The rows of most bytes, and others evenly spaced: among them is the longest dialog, or one nearly as long."""
     largest = np.argsort(-store.sizes(), kind="stable")[:LARGEST]
     return np.concatenate([largest, np.linspace(0, len(store) - 1, EVENLY).astype(np.int64)])

@@ -47,6 +47,23 @@ def grouped_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], y
     return data, {"barmode": "group", "yaxis": {"title": {"text": y}, "rangemode": "tozero"}}
 
 
+def grouped_rates(labels: Sequence[str], series: Mapping[str, Sequence[Mapping[str, Any]]], y: str) -> Chart:
+    """Bars side by side for rates as `puna.evals.stats.rate` gives them, in percent with intervals; none for an absent one."""
+    data, layout = grouped_bars(labels, {name: [_percent(rate, "accuracy") for rate in rates] for name, rates in series.items()}, y)
+    for trace, rates in zip(data, series.values(), strict=True):
+        value = trace["y"]
+        trace["error_y"] = {
+            "type": "data", "symmetric": False, "thickness": 1, "width": 2,
+            "array": [_percent(rate, "high") - at if at is not None else 0 for rate, at in zip(rates, value, strict=True)],
+            "arrayminus": [at - _percent(rate, "low") if at is not None else 0 for rate, at in zip(rates, value, strict=True)],
+        }  # fmt: skip
+    return data, layout
+
+
+def _percent(rate: Mapping[str, Any], key: str) -> Any:
+    return round(100 * rate[key], 3) if rate.get("n") else None
+
+
 def funnel(steps: Sequence[str], counts: Sequence[int]) -> Chart:
     """How many documents are left after each step, widest first."""
     data = [

@@ -37,7 +37,6 @@ from puna.train.spikes import Spikes
 from puna.train.world import World
 
 if TYPE_CHECKING:
-    from puna.train.parallel.placed import Placed
     from puna.train.parallel.sharded import ShardedWriter
 
 __all__ = ["Batch", "Batches", "Objective", "TrainResult", "train"]
@@ -47,7 +46,7 @@ Evaluate = Callable[[Any, int], Rows]
 
 
 def train(
-    model: nn.Module | Placed,
+    model: nn.Module | Place,
     objective: Objective,
     batches: Batches,
     schedule: Schedule,
@@ -94,7 +93,8 @@ def train(
     place.train()
     optimizer = optimizer or build(place.named(), optim, place.dtype)
     spikes = Spikes(optim.spike_deviations, optim.spike_window)
-    meter = Meter(ctx, world, name, device, getattr(model, "config", None), measuring)
+    config = None if hasattr(model, "attach") else getattr(model, "config", None)  # FLOPs of adapters are not known
+    meter = Meter(ctx, world, name, device, config, measuring)
     loop = _Loop(
         model, place, objective, schedule, optim, ctx, optimizer, world, name, log_every, max_skips, keep_best, device, spikes,
         meter,

@@ -107,7 +107,7 @@ class Optimizer:
         """One update with learning rate `lr`; gradients are left for the caller to clear."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["rate"]
             part.step()
 
     @torch.no_grad()
@@ -143,23 +143,32 @@ class Optimizer:
             owner[id(parameter)].state[parameter][slot] = value
 
 
-def build(parameters: Mapping[str, nn.Parameter], settings: OptimSettings, dtype: torch.dtype = torch.float32) -> Optimizer:
+def build(
+    parameters: Mapping[str, nn.Parameter], settings: OptimSettings, dtype: torch.dtype = torch.float32,
+    rates: Mapping[str, float] = {},
+) -> Optimizer:  # fmt: skip
     """The optimiser of `settings` over those of the named parameters that want gradients.
 
     Muon takes the matrices inside `layers`; everything else, and everything under "adamw", goes to AdamW.
-    `dtype` is that of Muon's products.
+
+    Args:
+        dtype: that of Muon's products.
+        rates: factors of the learning rate by the beginning of a parameter's name; 1 for all others.
     """
     named = {name: p for name, p in parameters.items() if p.requires_grad}
     hidden = {name for name, p in named.items() if settings.name == "muon" and p.dim() == 2 and ".layers." in f".{name}"}
-    rest = [p for name, p in named.items() if name not in hidden]
-    groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    parts: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in groups if g["params"]], settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
-    ]
-    if hidden:
-        matrices = [p for name, p in named.items() if name in hidden]
-        parts.append(Muon(matrices, settings.lr, settings.momentum, settings.weight_decay, dtype))
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for name, p in named.items():
+        rate = next((rate for part, rate in rates.items() if name.startswith(part)), 1.0)
+        decay = settings.weight_decay if p.dim() >= 2 else 0.0
+        groups.setdefault((name in hidden, decay, rate), []).append(p)
+    of_hidden, of_rest = (
+        [{"params": ps, "weight_decay": decay, "rate": rate} for (inside, decay, rate), ps in groups.items() if inside == which]
+        for which in (True, False)
+    )
+    parts: list[torch.optim.Optimizer] = []
+    if of_rest:
+        parts.append(torch.optim.AdamW(of_rest, settings.lr, betas=settings.betas, eps=settings.eps, fused=True))
+    if of_hidden:
+        parts.append(Muon(of_hidden, settings.lr, settings.momentum, settings.weight_decay, dtype))
     return Optimizer(parts, named)

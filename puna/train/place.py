@@ -90,7 +90,8 @@ class Whole:
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 terms, others = objective.sums(self.model, batch)
             loss: Any = sum((terms[term] * scale for term, scale in scales.items()), start=torch.zeros((), device=self.device))
-            loss.backward()
+            if loss.requires_grad:  # not so where all that learns is an adapter and this batch has nothing for it
+                loss.backward()
             step_loss += loss.detach()
             add_up(totals, {**terms, **others})
         self.world.sum_gradients(parameter for parameter in self.model.parameters() if parameter.requires_grad)

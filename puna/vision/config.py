@@ -121,7 +121,7 @@ class VideoConfig:
     frames: int = field(default=MOST_FRAMES)
 
 
-def video_places(image_places: tuple[int, ...]) -> tuple[int, ...]:
-    """Places of video layers: before every fourth image cross-attention layer (2 of 8 in the 8B model), at least one."""
-    chosen = cross_places(len(image_places), max(1, len(image_places) // PER_VIDEO))
+def video_places(image_places: tuple[int, ...], count: int | None = None) -> tuple[int, ...]:
+    """Places of `count` video layers; None is one before every fourth image cross-attention layer (2 of 8 in the 8B model)."""
+    chosen = cross_places(len(image_places), count or max(1, len(image_places) // PER_VIDEO))
     return tuple(image_places[i] for i in chosen)

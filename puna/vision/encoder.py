@@ -96,7 +96,11 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw matrices with std 1 / sqrt(fan in); what writes into the residual stream divided by sqrt(2 layers)."""
+        """Draw matrices with std 1 / sqrt(fan in); what writes into the residual stream divided by sqrt(2 layers).
+
+        Position embeddings have std 1, like the projected patches they are added to: with CLIP's 1 / sqrt(width) a small encoder
+        learns for a long time without knowing where anything is (docs/log.md).
+        """
         depth = math.sqrt(2 * (self.config.layers + self.config.global_layers))
         for name, weight in self.named_parameters():
             if "layernorm" in name:
@@ -107,6 +111,7 @@ class ImageEncoder(nn.Module):
                 weight.fill_(math.pi / 4)
             else:
                 std = self.config.dim**-0.5 if "embedding" in name else weight.shape[-1] ** -0.5
+                std = 1.0 if name == "gated_positional_embedding.embedding" else std
                 std = weight[0].numel() ** -0.5 if name.startswith("patch") else std
                 std = std / depth if name.endswith(("o_proj.weight", "fc2.weight")) else std
                 weight.normal_(0.0, std, generator=generator)

@@ -112,7 +112,7 @@ class VisionLlama(nn.Module):
 
     def _reading(self, part: Any, memory_BSD: Tensor, found: Gathered, leak: bool) -> Reading:
         layers = part.layers
-        return Reading(layers, part.config.places, lambda i: layers[i].cross_attn.keys_values(memory_BSD), found.visible(leak))
+        return Reading(layers, part.config.places, lambda i: memory_BSD, found.visible(leak))
 
     def _absent(self, like: Tensor) -> Tensor:
         """What the encoder says where a row has fewer images than others: black padding under ratio id 0, one tile of it real."""
@@ -125,12 +125,22 @@ class VisionLlama(nn.Module):
         """Draw what is not the text model's, each part from its own stream."""
         device = self.adapter.embedding.device
         self.encoder.init_weights(torch.Generator(device).manual_seed(derive_seed(seed, "init", "encoder")))
-        for part, name in ((self.adapter, "adapter"), (self.video, "video")):
-            if part is None:
-                continue
-            generator = torch.Generator(device).manual_seed(derive_seed(seed, "init", name))
-            for weight_name, weight in part.named_parameters():
-                _draw(weight, weight_name, generator, gate)
+        _draw_part(self.adapter, "adapter", seed, gate)
+        if self.video is not None:
+            _draw_part(self.video, "video", seed, gate)
+
+    @torch.no_grad()
+    def add_video(self, config: VideoConfig, *, seed: int, gate: float = 0.0) -> None:
+        """Give the model a new video adapter (section 7.5: one is trained around a model that sees pictures already)."""
+        self.video = VideoAdapter(config, self.encoder.config, self.config).to(self.adapter.embedding.device)
+        _draw_part(self.video, "video", seed, gate)
+
+
+def _draw_part(part: nn.Module, name: str, seed: int, gate: float) -> None:
+    device = next(part.parameters()).device
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "init", name))
+    for weight_name, weight in part.named_parameters():
+        _draw(weight, weight_name, generator, gate)
 
 
 def _draw(weight: Tensor, name: str, generator: torch.Generator, gate: float) -> None:
