@@ -39,8 +39,9 @@ class Settings(spread.Settings):
 
 
 def optimise(
-    model: Any, objective: Objective, batches: Batches, steps: int, judge: Callable[[Any], Verdict], settings: Settings, ctx: StageContext
-) -> TrainResult:
+    model: Any, objective: Objective, batches: Batches, steps: int, judge: Callable[[Any], Verdict], settings: Settings,
+    ctx: StageContext,
+) -> TrainResult:  # fmt: skip
     """Train for `steps`; the model then holds the weights of the best look."""
 
     def evaluate(current: Any, step: int) -> dict[str, Any]:
