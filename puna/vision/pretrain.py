@@ -58,7 +58,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
         parents.append(known)
     sizes = {part: sum(w.numel() for w in getattr(model, part).parameters()) for part in ("encoder", "adapter", "text")}
     learner = Learner(model, tokenizer, frozen, parents)
-    return {"parameters": sizes, **fit.fit(learner, ("encoder", "adapter"), settings, ctx)}
+    return {"parameters": sizes, **fit.fit(learner, ("encoder", "adapter"), settings, ctx, meshes)}
 
 
 def take_encoder(model: VisionLlama, encoder: ImageEncoder, source: Artifact) -> None:

@@ -123,10 +123,15 @@ def finished(directory: Path, kind: str, name: str) -> Artifact:
     return replace(local_artifact(directory, kind, name), digest=digest_files(directory)[0], record={"inputs": []})
 
 
-def run_stage(root: Path, uses: str, name: str, inputs: list[Artifact], **settings: object) -> Artifact:
+def run_stage(
+    root: Path, uses: str, name: str, inputs: list[Artifact], scratch: Path | None = None, **settings: object
+) -> Artifact:  # fmt: skip
     """Run one stage file on local artifacts the way the runner does, and finish its artifact."""
     stage = load_stage(uses)
     ctx = local_context(root / name, name=name, inputs=inputs, seed=7)
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        ctx = replace(ctx, scratch=scratch)
     summary = stage.run(stage.Settings(**settings), ctx)
     (ctx.out / "summary.json").write_text(json.dumps(summary, sort_keys=True, allow_nan=False))
     return finished(ctx.out, stage.KIND, name)
