@@ -77,11 +77,12 @@ class FileSource(Sizes):
     name: str = ""
 
 
-def _source_kind(value: Any) -> str:
-    return "world" if isinstance(value, WorldSource) or (isinstance(value, dict) and "world" in value) else "path"
+def source_kind(value: Any) -> str:
+    """The tag of a source, an object or a dict: "world" or "path"."""
+    return "world" if hasattr(value, "world") or (isinstance(value, dict) and "world" in value) else "path"
 
 
-Source = Annotated[Annotated[WorldSource, Tag("world")] | Annotated[FileSource, Tag("path")], Discriminator(_source_kind)]
+Source = Annotated[Annotated[WorldSource, Tag("world")] | Annotated[FileSource, Tag("path")], Discriminator(source_kind)]
 
 
 class Settings(BaseSettings):
@@ -103,8 +104,13 @@ class Settings(BaseSettings):
     @field_validator("sources", mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        entries = [value] if isinstance(value, str | dict) else value
-        return [_long_form(entry) for entry in entries] if isinstance(entries, list | tuple) else entries
+        return long_forms(value)
+
+
+def long_forms(value: Any) -> Any:
+    """Sources as a user may write them, one or several, "world" or a path, as objects."""
+    entries = [value] if isinstance(value, str | dict) else value
+    return [_long_form(entry) for entry in entries] if isinstance(entries, list | tuple) else entries
 
 
 def _long_form(entry: Any) -> Any:
@@ -161,7 +167,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 def outside(settings: Settings) -> dict[str, str]:
     """Content digests of the user's files, by path: a changed file makes another artifact."""
-    paths = [path for source in settings.sources if isinstance(source, FileSource) for path in _paths(source.path)]
+    return file_digests(
+        path for source in settings.sources if isinstance(source, FileSource) for path in source_files(source.path)
+    )
+
+
+def file_digests(paths: Iterable[Path]) -> dict[str, str]:
+    """Digests of the content of files, by path."""
     found = {}
     for path in paths:
         with path.open("rb") as file:
@@ -203,7 +215,7 @@ def _read_files(source: FileSource, settings: Settings, ctx: StageContext, colle
     tasks: dict[str, Task] = {}
     first_dialog, first_preference = len(collected.dialog_rows), len(collected.preference_rows)
     bad_before = len(collected.bad)
-    for path in _paths(source.path):
+    for path in source_files(source.path):
         for number, row in json_rows(path, collected.bad):
             try:
                 rows = read_row(row, source.format, provenance)
@@ -225,7 +237,8 @@ def _read_files(source: FileSource, settings: Settings, ctx: StageContext, colle
         ctx.note(f"{name}: {bad} rows could not be read and are listed in bad_rows.jsonl ({collected.bad[bad_before]['reason']})")
 
 
-def _paths(path: str) -> list[Path]:
+def source_files(path: str) -> list[Path]:
+    """The JSON and JSONL files that a source names: a file, those of a folder, or those of a glob; InputError for none."""
     if Path(path).is_dir():
         return [found for found in sorted(Path(path).rglob("*")) if ".json" in "".join(found.suffixes)]
     if Path(path).is_file():

@@ -103,7 +103,7 @@ class DialogStore:
         return Left(int(((starts == OVERLONG) | (tokens > longest)).sum()), int((starts == EMPTY).sum()))
 
     def _encode(self, row: int) -> None:
-        encoded = encode_dialog(self.tokenizer, self._dialog(row))
+        encoded = encode_dialog(self.tokenizer, self.dialog(row))
         tokens = len(encoded.ids)
         if tokens > self.limit:
             self._index[row] = OVERLONG, tokens
@@ -116,7 +116,12 @@ class DialogStore:
             self._index[row] = self._size, tokens
             self._size += len(record)
 
-    def _dialog(self, row: int) -> Dialog:
+    def file(self, row: int) -> Path:
+        """The file a row is in."""
+        return self.files[next(i for i, end in enumerate(self._ends) if row < end)]
+
+    def dialog(self, row: int) -> Dialog:
+        """A row as it stands in its file."""
         file = next(i for i, end in enumerate(self._ends) if row < end)
         first = self._ends[file - 1] if file else 0
         source = self._sources[file]

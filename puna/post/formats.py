@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from puna.post.code_formats import humaneval, mbpp
-from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, content_id, reason_of
+from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, content_id, read_parts, reason_of
 from puna.tokenizer.tool_calls import calls_text
 
 
@@ -33,6 +33,15 @@ class Rows:
     dialogs: list[Dialog] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
 
+    def messages(self) -> Iterator[MessageRow]:
+        """Every message."""
+        for task in self.tasks:
+            yield from task.prompt + task.gold_messages()
+        for dialog in self.dialogs:
+            yield from dialog.messages
+        for preference in self.preferences:
+            yield from itertools.chain(preference.context, *(candidate.messages for candidate in preference.candidates))
+
 
 class UnreadableRow(ValueError):
     """A row that fits no known shape, or misses what its shape needs; the message is the reason listed in bad_rows.jsonl."""
@@ -41,10 +50,11 @@ class UnreadableRow(ValueError):
 NAMED = ("teacher", "teacher_licence", "judge", "judge_licence")
 
 
-def read_row(row: Any, shape: str, provenance: Provenance) -> Rows:
+def read_row(row: Any, shape: str, provenance: Provenance, *, media: bool = False) -> Rows:
     """Read one JSON object as `shape` (one of SHAPES, or 'auto' to recognise it); raises UnreadableRow.
 
-    A row without a provenance of its own may still name its teacher and judge, and the terms of what these write (NAMED).
+    A row without a provenance of its own may still name its teacher and judge, and the terms of what these write (NAMED). Rows
+    with pictures or videos are read where the caller can use them (`media`).
     """
     if not isinstance(row, dict):
         raise UnreadableRow(f"a row must be a JSON object, this is {type(row).__name__}")
@@ -52,13 +62,16 @@ def read_row(row: Any, shape: str, provenance: Provenance) -> Rows:
         provenance = provenance.model_copy(update=named)
     shape = recognise(row) if shape == "auto" else shape
     try:
-        return SHAPES[shape](row, provenance)
+        rows = SHAPES[shape](row, provenance)
     except ValidationError as error:
         raise UnreadableRow(f"{shape} row: {reason_of(error)}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UnreadableRow):
             raise
         raise UnreadableRow(f"{shape} row: {type(error).__name__}: {error}") from error
+    if not media and any(message.media for message in rows.messages()):
+        raise UnreadableRow(f"{shape} row: a content part that is no text (vision.pictures reads pictures)")
+    return rows
 
 
 def recognise(row: dict[str, Any]) -> str:
@@ -151,8 +164,7 @@ def _message(message: dict[str, Any]) -> MessageRow:
     if name not in _CHAT_ROLES:
         raise UnreadableRow(f"dialog row: unknown role {name!r}")
     content = message["content"] if "content" in message else message.get("value", "")
-    if isinstance(content, list):  # OpenAI's parts
-        content = "".join(_part(part) for part in content)
+    content, media = read_parts(content) if isinstance(content, list) else (content, [])  # OpenAI's parts
     extra = {key: message[key] for key in ("end", "train") if message.get(key) is not None}
     if message.get("weight") == 0:  # OpenAI's way to leave a message out of the loss
         extra["train"] = False
@@ -163,13 +175,10 @@ def _message(message: dict[str, Any]) -> MessageRow:
         calls = calls_text(calls)
     if calls is not None and _CHAT_ROLES[name] != "assistant":
         raise UnreadableRow(f"dialog row: a message of role {name!r} calls a tool")
-    return MessageRow(role=_CHAT_ROLES[name], content="" if content is None else content, tool_calls=calls, **extra)
-
-
-def _part(part: Any) -> str:
-    if isinstance(part, dict) and part.get("type", "text") == "text":
-        return str(part["text"])
-    raise UnreadableRow("dialog row: a content part that is no text")
+    content = "" if content is None else content
+    return MessageRow.model_validate(
+        {"role": _CHAT_ROLES[name], "content": content, "tool_calls": calls, "media": media, **extra}
+    )
 
 
 def _function_call(value: str) -> str:

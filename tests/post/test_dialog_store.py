@@ -229,7 +229,7 @@ def test_rows_of_several_files_and_their_sizes(tmp_path):
     store = DialogStore(TOKENIZER, files, LIMIT, tmp_path / "scratch")
     assert [store.rows_of(slice(0, 1)).tolist(), store.rows_of(slice(1, 3)).tolist()] == [[0, 1], [2]]
     assert store.sizes().sum() == store.bytes == sum(path.stat().st_size for path in files)
-    assert store._dialog(2).id == "2" and isinstance(store.row(2)[0], np.ndarray)
+    assert store.dialog(2).id == "2" and isinstance(store.row(2)[0], np.ndarray)
     assert [d.id for d in read_rows(files[0], Dialog)] == ["0", "1"]
     with pytest.raises(InputError, match="does not exist"):
         DialogStore(TOKENIZER, [tmp_path / "none.jsonl"], LIMIT, tmp_path / "scratch")
