@@ -30,6 +30,7 @@ from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Task, content_
 from puna.vision.captions import CaptionFilter, Resampling, refusals, resample
 from puna.vision.converters import to_parts
 from puna.vision.near_pictures import NearPictures, clusters
+from puna.vision.parquet_rows import parquet_rows
 from puna.vision.shelf import Shelf
 from puna.vision.tar_shards import is_tar, tar_rows
 
@@ -41,7 +42,8 @@ Score = Callable[[Sequence[Path], Sequence[str]], np.ndarray]  # cosines of pict
 
 
 class FilePictures(Settings):
-    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or WebDataset shards, or a glob of them.
+    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or shards (tar,
+    Parquet) with the pictures inside.
 
     Attributes:
         path: a file, a folder of JSON files, or a glob.
@@ -108,11 +110,10 @@ class FileRows:
     def read(self, source: FilePictures, path: Path, pause: Callable[[], None]) -> None:
         """Take the rows of one file; `pause` is called before each."""
         root, provenance = Path(source.media) if source.media else path.parent, source.provenance()
-        if is_tar(path):
+        if is_tar(path) or path.suffix == ".parquet":  # with the pictures inside
             root = self.shelf.folder.with_name("sample")
             root.mkdir(exist_ok=True)
-        rows = tar_rows(path, root, self.shelf.rules.max_bytes, self.bad) if is_tar(path) else _rows(path, self.bad)
-        for number, row in rows:
+        for number, row in _rows(path, root, self.shelf.rules.max_bytes, self.bad):
             pause()
             try:
                 found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
@@ -154,8 +155,14 @@ class FileRows:
         return [json.loads(line)["messages"][-1]["content"] for line in self.spool.lines(rows)]
 
 
-def _rows(path: Path, bad: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
-    """(number, row) of a JSONL file, or of a JSON file that is one list, as LLaVA's are."""
+def _rows(path: Path, root: Path, max_bytes: int, bad: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
+    """(number, row) of a file of any kind; a JSON file may be one list, as LLaVA's are. Pictures inside a file go to `root`."""
+    if is_tar(path):
+        yield from tar_rows(path, root, max_bytes, bad)
+        return
+    if path.suffix == ".parquet":
+        yield from parquet_rows(path, root, bad)
+        return
     with path.open("rb") as file:
         listed = path.suffix == ".json" and file.read(64).lstrip().startswith(b"[")
     if not listed:

@@ -285,3 +285,22 @@ def test_rows_are_encoded_when_drawn_with_their_media(world, tmp_path):
     ids = shown.example[0]
     assert [int(ids[place]) for place in shown.places] == [tokenizer.image_id]
     assert shown.example[1][list(shown.places)].tolist() == [0]
+
+
+def test_real_pictures_and_videos_go_through(tmp_path):
+    data = Path(__file__).parents[3] / "shared" / "data"
+    pictures = sorted([*(data / "images").glob("*.png"), *(data / "images").glob("*.jpg")])
+    clip = data / "video" / "video_180.mov"
+    if not pictures or not clip.is_file():
+        pytest.skip(f"no pictures and videos in {data}")
+    pytest.importorskip("av")
+    rows = [{"image": f"images/{path.name}", "question": "What is it?", "answer": path.stem} for path in pictures]
+    rows += [{"video": f"video/{name}", "caption": "Somebody moves."} for name in (clip.name, "corrupted.mp4")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out, summary = made(tmp_path / "out", sources={"path": str(tmp_path / "rows.jsonl"), "media": str(data), "split": "test"})
+    assert summary["rows"]["test"] == len(pictures) + 1 and summary["bad_rows"] == 1
+    for row in rows_of(out)["test"]:
+        (medium,) = prompt(row).media
+        loaded = load(medium, out, MediaRules(), ImageShape(tile=56, max_tiles=4), frames=2)
+        assert len(loaded.images) == (2 if medium.kind == "video" else 1)
+        assert all(1 <= len(tiled.pixels) <= 4 and np.isfinite(tiled.pixels).all() for tiled in loaded.images)
