@@ -147,8 +147,11 @@ class FileRows:
 
     def media_of(self, rows: np.ndarray) -> set[int]:
         """The numbers of the media of some rows (bool [rows])."""
-        counts = np.diff(np.array(self.ends, np.int64), prepend=np.int64(0))
-        return set(np.array(self.media, np.int64)[np.repeat(rows, counts)].tolist())
+        return set(np.array(self.media, np.int64)[rows[self.owners()]].tolist())
+
+    def owners(self) -> np.ndarray:
+        """The row that each entry of `media` is of, int64."""
+        return np.searchsorted(np.array(self.ends, np.int64), np.arange(len(self.media)), side="right")
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of some rows that are pairs."""
@@ -248,8 +251,7 @@ def _without_duplicates(rows: FileRows, settings: NearPictures, chosen: Chosen) 
 
 def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) -> None:
     """Splits by picture: rows that share one, or show near-duplicates, are never on two sides."""
-    media, ends = np.array(rows.media, np.int64), np.array(rows.ends, np.int64)
-    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=np.int64(0)))
+    media, owner = np.array(rows.media, np.int64), rows.owners()
     beside = np.flatnonzero(owner[1:] == owner[:-1]) if len(owner) else np.zeros(0, np.int64)
     first, second = np.concatenate([same, media[beside]]), np.concatenate([np.arange(len(same)), media[beside + 1]])
     roots = components(first, second, len(same))
