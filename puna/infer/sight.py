@@ -49,13 +49,13 @@ class SightSteps:
         """Write the runs' keys and values to their pages; logits [Q, V] after the tokens asked for."""
         if spans.seen is None:
             return self.text.logits(spans)
-        sees = np.array([bool(seen) for seen in spans.seen])
-        if sees.all():
-            return self.seeing.logits(spans)
-        blind, seeing = spans.select(~sees), spans.select(sees)
-        blind.seen = None
-        found = torch.cat((self.text.logits(blind).float(), self.seeing.logits(seeing).float()))
-        asked = sees[spans.sequence[spans.wanted]]
-        place = np.empty(len(asked), np.int64)
-        place[np.concatenate((np.flatnonzero(~asked), np.flatnonzero(asked)))] = np.arange(len(asked))
-        return found[torch.from_numpy(place).to(found.device)]
+        sees, long = np.array([bool(seen) for seen in spans.seen]), spans.sizes > 1
+        found, asked = [], []
+        for which, steps in ((~sees, self.text), (sees & ~long, self.seeing), (sees & long, self.seeing)):  # runs of like length
+            if which.any():
+                part = spans.select(which)
+                part.seen = part.seen if steps is self.seeing else None
+                found.append(steps.logits(part).float())
+                asked.append(np.flatnonzero(which[spans.sequence[spans.wanted]]))
+        order = np.concatenate(asked).argsort()
+        return torch.cat(found)[torch.from_numpy(order).to(found[0].device)]

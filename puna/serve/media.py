@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from weakref import WeakSet
 
 from puna.core.errors import PunaError
 from puna.infer.engine import Engine
@@ -22,7 +23,8 @@ from puna.vision.fetch import MediaRules
 from puna.vision.media import Loaded, decode, fetch, media_key
 
 THREADS = 4
-KEPT_BYTES = 256 << 20  # of decoded media
+KEPT_BYTES = 256 << 20  # of decoded media that no request is using
+MOST_BYTES = 4 << 30  # of decoded media, in use or not
 
 
 def eyes_of(engine: Engine) -> Eyes | None:
@@ -43,6 +45,7 @@ class MediaReader:
         self.eyes, self.rules, self.root, self.most = eyes, rules, root, most
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="media")
         self._kept: OrderedDict[bytes, Loaded] = OrderedDict()
+        self._alive: WeakSet[Loaded] = WeakSet()
         self._lock = Lock()
 
     @property
@@ -73,17 +76,21 @@ class MediaReader:
         return tuple(Shown(at, one) for (at, _), one in zip(media, loaded, strict=True))
 
     def load(self, medium: Medium) -> Loaded:
-        """One medium, decoded unless it was lately."""
+        """One medium, decoded unless it was lately; ApiError 429 when requests hold all the memory there is for media."""
         assert self.eyes is not None
+        with self._lock:
+            if sum(each.bytes for each in self._alive) > MOST_BYTES:
+                raise ApiError(429, "too many pictures are being looked at: try again shortly", code="too_many_requests")
         source = fetch(medium, self.root, self.rules)
-        key = media_key(source, medium, self.eyes.shape)
+        key = media_key(source, medium, self.eyes.shape, self.eyes.frames)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        loaded = decode(source, medium, self.rules, self.eyes.shape)
+        loaded = decode(source, medium, self.rules, self.eyes.shape, self.eyes.frames)
         with self._lock:
             self._kept[key] = loaded
+            self._alive.add(loaded)
             while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > KEPT_BYTES:
                 self._kept.popitem(last=False)
         return loaded

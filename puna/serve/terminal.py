@@ -55,7 +55,7 @@ class Conversation:
         if eyes is None:
             raise InputError("this model reads text alone", fix="leave pictures out, or take a model that sees")
         if medium not in self.loaded:
-            self.loaded[medium] = load(medium, Path("/"), MediaRules(domains=("*",)), eyes.shape)
+            self.loaded[medium] = load(medium, Path("/"), MediaRules(domains=("*",)), eyes.shape, eyes.frames)
         return self.loaded[medium]
 
 

@@ -31,7 +31,7 @@ class CaptionFilter(Settings):
     languages: tuple[str, ...] = ("en",)
     min_words: PositiveInt = 1
     max_words: PositiveInt = 256
-    similarity: float = Field(0.0, ge=-1, le=1)
+    similarity: float = Field(default=0.0, ge=-1, le=1)
 
 
 class Resampling(Settings):

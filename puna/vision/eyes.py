@@ -18,7 +18,7 @@ from puna.infer.request import Shown
 from puna.model.checkpoint import CONFIG, read_config
 from puna.model.llama import Attached, Llama
 from puna.vision.hf import image_shape_of, load_vision
-from puna.vision.media import Loaded
+from puna.vision.media import FRAMES, Loaded
 from puna.vision.mllama import MODEL_TYPE
 from puna.vision.model import VisionLlama
 from puna.vision.seen import Place, Seen, attach_seen, see
@@ -47,6 +47,11 @@ class Eyes:
     def video(self) -> bool:
         """Whether the model sees videos too."""
         return self.model.video is not None
+
+    @property
+    def frames(self) -> int:
+        """Frames of a video that names no number."""
+        return FRAMES if self.model.video is None else min(FRAMES, self.model.video.config.frames)
 
     def check(self, media: Sequence[Shown]) -> None:
         """InputError for a video where there is no video adapter, and for one with too many frames or of changing size."""

@@ -20,7 +20,7 @@ FRAMES = 16  # of a video that names no number (paper 7.3: video pre-training)
 KEY_BYTES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A picture, or the frames of a video, as tiles. `key` is a digest of the content and of how it was cut."""
 

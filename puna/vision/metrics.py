@@ -143,7 +143,7 @@ def _without_marks(text: str) -> str:
 
 def _mended() -> dict[str, str]:
     """Each short form with one of its apostrophes left out, and itself as the value."""
-    found = {}
+    found = dict[str, str]()
     for word in SHORTENED.split():
         places = [i for i, letter in enumerate(word) if letter == "'"]
         found |= {word[:place] + word[place + 1 :]: word for place in places}

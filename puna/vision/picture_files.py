@@ -30,7 +30,9 @@ from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Task, content_
 from puna.vision.captions import CaptionFilter, Resampling, refusals, resample
 from puna.vision.converters import to_parts
 from puna.vision.near_pictures import NearPictures, clusters
+from puna.vision.parquet_rows import parquet_rows
 from puna.vision.shelf import Shelf
+from puna.vision.tar_shards import is_tar, tar_rows
 
 SPLITS = ("train", "dev", "test")
 FOLDER = "media/files"  # of the artifact
@@ -40,10 +42,11 @@ Score = Callable[[Sequence[Path], Sequence[str]], np.ndarray]  # cosines of pict
 
 
 class FilePictures(Settings):
-    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or a folder or glob of them.
+    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or shards (tar,
+    Parquet) with the pictures inside.
 
     Attributes:
-        path: a file, a folder or a glob.
+        path: a file, a folder of JSON files, or a glob.
         media: the folder that paths of pictures start from and may not leave; by default that of the file.
         licence: SPDX identifier as the source declares it; it travels with every row.
         concluded: the licence that was found to be right, where it is another, and the `evidence` for that in words.
@@ -107,13 +110,17 @@ class FileRows:
     def read(self, source: FilePictures, path: Path, pause: Callable[[], None]) -> None:
         """Take the rows of one file; `pause` is called before each."""
         root, provenance = Path(source.media) if source.media else path.parent, source.provenance()
-        for number, row in _rows(path, self.bad):
+        if is_tar(path) or path.suffix == ".parquet":  # with the pictures inside
+            root = self.shelf.folder.with_name("sample")
+            root.mkdir(exist_ok=True)
+        for number, row in _rows(path, root, self.shelf.rules.max_bytes, self.bad):
             pause()
             try:
                 found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
                 if found.preferences or any(not task.gold for task in found.tasks):
                     raise UnreadableRow("a preference, or a task without a worked answer")
-                for one in (*found.dialogs, *found.tasks):
+                usable: list[Dialog | Task] = [*found.dialogs, *found.tasks]
+                for one in usable:
                     self._add(one, root, source.split, str(row.get("id", "")))
             except (UnreadableRow, InputError) as error:
                 reason = str(error) if isinstance(error, UnreadableRow) else f"{error.what}: {error.where}"
@@ -140,16 +147,25 @@ class FileRows:
 
     def media_of(self, rows: np.ndarray) -> set[int]:
         """The numbers of the media of some rows (bool [rows])."""
-        owned = np.repeat(rows, np.diff(np.array(self.ends, np.int64), prepend=0))
-        return set(np.array(self.media, np.int64)[owned].tolist())
+        return set(np.array(self.media, np.int64)[rows[self.owners()]].tolist())
+
+    def owners(self) -> np.ndarray:
+        """The row that each entry of `media` is of, int64."""
+        return np.searchsorted(np.array(self.ends, np.int64), np.arange(len(self.media)), side="right")
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of some rows that are pairs."""
         return [json.loads(line)["messages"][-1]["content"] for line in self.spool.lines(rows)]
 
 
-def _rows(path: Path, bad: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
-    """(number, row) of a JSONL file, or of a JSON file that is one list, as LLaVA's are."""
+def _rows(path: Path, root: Path, max_bytes: int, bad: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
+    """(number, row) of a file of any kind; a JSON file may be one list, as LLaVA's are. Pictures inside a file go to `root`."""
+    if is_tar(path):
+        yield from tar_rows(path, root, max_bytes, bad)
+        return
+    if path.suffix == ".parquet":
+        yield from parquet_rows(path, root, bad)
+        return
     with path.open("rb") as file:
         listed = path.suffix == ".json" and file.read(64).lstrip().startswith(b"[")
     if not listed:
@@ -235,8 +251,7 @@ def _without_duplicates(rows: FileRows, settings: NearPictures, chosen: Chosen) 
 
 def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) -> None:
     """Splits by picture: rows that share one, or show near-duplicates, are never on two sides."""
-    media, ends = np.array(rows.media, np.int64), np.array(rows.ends, np.int64)
-    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    media, owner = np.array(rows.media, np.int64), rows.owners()
     beside = np.flatnonzero(owner[1:] == owner[:-1]) if len(owner) else np.zeros(0, np.int64)
     first, second = np.concatenate([same, media[beside]]), np.concatenate([np.arange(len(same)), media[beside + 1]])
     roots = components(first, second, len(same))

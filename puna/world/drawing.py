@@ -47,11 +47,11 @@ class Look(Settings):
         frames: of a clip.
     """
 
-    size: int = Field(64, ge=48, le=4096)
-    shapes: int = Field(4, ge=2, le=len(SHAPES))
-    colours: int = Field(4, ge=2, le=len(COLOURS))
-    things: int = Field(4, ge=1, le=4)
-    frames: int = Field(8, ge=4, le=64)
+    size: int = Field(default=64, ge=48, le=4096)
+    shapes: int = Field(default=4, ge=2, le=len(SHAPES))
+    colours: int = Field(default=4, ge=2, le=len(COLOURS))
+    things: int = Field(default=4, ge=1, le=4)
+    frames: int = Field(default=8, ge=4, le=64)
 
 
 @dataclass(frozen=True)

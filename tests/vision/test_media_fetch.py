@@ -7,8 +7,10 @@ import contextlib
 import http.server
 import ipaddress
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from puna.vision.fetch import MediaRules, is_public, read_url
 
 ANYWHERE = MediaRules(domains=("*",), seconds=5.0)
 BODY = bytes(range(256)) * 4
+CERTIFICATE = Path(__file__).parent / "data" / "media_test.pem"  # of media.test, signed by itself
 REAL_RESOLVER = socket.getaddrinfo
 
 
@@ -281,6 +284,28 @@ def test_a_picture_from_the_web(web):
     path, headers = Handler.seen[0]
     assert path == "/a.png?x=1&y=%20%C3%BC" and headers["Host"] == web.removeprefix("http://")
     assert headers["Accept-Encoding"] == "identity" and "Cookie" not in headers
+
+
+def test_certificates_are_checked_against_the_name(web, monkeypatch):
+    trusting = ssl.create_default_context()
+    trusting.load_verify_locations(CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *args: None
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        refused(f"https://media.test:{server.server_port}/a.png", "cannot be read")  # signed by nobody who is known
+        monkeypatch.setattr(fetch.ssl, "create_default_context", lambda: trusting)
+        assert read_url(f"https://media.test:{server.server_port}/a.png", ANYWHERE) == BODY
+        refused(f"https://elsewhere.test:{server.server_port}/a.png", "cannot be read")
+        slow = MediaRules(domains=("*",), seconds=0.3)
+        refused(f"https://media.test:{server.server_port}/slow-body", "did not come within", slow)
+        refused(f"https://media.test:{web.rsplit(':', 1)[1]}/a.png", "cannot be read|did not come", slow)  # speaks no TLS
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_redirects_are_followed_and_checked_anew(web):

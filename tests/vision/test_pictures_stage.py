@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 
 from puna.core.errors import InputError, Preempted
 from puna.core.rng import numpy_stream
-from puna.core.stage import local_context
+from puna.core.stage import local_artifact, local_context
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.dialog import Dialog, Task, read_rows
 from puna.vision.fetch import MediaRules
@@ -28,7 +30,9 @@ from puna.world.drawing import split_of
 from puna.world.pictures import CAPTIONS
 
 KINDS = {"scene": 40, "chart": 12, "table": 12, "document": 12, "clip": 12}
-WORLD = {"world": {"train": KINDS, "dev": {"scene": 8}, "test": dict.fromkeys(KINDS, 12) | {"scene": 40}, "size": 48, "frames": 4}}
+WORLD = {
+    "world": {"train": KINDS, "dev": {"scene": 8}, "test": dict.fromkeys(KINDS, 12) | {"scene": 40}, "size": 48, "frames": 4}
+}
 
 
 def made(out: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
@@ -202,6 +206,28 @@ def test_one_row_a_picture_and_resampling(files, tmp_path):
     (files / "many.jsonl").unlink()
 
 
+def test_pairs_that_an_encoder_finds_unlike_are_dropped(files, tmp_path, monkeypatch):
+    asked = []
+
+    def load_scorer(directory: Path):
+        def score(paths: list[Path], captions: list[str]) -> np.ndarray:
+            asked.extend(zip(paths, captions, strict=True))
+            return np.array([0.1 if "number 3" in caption else 0.5 for caption in captions], np.float32)
+
+        assert directory == tmp_path / "encoder"
+        return score
+
+    contrast = types.ModuleType("puna.vision.contrast")
+    monkeypatch.setattr(contrast, "load_scorer", load_scorer, raising=False)
+    monkeypatch.setitem(sys.modules, "puna.vision.contrast", contrast)
+    ctx = local_context(tmp_path / "out", inputs=[local_artifact(tmp_path / "encoder", "image_encoder")])
+    source = {"path": str(files / "pairs.jsonl"), "split": "train"}
+    summary = run(Settings.model_validate({"sources": source, "near": None, "filter": {"similarity": 0.3}}), ctx)
+    assert summary["left_out"]["caption: unlike the picture"] == 10  # numbers 30 to 39
+    assert len(asked) == 50 and all(path.parent.parent == ctx.scratch / "media" for path, _ in asked)
+    assert not [row for row in rows_of(ctx.out)["train"] if "number 3" in row.messages[-1].content]
+
+
 def test_nothing_usable_is_an_error(files, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"image": "none.png", "caption": "A house."}')
     with pytest.raises(InputError, match=r"no source gave a usable row.*no such file"):
@@ -259,3 +285,22 @@ def test_rows_are_encoded_when_drawn_with_their_media(world, tmp_path):
     ids = shown.example[0]
     assert [int(ids[place]) for place in shown.places] == [tokenizer.image_id]
     assert shown.example[1][list(shown.places)].tolist() == [0]
+
+
+def test_real_pictures_and_videos_go_through(tmp_path):
+    data = Path(__file__).parents[3] / "shared" / "data"
+    pictures = sorted([*(data / "images").glob("*.png"), *(data / "images").glob("*.jpg")])
+    clip = data / "video" / "video_180.mov"
+    if not pictures or not clip.is_file():
+        pytest.skip(f"no pictures and videos in {data}")
+    pytest.importorskip("av")
+    rows = [{"image": f"images/{path.name}", "question": "What is it?", "answer": path.stem} for path in pictures]
+    rows += [{"video": f"video/{name}", "caption": "Somebody moves."} for name in (clip.name, "corrupted.mp4")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out, summary = made(tmp_path / "out", sources={"path": str(tmp_path / "rows.jsonl"), "media": str(data), "split": "test"})
+    assert summary["rows"]["test"] == len(pictures) + 1 and summary["bad_rows"] == 1
+    for row in rows_of(out)["test"]:
+        (medium,) = prompt(row).media
+        loaded = load(medium, out, MediaRules(), ImageShape(tile=56, max_tiles=4), frames=2)
+        assert len(loaded.images) == (2 if medium.kind == "video" else 1)
+        assert all(1 <= len(tiled.pixels) <= 4 and np.isfinite(tiled.pixels).all() for tiled in loaded.images)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,7 @@ from puna.vision.fetch import MediaRules
 from puna.vision.media import load
 
 MODEL = seeing_model()
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def url(content: bytes, kind: str = "image/png") -> str:
@@ -139,6 +142,31 @@ def test_the_server_answers_while_a_picture_is_decoded(monkeypatch):
         go_on.set()
         asking.join(10)
         assert replies[0].status_code == 200
+
+
+def test_decoded_pictures_are_bounded(monkeypatch):
+    with client() as c:
+        assert ask(c, image_part(1), text_part("a")).status_code == 200
+        monkeypatch.setattr(serve_media, "MOST_BYTES", 100)
+        reply = ask(c, image_part(1), text_part("a"))
+        assert reply.status_code == 429 and reply.json()["error"]["code"] == "too_many_requests"
+
+
+def test_real_pictures_and_videos_pass():
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is absent")
+    files = sorted([*DATA.glob("images/*.png"), *DATA.glob("images/*.jpg")])
+    assert len(files) >= 10
+    with client(media_root=DATA, limits=Limits(media=32)) as c:
+        shown = [{"type": "image_url", "image_url": {"url": f"images/{file.name}"}} for file in files]
+        for each in shown:
+            assert ask(c, each, text_part("?"), max_tokens=3).status_code == 200, each
+        assert ask(c, *shown, text_part("?"), max_tokens=3).status_code == 200
+        clip = {"type": "video_url", "video_url": {"url": "video/video_180.mov", "num_frames": 8}}
+        if importlib.util.find_spec("av"):
+            assert ask(c, clip, text_part("?"), max_tokens=3).status_code == 200
+            broken = {"type": "video_url", "video_url": {"url": "video/corrupted.mp4"}}
+            refused(ask(c, broken, text_part("?")), "the video is")
 
 
 def test_files_below_the_media_root(tmp_path):
