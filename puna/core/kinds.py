@@ -19,6 +19,7 @@ MARKS = {  # kind: (pattern of a file that is always there, stage file that make
     "tasks": ("test.jsonl", "post.collect"),
     "model": ("config.json", "train.pretrain"),
     "samples": ("accepted.jsonl", "post.reject"),
+    "vision_model": ("preprocessor_config.json", "vision.pretrain"),
     "reward": ("reward_head.safetensors", "post.reward"),
 }
 

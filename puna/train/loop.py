@@ -37,7 +37,6 @@ from puna.train.spikes import Spikes
 from puna.train.world import World
 
 if TYPE_CHECKING:
-    from puna.train.parallel.placed import Placed
     from puna.train.parallel.sharded import ShardedWriter
 
 __all__ = ["Batch", "Batches", "Objective", "TrainResult", "train"]
@@ -47,7 +46,7 @@ Evaluate = Callable[[Any, int], Rows]
 
 
 def train(
-    model: nn.Module | Placed,
+    model: nn.Module | Place,
     objective: Objective,
     batches: Batches,
     schedule: Schedule,

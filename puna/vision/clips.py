@@ -53,7 +53,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     learner = fit.opened(ctx, ctx.inputs.one("vision_model"))
     learner = fit.swapped(learner, *fit.opened_text(ctx)) if ctx.inputs.all("model") else learner
     _give_adapter(learner, settings, ctx)
-    return {"factor": settings.factor, "frames": settings.frames, **fit.fit(learner, ("video",), settings, ctx, "videos")}
+    return {"factor": settings.factor, "frames": settings.frames, **fit.fit(learner, ("video",), settings, ctx, meshes, "videos")}
 
 
 def _give_adapter(learner: Learner, settings: Settings, ctx: StageContext) -> None:

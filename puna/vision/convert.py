@@ -15,12 +15,12 @@ import torch
 from puna.core.errors import InputError
 from puna.infer.convert import LICENCES, check_destination, check_job, copy_beside, generation_of, write_whole
 from puna.infer.stream import Job
-from puna.model.checkpoint import CONFIG, MAX_SHARD_BYTES, read_json, save_model
+from puna.model.checkpoint import MAX_SHARD_BYTES, save_model
 from puna.model.fp8_formats import FBGEMM
 from puna.post.checkpoints import weights_digest
+from puna.vision.eyes import sees
 from puna.vision.hf import image_shape_of, load_vision, read_shapes, save_vision, tokenizer_beside
 from puna.vision.meta import is_meta_vision, load_meta_vision, save_meta_vision
-from puna.vision.mllama import MODEL_TYPE
 from puna.vision.model import VisionLlama
 
 FORMS = ("hf", "bf16", "meta", "text")
@@ -28,8 +28,7 @@ FORMS = ("hf", "bf16", "meta", "text")
 
 def is_vision(source: str | Path) -> bool:
     """Whether a directory holds a vision model, in either layout."""
-    config = Path(source) / CONFIG
-    return is_meta_vision(source) or (config.is_file() and read_json(config).get("model_type") == MODEL_TYPE)
+    return is_meta_vision(source) or sees(source)
 
 
 def convert_vision(

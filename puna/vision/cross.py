@@ -34,8 +34,9 @@ class CrossLayer(nn.Module):
         self.cross_attn_attn_gate = nn.Parameter(torch.zeros(1))
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x_BTD: Tensor, memory: KeysValues, visible: Visible) -> Tensor:
-        """States after the layer."""
+    def forward(self, x_BTD: Tensor, memory: KeysValues | Tensor, visible: Visible) -> Tensor:
+        """States after the layer; `memory` are keys and values of media, or features [B,S,D] to make them of."""
+        memory = self.cross_attn.keys_values(memory) if isinstance(memory, Tensor) else memory
         attended = self.cross_attn(self.input_layernorm(x_BTD), memory, visible)
         x_BTD = x_BTD + self.cross_attn_attn_gate.tanh().to(x_BTD.dtype) * attended
         changed = self.mlp(self.post_attention_layernorm(x_BTD)) * visible.any_BT1.to(x_BTD.dtype)
@@ -95,12 +96,12 @@ class Reading:
 
     Attributes:
         layers, places: the layers and, for each, the text layer before which it runs.
-        memory: keys and values for the i-th of them.
+        memory: keys and values for the i-th of them, or features to make them of.
     """
 
     layers: Sequence[nn.Module]
     places: Sequence[int]
-    memory: Callable[[int], KeysValues]
+    memory: Callable[[int], KeysValues | Tensor]
     visible: Visible
 
     def before(self, place: int, x_BTD: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The image encoder (section 7.1): a ViT over the tiles of an image, gated global layers on top, features of several depths.
 
 Names of parameters are those of Hugging Face's `MllamaVisionModel`. Images have between one and `max_tiles` tiles; images of
-equally many tiles go through together, so no tile is computed that is not there. Checkpoints whose real patches attend to padding
-(`attend_padding`) get exactly that padding, and attention in two parts instead of a mask: real queries see everything, queries of
-padding see what is real.
+equally many tiles go through together, so no tile is computed that is not there. Where real patches attend to padding
+(`attend_padding`), one token stands for all padding that is the same and counts as often, and attention is in two parts instead
+of under a mask: real queries see everything, queries of padding see what is real.
 
 Shape legend: N tiles of all images, I images, P tokens of a tile, C tokens of an image, D width, H heads, E head dim.
 """
@@ -55,32 +55,44 @@ class ImageEncoder(nn.Module):
         for tiles in sorted(set(counts)):
             which = torch.tensor([i for i, count in enumerate(counts) if count == tiles])
             at = firsts[which, None] + torch.arange(tiles)
-            x_ITPF = self._alike(tiles_N3SS[at.to(tiles_N3SS.device)], ratio_I[which.to(ratio_I.device)])
-            parts.append(x_ITPF if padded else x_ITPF[:, :tiles].flatten(0, 1))
+            x_ITPF = self._alike(tiles_N3SS[at.to(tiles_N3SS.device)], ratio_I[which.to(ratio_I.device)], padded=padded)
+            parts.append(x_ITPF if padded else x_ITPF.flatten(0, 1))
             places.append(which if padded else at.flatten())
         order = torch.cat(places).argsort().to(tiles_N3SS.device)
         return torch.cat(parts)[order]
 
-    def _alike(self, tiles_IT3SS: Tensor, ratio_I: Tensor) -> Tensor:
-        """Features [I, T, P, F] of images that have T tiles each; T becomes `max_tiles` where padding is attended to."""
-        config, (images, tiles) = self.config, tiles_IT3SS.shape[:2]
+    def _alike(self, tiles_IT3SS: Tensor, ratio_I: Tensor, *, padded: bool) -> Tensor:
+        """Features [I, T, P, F] of images that have T tiles each; T is `max_tiles` if `padded`."""
+        config, tiles = self.config, tiles_IT3SS.shape[1]
         x_ITPD = self.patch_embedding(tiles_IT3SS)
         if config.attend_padding:
             x_ITPD = F.pad(x_ITPD, (0, 0, 0, 0, 0, config.max_tiles - tiles))
-        wide = x_ITPD.shape[1]
         x_ITPD = self.pre_tile_positional_embedding(x_ITPD, ratio_I)
-        x_ITPD = torch.cat((self.class_embedding.expand(images, wide, 1, -1).to(x_ITPD.dtype), x_ITPD), 2)
-        x_ITPD = self.layernorm_pre(self.gated_positional_embedding(x_ITPD, ratio_I))
-        if config.attend_padding:
-            x_ITPD = F.pad(x_ITPD, (0, 0, 0, -config.tokens % MULTIPLE))
-        real_C = torch.zeros(x_ITPD.shape[1:3], dtype=torch.bool, device=x_ITPD.device)
-        real_C[:tiles, : config.tokens] = True
-        padding = None if real_C.all() else Padding(real_C.flatten())
-        x_ICD, taps = self.transformer(x_ITPD.flatten(1, 2), padding, config.taps, config.taps_at)
-        x_ITPD = self.layernorm_post(x_ICD).view(x_ITPD.shape)
-        x_ICD, _ = self.global_transformer(self.post_tile_positional_embedding(x_ITPD, ratio_I).flatten(1, 2), padding)
-        states = torch.cat((x_ICD, *([torch.stack(taps, -1).flatten(2)] if taps else [])), -1)
-        return states.view(*x_ITPD.shape[:3], -1)[:, :, : config.tokens]
+        first_I1D = self.class_embedding.to(x_ITPD.dtype).expand(*x_ITPD.shape[:2], 1, -1)
+        x_ITPD = self.layernorm_pre(self.gated_positional_embedding(torch.cat((first_I1D, x_ITPD), 2), ratio_I))
+        kept = self._different(x_ITPD, tiles, ratio_I)
+        layout = Layout(config, tiles, kept, x_ITPD)
+        x_ICD, taps = self.transformer(layout.flat(x_ITPD[:, :kept]), layout, config.taps, config.taps_at)
+        x_ICD = self.post_tile_positional_embedding.add(self.layernorm_post(x_ICD), ratio_I, layout.tile_C)
+        x_ICD, _ = self.global_transformer(x_ICD, layout)
+        states = [layout.tiles(state, padded=padded) for state in (x_ICD, *taps)]
+        if not taps:
+            return states[0]
+        return torch.cat((states[0], torch.stack(states[1:], -1).flatten(-2)), -1)
+
+    def _different(self, x_ITPD: Tensor, tiles: int, ratio_I: Tensor) -> int:
+        """How many tiles have to be computed: with padding, one stands for all padding tiles where they are the same.
+
+        They are in released checkpoints, whose tables hold nothing for padding, and stay so in every layer. A gradient to the
+        tables would tell them apart.
+        """
+        wide, later = x_ITPD.shape[1], self.post_tile_positional_embedding.rows(ratio_I)
+        if wide - tiles < 2 or (torch.is_grad_enabled() and (x_ITPD.requires_grad or later.requires_grad)):
+            return wide
+        same = all(
+            torch.equal(part[:, tiles : tiles + 1].expand_as(part[:, tiles:]), part[:, tiles:]) for part in (x_ITPD, later)
+        )
+        return tiles + 1 if same else wide
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -131,8 +143,15 @@ class TileEmbedding(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x_ITPD: Tensor, ratio_I: Tensor) -> Tensor:
-        table = self.embedding(ratio_I).view(len(ratio_I), self.max_tiles, 1, -1)
-        return x_ITPD + table[:, : x_ITPD.shape[1]] * self.gate.tanh()
+        return x_ITPD + (self.rows(ratio_I) * self.gate.tanh())[:, : x_ITPD.shape[1], None]
+
+    def add(self, x_ICD: Tensor, ratio_I: Tensor, tile_C: Tensor) -> Tensor:
+        """The same for tokens in any order; `tile_C` is the tile of each."""
+        return x_ICD + (self.rows(ratio_I) * self.gate.tanh())[:, tile_C]
+
+    def rows(self, ratio_I: Tensor) -> Tensor:
+        """What stands for each tile [I, max tiles, D], before the gate."""
+        return self.embedding(ratio_I).view(len(ratio_I), self.max_tiles, -1)
 
 
 class PositionEmbedding(nn.Module):
@@ -151,12 +170,45 @@ class PositionEmbedding(nn.Module):
         return x_ITPD + (1 - gate) * self.embedding + gate * table[:, : x_ITPD.shape[1]]
 
 
-class Padding:
-    """Which of the C tokens of an image are real."""
+class Layout:
+    """How the tokens of images lie in a row: real ones, tile by tile; what fills each tile up; those of padding tiles.
 
-    def __init__(self, real_C: Tensor):
-        self.real, self.padded = real_C.nonzero()[:, 0], (~real_C).nonzero()[:, 0]
-        self.back = torch.cat((self.real, self.padded)).argsort()
+    A token stands for all that are the same: one for what fills a tile up, one tile for all padding tiles where `kept` says so.
+
+    Attributes:
+        real: how many tokens are real; the others see these alone. tile_C: the tile of each token.
+        more_C: log of how many tokens each one stands for, to be added to what attention thinks of it; None without padding.
+    """
+
+    def __init__(self, config: VisionConfig, tiles: int, kept: int, like: Tensor):
+        self.tokens, self.of, self.max_tiles, self.real = config.tokens, tiles, config.max_tiles, tiles * config.tokens
+        tile = torch.arange(kept, device=like.device)
+        self.fill = kept if config.attend_padding and config.tokens % MULTIPLE else 0
+        self.tile_C = torch.cat((tile[:tiles].repeat_interleave(self.tokens), tile[: self.fill],
+                                 tile[tiles:].repeat_interleave(self.tokens)))  # fmt: skip
+        self.more_C = None
+        if config.attend_padding and len(self.tile_C) > self.real:
+            copies = torch.ones(kept, device=like.device)
+            copies[tiles:] = (config.max_tiles - tiles) / max(1, kept - tiles)
+            each = torch.ones(len(self.tile_C), device=like.device)
+            each[self.real : self.real + self.fill] = -config.tokens % MULTIPLE
+            self.more_C = (each * copies[self.tile_C]).log().to(like.dtype)
+
+    def flat(self, x_ITPD: Tensor) -> Tensor:
+        """[I, C, D] of the tiles that are computed."""
+        real, rest = x_ITPD[:, : self.of].flatten(1, 2), x_ITPD[:, self.of :].flatten(1, 2)
+        if self.more_C is None:
+            return real
+        return torch.cat((real, real.new_zeros(len(real), self.fill, real.shape[-1]), rest), 1)
+
+    def tiles(self, x_ICD: Tensor, *, padded: bool) -> Tensor:
+        """[I, T, P, D] of the real tiles, and of the others if `padded`."""
+        real_ITPD = x_ICD[:, : self.real].unflatten(1, (self.of, self.tokens))
+        missing = self.max_tiles - self.of
+        if not padded or not missing:
+            return real_ITPD
+        rest_ITPD = x_ICD[:, self.real + self.fill :].unflatten(1, (-1, self.tokens))
+        return torch.cat((real_ITPD, rest_ITPD.expand(-1, missing, -1, -1)), 1)
 
 
 class Stack(nn.Module):
@@ -167,13 +219,13 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config, gated=gated) for _ in range(layers))
 
     def forward(
-        self, x_ICD: Tensor, padding: Padding | None, taps: tuple[int, ...] = (), taps_at: str = "before"
+        self, x_ICD: Tensor, layout: Layout, taps: tuple[int, ...] = (), taps_at: str = "before"
     ) -> tuple[Tensor, list[Tensor]]:
         """(the last state, the states at `taps`)."""
         found = []
         for i, layer in enumerate(self.layers):
             before = x_ICD
-            x_ICD = layer(x_ICD, padding)
+            x_ICD = layer(x_ICD, layout)
             if i in taps:
                 found.append(before if taps_at == "before" else x_ICD)
         return x_ICD, found
@@ -191,11 +243,12 @@ class EncoderLayer(nn.Module):
         if gated:
             self.gate_attn, self.gate_ffn = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
-    def forward(self, x_ICD: Tensor, padding: Padding | None) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x_ICD), padding)
-        x_ICD = x_ICD + (self.gate_attn.tanh() * attended if self.gated else attended)
-        changed = self.mlp(self.post_attention_layernorm(x_ICD))
-        return x_ICD + (self.gate_ffn.tanh() * changed if self.gated else changed)
+    def forward(self, x_ICD: Tensor, layout: Layout) -> Tensor:
+        x_ICD = self._added(x_ICD, self.self_attn(self.input_layernorm(x_ICD), layout), "gate_attn")
+        return self._added(x_ICD, self.mlp(self.post_attention_layernorm(x_ICD)), "gate_ffn")
+
+    def _added(self, x_ICD: Tensor, change_ICD: Tensor, gate: str) -> Tensor:
+        return torch.addcmul(x_ICD, change_ICD, getattr(self, gate).tanh()) if self.gated else x_ICD + change_ICD
 
 
 class EncoderAttention(nn.Module):
@@ -207,18 +260,18 @@ class EncoderAttention(nn.Module):
         self.q_proj, self.k_proj = Linear(config.dim, config.dim), Linear(config.dim, config.dim)
         self.v_proj, self.o_proj = Linear(config.dim, config.dim), Linear(config.dim, config.dim)
 
-    def forward(self, x_ICD: Tensor, padding: Padding | None) -> Tensor:
+    def forward(self, x_ICD: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
             part(x_ICD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if padding is None:
-            y_IHCE = F.scaled_dot_product_attention(q, k, v)
+        if layout.more_C is None:
+            y_ICHE = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         else:
-            real, padded = padding.real, padding.padded
-            seen = F.scaled_dot_product_attention(q[:, :, real], k, v)
-            rest = F.scaled_dot_product_attention(q[:, :, padded], k[:, :, real], v[:, :, real])
-            y_IHCE = torch.cat((seen, rest), 2)[:, :, padding.back]
-        return self.o_proj(y_IHCE.transpose(1, 2).flatten(2))
+            real = layout.real
+            seen = F.scaled_dot_product_attention(q[:, :, :real], k, v, attn_mask=layout.more_C[None, None, None])
+            rest = F.scaled_dot_product_attention(q[:, :, real:], k[:, :, :real], v[:, :, :real])
+            y_ICHE = torch.cat((seen.transpose(1, 2), rest.transpose(1, 2)), 1)
+        return self.o_proj(y_ICHE.flatten(2))
 
 
 class EncoderMLP(nn.Module):

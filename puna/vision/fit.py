@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -29,6 +29,7 @@ from puna.train.objectives import CrossEntropy, Objective
 from puna.train.optim import OptimSettings, build
 from puna.train.packing import Batches
 from puna.train.parallel.layout import Products, resolved
+from puna.train.place import Place
 from puna.train.result import TrainResult
 from puna.train.schedule import LearningRate, Schedule
 from puna.train.world import World
@@ -39,8 +40,12 @@ from puna.vision.gates import Gates, gates_of
 from puna.vision.hf import image_shape_of, load_vision, save_vision
 from puna.vision.model import VisionLlama
 from puna.vision.rows import Form, MediaBatches, MediaRows, Sees
+from puna.vision.sharded import ShardedSight
 from puna.vision.tile_store import TileStore
 from puna.vision.tiles import ImageShape
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 MAX_BYTES, MAX_PIXELS = 1 << 30, 200_000_000  # of a picture to train on; its owner has put it there
 
@@ -57,7 +62,6 @@ class Rates(spread.Settings):
     Attributes:
         lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
         curve, warmup, decay, final: as in `puna.train.schedule.LearningRate`, whose `shape` the curve is.
-        frames: frames of a video that does not say how many.
         cache_mb: decoded tiles kept in memory.
     """
 
@@ -70,7 +74,6 @@ class Rates(spread.Settings):
     decay: Share = 0.3
     final: NonNegativeFloat = 0.03
     precision: Products = "fp32"
-    frames: PositiveInt = 16
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
     cache_mb: NonNegativeInt = execution(512)
@@ -87,6 +90,8 @@ class Settings(Rates):
         batch_tokens: tokens of a step over all processes.
         length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
         micro_rows: rows of a forward pass (None: all of a step that a process has).
+        frames: frames of a video that does not say how many.
+        shard: cut the weights over the processes of `parallel` (FSDP) instead of keeping a copy in each.
         form: rows as dialogs, or captions alone as documents (`puna.vision.picture_rows.encode_pair`), for a text model that has
             seen no dialog yet.
         dev: dev questions that the result is judged on, 0 for none.
@@ -97,6 +102,8 @@ class Settings(Rates):
     batch_tokens: PositiveInt = 2048
     length: PositiveInt | None = None
     micro_rows: PositiveInt | None = None
+    frames: PositiveInt = 16
+    shard: bool = execution(False)
     form: Form = "dialogs"
     dev: NonNegativeInt = 500
     seed_offset: int = 0
@@ -165,7 +172,7 @@ def longest_row(learner: Learner, settings: Settings) -> int:
 
 
 def fit(
-    learner: Learner, learns: Sequence[Part], settings: Settings, ctx: StageContext, sees: Sees = "images"
+    learner: Learner, learns: Sequence[Part], settings: Settings, ctx: StageContext, meshes: Meshes | None, sees: Sees = "images"
 ) -> dict[str, Any]:  # fmt: skip
     """Train the parts `learns` of a model on the train rows, judge it, prove that its text is as it was, and write it."""
     model, tokenizer, pictures = learner.model, learner.tokenizer, ctx.inputs.all("pictures")
@@ -177,7 +184,10 @@ def fit(
     seed, tokens = derive_seed(ctx.seed, "vision", settings.seed_offset), max(settings.batch_tokens, rows.row_length)
     batches = MediaBatches(rows, rows.row_length, tokens, seed, micro_rows=settings.micro_rows, **spread.share())
     free(model, settings.learning(learns))
-    result = optimise(model, Gates(CrossEntropy(), model), batches, settings.steps, settings, ctx)
+    place = ShardedSight(model, meshes, settings.precision) if settings.shard and meshes is not None else model
+    result = optimise(place, Gates(CrossEntropy(), model), batches, settings.steps, settings, ctx)
+    if isinstance(place, ShardedSight):
+        learner.model = model = place.copy().to(settings.device)
     left = rows.left()
     if left.overlong or left.empty or left.other:
         ctx.note(f"{left.text(len(rows), rows.row_length)}; {left.other} have other media than {sees}")
@@ -204,12 +214,12 @@ def free(model: VisionLlama, learns: Sequence[Part]) -> None:
 
 
 def optimise(
-    model: nn.Module, objective: Objective, batches: Batches, steps: int, settings: Rates, ctx: StageContext
+    model: nn.Module | Place, objective: Objective, batches: Batches, steps: int, settings: Rates, ctx: StageContext
 ) -> TrainResult:
     """The loop with the schedule and optimiser of `settings`; the encoder, wherever in `model` it is, at its own rate."""
     optim = OptimSettings(name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     curve = LearningRate(shape=settings.curve, warmup=settings.warmup, decay=settings.decay, final=settings.final)
-    named = dict(model.to(settings.device).named_parameters())
+    named = dict(model.to(settings.device).named_parameters()) if isinstance(model, nn.Module) else model.named()
     rate = 1.0 if settings.encoder_lr is None else settings.encoder_lr / max(settings.lr, TINY)
     narrow = resolved(settings.precision, settings.device) == "bf16"
     return train(

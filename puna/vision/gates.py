@@ -9,6 +9,7 @@ from torch import Tensor
 
 from puna.train.objectives import Objective
 from puna.train.packing import Batch
+from puna.train.shares import whole
 from puna.vision.model import VisionLlama
 
 DIGITS = 6
@@ -31,19 +32,25 @@ class Gates:
     def sums(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Those of the objective, and the gates."""
         terms, others = self.objective.sums(model, batch)
-        return terms, others | {name: gate.detach().tanh().sum() for name, gate in self.gates.items()}
+        return terms, others | {name: _opening(*place) for name, place in self.gates.items()}
 
 
 @torch.no_grad()
 def gates_of(model: VisionLlama) -> dict[str, float]:
     """tanh of every gate, rounded."""
-    return {name.removeprefix("gate/"): round(float(gate.tanh()), DIGITS) for name, gate in _gates(model).items()}
+    return {name.removeprefix("gate/"): round(float(_opening(*place)), DIGITS) for name, place in _gates(model).items()}
 
 
-def _gates(model: VisionLlama) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _opening(layer: Any, gate: str) -> Tensor:
+    """tanh of a gate of a layer, whether this process has it or a share of it."""
+    return whole(getattr(layer, gate).detach()).tanh().sum()
+
+
+def _gates(model: VisionLlama) -> dict[str, tuple[Any, str]]:
+    """Every gate by the name of its figure: the layer that has it, and what it is called there."""
+    found: dict[str, tuple[Any, str]] = {}
     for part, prefix in ((model.adapter, ""), (model.video, "video.")):
         for place, layer in zip(part.config.places, part.layers, strict=True) if part is not None else ():
-            found[f"gate/{prefix}{place}.attn"] = layer.cross_attn_attn_gate
-            found[f"gate/{prefix}{place}.mlp"] = layer.cross_attn_mlp_gate
+            found[f"gate/{prefix}{place}.attn"] = layer, "cross_attn_attn_gate"
+            found[f"gate/{prefix}{place}.mlp"] = layer, "cross_attn_mlp_gate"
     return found

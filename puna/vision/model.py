@@ -112,7 +112,7 @@ class VisionLlama(nn.Module):
 
     def _reading(self, part: Any, memory_BSD: Tensor, found: Gathered, leak: bool) -> Reading:
         layers = part.layers
-        return Reading(layers, part.config.places, lambda i: layers[i].cross_attn.keys_values(memory_BSD), found.visible(leak))
+        return Reading(layers, part.config.places, lambda i: memory_BSD, found.visible(leak))
 
     def _absent(self, like: Tensor) -> Tensor:
         """What the encoder says where a row has fewer images than others: black padding under ratio id 0, one tile of it real."""

@@ -30,4 +30,4 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     learner = fit.swapped(fit.opened(ctx, ctx.inputs.one("vision_model")), *fit.opened_text(ctx))
-    return fit.fit(learner, ("encoder", "adapter"), settings, ctx)
+    return fit.fit(learner, ("encoder", "adapter"), settings, ctx, meshes)

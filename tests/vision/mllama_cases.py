@@ -9,6 +9,8 @@ from puna.model.config import ModelConfig
 from puna.model.llama import Llama
 from puna.train.packing import Batch, batch_from
 from puna.vision.config import AdapterConfig, VideoConfig, VisionConfig, cross_places, ratios
+from puna.vision.meta import TABLES
+from puna.vision.meta_tables import rows_of, table_of
 from puna.vision.model import VisionLlama
 from puna.vision.sight import sight_spans
 
@@ -31,6 +33,15 @@ def model_of(
                 norm = "norm" in name and name.endswith("weight")
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1 + norm)
     return model.eval()
+
+
+def one_canvas(model: VisionLlama) -> VisionLlama:
+    """The model with tables of tiles that come from one table of the canvas each, as in released weights."""
+    config = model.encoder.config
+    for name in TABLES:
+        rows = model.encoder.get_parameter(name)
+        rows.data = rows_of(table_of(rows.data, config.max_tiles, config.dim))
+    return model
 
 
 def theirs(model: VisionLlama) -> torch.nn.Module:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from meta_reference import Shape, logits
-from mllama_cases import CASES, PLACES, TEXT, VISION, media_batch, model_of, with_images
+from mllama_cases import CASES, PLACES, TEXT, VISION, media_batch, model_of, one_canvas, with_images
 from torch import Tensor
 
 from puna.core.errors import InputError
@@ -21,7 +21,7 @@ from puna.model.meta_layout import load_meta
 from puna.tokenizer.bpe import Tokenizer
 from puna.vision.config import VideoConfig, VisionConfig, ratios, video_places
 from puna.vision.hf import load_vision, save_vision
-from puna.vision.meta import TABLES, is_meta_vision, load_meta_vision, save_meta_vision
+from puna.vision.meta import is_meta_vision, load_meta_vision, save_meta_vision
 from puna.vision.meta_tables import resized_canvas, resized_positions, rows_of, table_of
 from puna.vision.model import VisionLlama
 
@@ -32,12 +32,7 @@ TOKENIZER = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)})
 
 def metas(**change: Any) -> VisionLlama:
     """A model of Meta's numerics whose tables of tiles come from one table of the canvas, as in released weights."""
-    model = model_of(change.pop("vision", OWN), leak=False, **change)
-    config = model.encoder.config
-    for name in TABLES:
-        rows = model.encoder.get_parameter(name)
-        rows.data = rows_of(table_of(rows.data, config.max_tiles, config.dim))
-    return model
+    return one_canvas(model_of(change.pop("vision", OWN), leak=False, **change))
 
 
 def same(a: VisionLlama, b: VisionLlama) -> bool:

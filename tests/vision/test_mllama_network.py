@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from mllama_cases import CASES, PLACES, TEXT, media_batch, model_of, their_inputs, theirs, with_images
+from mllama_cases import CASES, PLACES, TEXT, media_batch, model_of, one_canvas, their_inputs, theirs, with_images
 from torch import Tensor
 
 from puna.model.config import RopeScaling
@@ -50,6 +50,19 @@ def test_logits_loss_and_gradients_of_transformers(images: list[tuple[int, int, 
     for mine, other in pairs:
         assert mine is not None and other is not None
         assert (mine - other).abs().max() <= 1e-5 * max(1.0, float(other.abs().max()))
+
+
+@pytest.mark.parametrize("images", CASES.values(), ids=CASES)
+@torch.no_grad()
+def test_padding_that_is_the_same_is_computed_once(images: list[tuple[int, int, int]]) -> None:
+    """As in released weights, whose tables hold nothing for padding tiles; the numbers stay those of transformers."""
+    model, lengths = one_canvas(model_of()), []
+    batch = media_batch(with_images(images), images)
+    model.encoder.transformer.layers[0].register_forward_pre_hook(lambda layer, given: lengths.append(given[0].shape[1]))
+    ours = model(batch.ids_BT, attached=model.attach(batch))
+    assert (ours - theirs(model)(**their_inputs(batch, images)).logits).abs().max() <= 1e-5
+    tiles = sorted({high * wide for high, wide in (ratios(4)[ratio - 1] for _, _, ratio in images)})
+    assert lengths[: len(tiles)] == [min(count + 1, 4) * 18 for count in tiles]  # 17 tokens and one that fills up
 
 
 def test_text_alone_is_the_text_model() -> None:

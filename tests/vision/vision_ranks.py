@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from vision_toys import ENCODER, FIT, finished, picture_row, run_stage, text_model, text_row, toy_tokenizer
+from vision_toys import ENCODER, FIT, finished, picture_row, pictures, run_stage, text_model, text_row, toy_tokenizer
 
-from puna.core.stage import Artifact
+from puna.core.errors import Preempted
+from puna.core.modules import load_stage
+from puna.core.stage import Artifact, local_context
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama
+from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import write_rows
 from puna.train.objectives import CrossEntropy, Objective
 from puna.train.packing import Batch
@@ -23,13 +28,15 @@ from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import EncoderShape
 from puna.vision.fetch import MediaRules
 from puna.vision.model import VisionLlama
-from puna.vision.rows import MediaBatches, MediaRows, media_of
+from puna.vision.rows import MediaBatches, MediaRows
 from puna.vision.tile_store import TileStore
 from puna.vision.tiles import ImageShape
 from puna.vision.two_towers import TwoTowers, caption_ids
 
 LENGTH = 64  # one row of the toy's dialogs each
 STAGE = {**FIT, "encoder": ENCODER, "cross_layers": 2, "gate": 0.5, "batch_tokens": 2 * LENGTH, "steps": 4}
+DPO = {"lr": 2e-3, "pairs_per_step": 5, "least_pairs": 1, "evaluate_every": 1, "dev": 3, "ema_every": 1, "passes": 3}
+REWARD = {"lr": 2e-3, "pairs_per_step": 5, "least_pairs": 1, "steps": 3, "held": 0.3}
 SIZES = {"dim": 16, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_dim": 32, "max_seq_len": 128}
 
 
@@ -42,7 +49,9 @@ def artifacts(root: Path) -> dict[str, Artifact]:
         row.messages[0].content += " " * 40  # so that no two share a row
     write_rows(shown / "train.jsonl", rows)
     write_rows(shown / "dev.jsonl", [])
-    return {"base": text_model(root / "base"), "shown": finished(shown, "pictures", "shown")}
+    base, pictured = text_model(root / "base"), finished(shown, "pictures", "shown")
+    seen = run_stage(root, "vision.pretrain", "seen", [base, pictured], **{**STAGE, "steps": 1})
+    return {"base": base, "shown": pictured, "seen": seen, "clips": pictures(root / "clips", train=8, dev=3, videos=6)}
 
 
 def tiles() -> TileStore:
@@ -82,17 +91,42 @@ def contrasted(made: dict[str, Artifact]) -> dict[str, Any]:
     world, tokenizer, root = World.current(), toy_tokenizer(), made["shown"].path
     text = ModelConfig(vocab_size=tokenizer.vocab_size, **SIZES, tied=True)
     model = TwoTowers(ImageEncoder(EncoderShape(**ENCODER).config()), text, 8, seed=2)
-    rows = [picture_row(root, i) for i in range(6)]
-    pairs = [Pair(tuple(caption_ids(tokenizer, f"{i // 2} red")), media_of(row.messages)[0], root) for i, row in enumerate(rows)]
+    media = [Medium(at=0, kind="image", url=f"media/{i}.png") for i in (1, 3, 5, 7, 3, 1)]
+    pairs = [Pair(tuple(caption_ids(tokenizer, f"{i // 2} red")), medium, root) for i, medium in enumerate(media)]
     return step_gradient(model, InfoNCE(), PairBatches(pairs, 6, LENGTH, 3, tiles(), world.rank, world.size)(0))
 
 
 def everything(made: dict[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Both steps, and a stage to its end."""
+    """Both steps, and stages to their ends: with a copy of the weights in each process, and with the weights cut up."""
     world = World.current()
-    stage = run_stage(folder / str(world.process), "vision.pretrain", "seen", [made["base"], made["shown"]], **STAGE,
-                      parallel={"dp": world.processes})  # fmt: skip
-    return {"captioned": captioned(made, folder), "contrasted": contrasted(made), "out": str(stage.path)}
+    root, inputs, out = folder / str(world.process), [made["base"], made["shown"]], {}
+    for name, more in (("copies", {}), ("shards", {"shard": True}), ("muon", {"shard": True, "optimizer": "muon"})):
+        settings = {**STAGE, **more, "parallel": {"dp": world.processes}}
+        out[name] = run_stage(root, "vision.pretrain", name, inputs, scratch=folder / f"{name}.scratch", **settings)
+    out["stopped"] = stopped(root, inputs, folder / "stopped.scratch")
+    settings = {**FIT, "dim": 16, "layers": 1, "heads": 2, "factor": 2, "gate": 0.5, "batch_tokens": 2 * LENGTH, "shard": True}
+    out["clips"] = run_stage(
+        root, "vision.clips", "clips", [made["seen"], made["clips"]], scratch=folder / "clips.scratch", **settings,
+        parallel={"dp": world.processes},
+    )  # fmt: skip
+    for name, uses, own in (("dpo", "vision.dpo", DPO), ("reward", "vision.reward", REWARD)):
+        settings = {**own, "log_every": 1, "parallel": {"dp": world.processes}}
+        out[name] = run_stage(root, uses, name, [made["seen"], made["clips"]], scratch=folder / f"{name}.scratch", **settings)
+    return {"captioned": captioned(made, folder), "contrasted": contrasted(made), "out": {k: str(v.path) for k, v in out.items()}}
+
+
+def stopped(root: Path, inputs: list[Artifact], scratch: Path) -> Artifact:
+    """The stage with its weights cut up, stopped after two steps and taken up again."""
+    stage, calls = load_stage("vision.pretrain"), iter(range(100))
+    scratch.mkdir(parents=True, exist_ok=True)
+    ctx = replace(local_context(root / "shards again", name="shards", inputs=inputs, seed=7), scratch=scratch)
+    settings = stage.Settings(**STAGE, shard=True, parallel={"dp": World.current().processes})
+    with contextlib.suppress(Preempted):
+        stage.run(settings, replace(ctx, stopping=lambda: next(calls) >= 2))
+        raise AssertionError("it did not stop")
+    (ctx.out / "metrics.jsonl").unlink(missing_ok=True)
+    stage.run(settings, ctx)
+    return finished(ctx.out, stage.KIND, "shards")
 
 
 def session(process: int, folder: str, made: dict[str, Artifact]) -> None:
