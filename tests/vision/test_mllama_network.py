@@ -66,7 +66,7 @@ def test_padding_that_is_the_same_is_computed_once(images: list[tuple[int, int, 
 
 
 def test_gradients_tell_paddings_apart_that_are_the_same() -> None:
-    """Tables of released weights hold nothing for padding tiles; their gradient there is that of each tile, as in transformers."""
+    """Released tables hold nothing for padding tiles; the gradient there is that of each tile, as in transformers."""
     images = CASES["ragged"]
     model, batch = one_canvas(model_of()), media_batch(with_images(images), images)
     peer = theirs(model)
