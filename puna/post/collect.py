@@ -167,7 +167,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 def outside(settings: Settings) -> dict[str, str]:
     """Content digests of the user's files, by path: a changed file makes another artifact."""
-    return file_digests(path for source in settings.sources if isinstance(source, FileSource) for path in source_files(source.path))
+    return file_digests(
+        path for source in settings.sources if isinstance(source, FileSource) for path in source_files(source.path)
+    )
 
 
 def file_digests(paths: Iterable[Path]) -> dict[str, str]:

@@ -176,7 +176,9 @@ def _message(message: dict[str, Any]) -> MessageRow:
     if calls is not None and _CHAT_ROLES[name] != "assistant":
         raise UnreadableRow(f"dialog row: a message of role {name!r} calls a tool")
     content = "" if content is None else content
-    return MessageRow.model_validate({"role": _CHAT_ROLES[name], "content": content, "tool_calls": calls, "media": media, **extra})
+    return MessageRow.model_validate(
+        {"role": _CHAT_ROLES[name], "content": content, "tool_calls": calls, "media": media, **extra}
+    )
 
 
 def _function_call(value: str) -> str:

@@ -29,7 +29,9 @@ def prompt_key(messages: list[MessageRow]) -> str:
 
 def prompt_text(messages: Iterable[MessageRow]) -> str:
     """A prompt in canonical form: roles and contents, compatibility-normalised, case and white space folded, and media by url."""
-    parts = ((f"{m.role}: {unicodedata.normalize('NFKC', m.content)}", [f" <{o.kind} {o.url}>" for o in m.media]) for m in messages)
+    parts = (
+        (f"{m.role}: {unicodedata.normalize('NFKC', m.content)}", [f" <{o.kind} {o.url}>" for o in m.media]) for m in messages
+    )
     return "\n".join(" ".join(part.casefold().split()) + "".join(shown) for part, shown in parts)
 
 

@@ -4,8 +4,8 @@
 
 Role, "\\n\\n" and content are encoded separately and content is never stripped, so the ids of a prompt are a prefix of the ids of
 prompt plus answer, whatever the answer begins with. An assistant's tool call is <|python_tag|> + JSON + <|eom_id|>; the tool's
-result comes back as a message of role ipython. A picture or a video is one <|image|> where it stands in the content; what it shows
-enters by cross-attention (paper 7.3). The Jinja template for other tools states the same format and is tested against this
+result comes back as a message of role ipython. A picture or a video is one <|image|> where it stands in the content; what it
+shows enters by cross-attention (paper 7.3). The Jinja template for other tools states the same format and is tested against this
 renderer.
 """
 

@@ -2,7 +2,7 @@
 
 Tool calls and tool descriptions stay JSON *strings*: columnar readers fill the missing keys of nested arguments with nulls, and
 the template would then print them. An id is the hash of the content, so equal rows are equal everywhere. A message with pictures
-or videos is written as OpenAI's content parts; in memory its `content` is the text alone, and `media` says what stands where in it.
+or videos is written as OpenAI's content parts; in memory its `content` is the text alone, and `media` says what stands where.
 """
 
 from __future__ import annotations

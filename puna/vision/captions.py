@@ -1,8 +1,8 @@
-"""Which image-text pairs to keep by their text (paper 7.1): a filter of language, length and similarity, and resampling by n-grams.
+"""Which image-text pairs to keep by their text (paper 7.1): a filter of language, length, similarity; resampling by n-grams.
 
-Resampling (the paper's, after MetaCLIP): a pair stays if any n-gram of its caption is rare (fewer than T occurrences); else each of
-its n-grams is drawn with probability sqrt(T / f), f its number of occurrences, and the pair stays if any is drawn. Captions that
-say what thousands of others say become few, and no rare thing is lost.
+Resampling (the paper's, after MetaCLIP): a pair stays if any n-gram of its caption is rare, in fewer than T captions; else each
+of its n-grams is drawn with probability sqrt(T / f), f the captions that have it, and the pair stays if any is drawn. Captions
+that say what thousands of others say become few, and no rare thing is lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CaptionFilter(Settings):
     languages: tuple[str, ...] = ("en",)
     min_words: PositiveInt = 1
     max_words: PositiveInt = 256
-    similarity: float = Field(0.0, ge=-1, le=1)
+    similarity: float = Field(default=0.0, ge=-1, le=1)
 
 
 class Resampling(Settings):
@@ -53,7 +53,9 @@ def refusals(captions: Sequence[str], settings: CaptionFilter) -> list[str]:
         for language, words in zip(languages, scan(part).counts.tolist(), strict=True):
             known = not settings.languages or language in (*settings.languages, UNKNOWN)
             length = settings.min_words <= words <= settings.max_words
-            found.append("" if known and length else "language" if not known else "too short" if words < settings.min_words else "too long")
+            found.append(
+                "" if known and length else "language" if not known else "too short" if words < settings.min_words else "too long"
+            )
     return found
 
 

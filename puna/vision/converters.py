@@ -62,7 +62,7 @@ def _question(row: dict[str, Any], files: dict[str, list[Any]], ask: str) -> dic
         if not answers:
             raise UnreadableRow("a question without an answer")
         prompt = [{"role": "user", "content": [*media, {"type": "text", "text": str(row["question"])}]}]
-        kept = {key: row[key] for key in ("lang", "capability", "provenance", "family") if key in row}
+        kept: dict[str, Any] = {key: row[key] for key in ("lang", "capability", "provenance", "family") if key in row}
         return {"family": "vqa", **kept, "prompt": prompt, "verifier": "exact", "reference": answers, "gold": most_given(answers)}
     caption = next((row[key] for key in ("caption", "text") if isinstance(row.get(key), str)), "")
     if not caption.strip():

@@ -1,8 +1,8 @@
 """How answers about pictures are scored (paper 7.6): exact match, ANLS, relaxed accuracy, VQA soft accuracy.
 
-Each takes the answer and the texts that count as right and gives 0 to 1; an item's score is that of its best reference, except for
-VQA, where every annotator has a say. Which data sets use which: exact match for generated pictures and multiple choice, ANLS for
-DocVQA and InfographicVQA, relaxed accuracy for ChartQA, VQA soft accuracy for VQA v2, OK-VQA, TextVQA and VizWiz.
+Each takes the answer and the texts that count as right and gives 0 to 1; an item's score is that of its best reference, except
+for VQA, where every annotator has a say. Which data sets use which: exact match for generated pictures and multiple choice, ANLS
+for DocVQA and InfographicVQA, relaxed accuracy for ChartQA, VQA soft accuracy for VQA v2, OK-VQA, TextVQA and VizWiz.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ RELAXED = 0.05  # relative error of a number that is let pass (Methani et al. 20
 ANNOTATORS = 4  # with fewer, no answer can reach 1 once one of them is left out
 AGREEING = 3  # other annotators that make an answer wholly right (Antol et al. 2015)
 
-NUMBERS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
-SPACED = ";/[]\"{}()=+\\_-><@`,?!"  # marks that the VQA evaluation takes out
-SHORTENED = (  # words whose spelling without (one of) their apostrophes is mended
-    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd "
-    "how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't "
-    "'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll "
-    "someone's something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're "
-    "they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll "
-    "who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
-).split()
+NUMBERS = {"zero": "0", "none": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+           "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
+SPACED = ';/[]"{}()=+\\_-><@`,?!'  # marks that the VQA evaluation takes out
+# words whose spelling without (one of) their apostrophes is mended
+SHORTENED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
+oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's they'd
+they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's
+where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll
+y'all'd've you'd you'd've you'll you're you've
+"""
 
 
 def normalised(text: str) -> str:
     """A short answer without what does not make it wrong, for exact match.
 
     Unicode in compatibility form, case folded, ASCII marks at the ends of words removed, articles dropped, numbers up to ten as
-    digits, commas between thousands out, white space collapsed; signs, decimal points and marks inside words stay ("-3.5", "x-ray").
+    digits, commas between thousands out, white space collapsed. Signs, decimal points, marks inside words stay ("-3.5", "x-ray").
     """
     words = re.sub(r"(?<=\d),(?=\d{3}\b)", "", unicodedata.normalize("NFKC", text)).casefold().split()
     bare = (word.strip(string.punctuation) if not _number(word) else word.rstrip(".") for word in words)
@@ -69,8 +72,8 @@ def relaxed(answer: str, references: Sequence[str]) -> float:
 def vqa(answer: str, references: Sequence[str]) -> float:
     """VQA soft accuracy: min(matches / 3, 1) among all annotators but one, averaged over who is left out.
 
-    Normalisation is that of the official evaluation, down to its habits: the answer's marks, articles, numerals and apostrophes are
-    brought into form, of the references only the marks, and only where annotators differ.
+    Normalisation is that of the official evaluation, down to its habits: the answer's marks, articles, numerals and apostrophes
+    are brought into form, of the references only the marks, and only where annotators differ.
 
     Raises:
         InputError: fewer than four references.
@@ -140,8 +143,8 @@ def _without_marks(text: str) -> str:
 
 def _mended() -> dict[str, str]:
     """Each short form with one of its apostrophes left out, and itself as the value."""
-    found = {}
-    for word in SHORTENED:
+    found = dict[str, str]()
+    for word in SHORTENED.split():
         places = [i for i, letter in enumerate(word) if letter == "'"]
         found |= {word[:place] + word[place + 1 :]: word for place in places}
     return found | {"somebody'd": "somebodyd"}  # so the official table

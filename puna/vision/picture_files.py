@@ -31,6 +31,7 @@ from puna.vision.captions import CaptionFilter, Resampling, refusals, resample
 from puna.vision.converters import to_parts
 from puna.vision.near_pictures import NearPictures, clusters
 from puna.vision.shelf import Shelf
+from puna.vision.tar_shards import is_tar, tar_rows
 
 SPLITS = ("train", "dev", "test")
 FOLDER = "media/files"  # of the artifact
@@ -40,10 +41,10 @@ Score = Callable[[Sequence[Path], Sequence[str]], np.ndarray]  # cosines of pict
 
 
 class FilePictures(Settings):
-    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or a folder or glob of them.
+    """JSON or JSONL files with rows of any form that `puna.vision.converters` knows, or WebDataset shards, or a glob of them.
 
     Attributes:
-        path: a file, a folder or a glob.
+        path: a file, a folder of JSON files, or a glob.
         media: the folder that paths of pictures start from and may not leave; by default that of the file.
         licence: SPDX identifier as the source declares it; it travels with every row.
         concluded: the licence that was found to be right, where it is another, and the `evidence` for that in words.
@@ -107,13 +108,18 @@ class FileRows:
     def read(self, source: FilePictures, path: Path, pause: Callable[[], None]) -> None:
         """Take the rows of one file; `pause` is called before each."""
         root, provenance = Path(source.media) if source.media else path.parent, source.provenance()
-        for number, row in _rows(path, self.bad):
+        if is_tar(path):
+            root = self.shelf.folder.with_name("sample")
+            root.mkdir(exist_ok=True)
+        rows = tar_rows(path, root, self.shelf.rules.max_bytes, self.bad) if is_tar(path) else _rows(path, self.bad)
+        for number, row in rows:
             pause()
             try:
                 found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
                 if found.preferences or any(not task.gold for task in found.tasks):
                     raise UnreadableRow("a preference, or a task without a worked answer")
-                for one in (*found.dialogs, *found.tasks):
+                usable: list[Dialog | Task] = [*found.dialogs, *found.tasks]
+                for one in usable:
                     self._add(one, root, source.split, str(row.get("id", "")))
             except (UnreadableRow, InputError) as error:
                 reason = str(error) if isinstance(error, UnreadableRow) else f"{error.what}: {error.where}"
@@ -140,8 +146,8 @@ class FileRows:
 
     def media_of(self, rows: np.ndarray) -> set[int]:
         """The numbers of the media of some rows (bool [rows])."""
-        owned = np.repeat(rows, np.diff(np.array(self.ends, np.int64), prepend=0))
-        return set(np.array(self.media, np.int64)[owned].tolist())
+        counts = np.diff(np.array(self.ends, np.int64), prepend=np.int64(0))
+        return set(np.array(self.media, np.int64)[np.repeat(rows, counts)].tolist())
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of some rows that are pairs."""
@@ -184,7 +190,8 @@ class Chosen:
         """Leave rows out that are in a split still."""
         rows = rows[self.split[rows] != LEFT_OUT]
         self.split[rows] = LEFT_OUT
-        self.reasons[reason] += len(rows)
+        if len(rows):
+            self.reasons[reason] += len(rows)
 
 
 def choose(rows: FileRows, settings: Choice, seed: int, score: Score | None = None) -> Chosen:
@@ -235,13 +242,16 @@ def _without_duplicates(rows: FileRows, settings: NearPictures, chosen: Chosen) 
 def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) -> None:
     """Splits by picture: rows that share one, or show near-duplicates, are never on two sides."""
     media, ends = np.array(rows.media, np.int64), np.array(rows.ends, np.int64)
-    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=np.int64(0)))
     beside = np.flatnonzero(owner[1:] == owner[:-1]) if len(owner) else np.zeros(0, np.int64)
     first, second = np.concatenate([same, media[beside]]), np.concatenate([np.arange(len(same)), media[beside + 1]])
     roots = components(first, second, len(same))
     of_row = rows.first_media()
     prompts = rows.spool.prompts(np.arange(len(of_row)))
-    digests = [rows.shelf.digests[roots[number]] if number != LEFT_OUT else prompt for number, prompt in zip(of_row, prompts, strict=True)]
+    digests = [
+        rows.shelf.digests[roots[number]] if number != LEFT_OUT else prompt
+        for number, prompt in zip(of_row, prompts, strict=True)
+    ]
     chosen.shows = [bytes(digest).ljust(16, b"\0").hex() for digest in digests]
     place = np.array([int.from_bytes(bytes(digest)[:8].ljust(8, b"\0"), "big") / 2**64 for digest in digests])
     by_picture = np.where(place < settings.test, 2, np.where(place < settings.test + settings.dev, 1, 0))
@@ -275,7 +285,8 @@ def asked(line: bytes, shows: str, split: str) -> Task | None:
     prompt = dialog.messages[:-1]
     return Task(
         id=content_id({"prompt": prompt}), prompt=prompt, verifier="exact", reference=[last.content], family=dialog.capability,
-        capability=dialog.capability, lang=dialog.lang, gold=last.content, split=split, provenance=marked(dialog.provenance, shows),
+        capability=dialog.capability, lang=dialog.lang, gold=last.content, split=split,
+        provenance=marked(dialog.provenance, shows),
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """Pictures and videos with text, for all of vision's training and tests (paper 7.1): generated ones, and the user's own.
 
 The generated ones have a known truth and are held out by it: what a picture of dev or test shows is shown by none of training.
-Rows of files are filtered, freed of near-duplicates, divided by picture, and resampled (`puna.vision.picture_files`). `train.jsonl`
-has dialogs, one question about one picture each or longer ones; `dev.jsonl` and `test.jsonl` have tasks, with the kind of question
-as their `family`. The files lie in `media/`; each row's provenance names in `checks.shows` what its picture shows, and `split.json`
-counts from the written rows that no such name is in two splits.
+Rows of files are filtered, freed of near-duplicates, divided by picture, and resampled (`puna.vision.picture_files`).
+`train.jsonl` has dialogs, one question about one picture each or longer ones; `dev.jsonl` and `test.jsonl` have tasks, with the
+kind of question as their `family`. The files lie in `media/`; each row's provenance names in `checks.shows` what its picture
+shows, and `split.json` counts from the written rows that no such name is in two splits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, combinations
 from shutil import rmtree
 from typing import Annotated, Any, Literal
@@ -30,7 +30,7 @@ from puna.post.spool import Spool, digests_of
 from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import Dialog, MessageRow, Task, content_id, read_rows, row_line
 from puna.vision.fetch import MediaRules
-from puna.vision.picture_files import FOLDER, SPLITS, Choice, Chosen, FilePictures, FileRows, asked, choose, learnt, marked
+from puna.vision.picture_files import FOLDER, SPLITS, Choice, Chosen, FilePictures, FileRows, Score, asked, choose, learnt, marked
 from puna.vision.shelf import Shelf
 from puna.world.drawing import Look
 from puna.world.pictures import Picture, picture
@@ -55,7 +55,7 @@ class WorldPictures(Look):
     train: dict[Kind, NonNegativeInt] = {"scene": 4000}
     dev: dict[Kind, NonNegativeInt] = {"scene": 60}
     test: dict[Kind, NonNegativeInt] = {"scene": 200}
-    questions: int = Field(2, ge=0, le=8)
+    questions: int = Field(default=2, ge=0, le=8)
 
 
 class WorldSource(BaseSettings):
@@ -86,7 +86,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     """Draw, read, choose and write; the summary counts rows by split and kind, and what was left out, by reason."""
     recorded, kinds = RecordedRows(ctx, settings.teachers), {split: Counter[str]() for split in SPLITS}
     rows = _read_files(settings, ctx)
-    chosen = choose(rows, settings, ctx.stream_seed("files"))
+    chosen = choose(rows, settings, ctx.stream_seed("files"), _scorer(ctx))
     for split in SPLITS:
         with (ctx.out / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for row in chain(_drawn(settings, split, ctx), _chosen(rows, chosen, split)):
@@ -141,7 +141,10 @@ def _asked(shown: Picture, url: str, split: str, questions: int, seed: int, numb
     medium = Medium(0, "video" if len(shown.images) > 1 else "image", url)
     provenance = marked(PROVENANCE, hashlib.blake2b(shown.key.encode(), digest_size=16).hexdigest())
     for one in (caption, *chosen):
-        prompt, answer = MessageRow(role="user", content=one.question, media=(medium,)), MessageRow(role="assistant", content=one.answer)
+        prompt, answer = (
+            MessageRow(role="user", content=one.question, media=(medium,)),
+            MessageRow(role="assistant", content=one.answer),
+        )
         if split == "train":
             messages = [prompt, answer]
             yield Dialog(id=content_id(messages), messages=messages, capability=one.kind, provenance=provenance)
@@ -161,6 +164,16 @@ def _read_files(settings: Settings, ctx: StageContext) -> FileRows:
             for path in source_files(source.path):
                 rows.read(source, path, lambda: ctx.checkpoint_or_stop(lambda: None))
     return rows
+
+
+def _scorer(ctx: StageContext) -> Score | None:
+    """Cosines of pictures and captions by the contrastive encoder among the inputs, if there is one."""
+    encoder = ctx.inputs.optional("image_encoder")
+    if encoder is None:
+        return None
+    from puna.vision.contrast import load_scorer
+
+    return load_scorer(encoder.path)
 
 
 def _chosen(rows: FileRows, chosen: Chosen, split: str) -> Iterator[Dialog | Task]:
@@ -192,17 +205,18 @@ def _keep_media(rows: FileRows, chosen: Chosen, ctx: StageContext) -> None:
 
 def _proof(ctx: StageContext) -> dict[str, Any]:
     """Counted from the rows as written: pictures of each split and those that two splits share, and answers by kind in test."""
-    shown, answers = {}, defaultdict(Counter[str])
-    for split in SPLITS:
-        names = []
-        for row in read_rows(ctx.out / f"{split}.jsonl", Dialog if split == "train" else Task):
-            names.append(row.provenance.checks["shows"])
-            if split == "test":
-                answers[row.family][str(row.gold)] += 1
-        shown[split] = np.unique(digests_of(names))
+    learnt_from = read_rows(ctx.out / "train.jsonl", Dialog)
+    dev, test = (list(read_rows(ctx.out / f"{split}.jsonl", Task)) for split in ("dev", "test"))
+    rows: dict[str, Iterable[Dialog | Task]] = {"train": learnt_from, "dev": dev, "test": test}
+    shown = {split: np.unique(digests_of(row.provenance.checks["shows"] for row in found)) for split, found in rows.items()}
+    answers: dict[str, set[str]] = defaultdict(set)
+    for task in test:
+        answers[task.family].add(str(task.gold))
     single = sorted(kind for kind, found in answers.items() if len(found) < LEAST_ANSWERS)
     if single:
-        ctx.note(f"test: all questions of the kind {', '.join(single)} have one answer, so shuffled pictures are no control for them")
+        ctx.note(
+            f"test: all questions of the kind {', '.join(single)} have one answer, so shuffled pictures are no control for them"
+        )
     return {
         "pictures": {split: len(found) for split, found in shown.items()},
         "overlap": {f"{a}/{b}": len(np.intersect1d(shown[a], shown[b])) for a, b in combinations(SPLITS, 2)},

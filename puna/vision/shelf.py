@@ -20,7 +20,7 @@ from puna.tokenizer.chat import Medium
 from puna.vision.fetch import MediaRules, shown
 from puna.vision.frames import frame_files, frames_of
 from puna.vision.media import fetch
-from puna.vision.near_pictures import SIDE, colour_copy, dhash
+from puna.vision.near_pictures import COPY_BYTES, dhash, small_copy
 from puna.vision.tiles import read_image
 
 LOOKED_AT = 2  # frames of a video that are decoded to see that it can be
@@ -39,9 +39,10 @@ class Shelf:
     def __init__(self, folder: Path, log: Path, rules: MediaRules):
         self.folder, self.rules = folder, rules
         self.names, self.digests, self._numbers = list[str](), list[bytes](), dict[bytes, int]()
-        self._hashes, self._copies, self._pictures = array("Q"), bytearray(), bytearray()
+        self._hashes, self._places, self._pictures = array("Q"), array("q"), bytearray()
         folder.mkdir(parents=True, exist_ok=True)
-        self._log = log
+        self._log, self._copies = log, log.with_suffix(".copies")
+        self._copies.touch()
         self._looked = {line["digest"]: line for line in _lines(log)}
 
     def __len__(self) -> int:
@@ -62,15 +63,19 @@ class Shelf:
             self.names.append(about["name"])
             self.digests.append(digest)
             self._hashes.append(int(about["hash"], 16))
-            self._copies += bytes.fromhex(about["copy"])
+            self._places.append(about["copy"])
             self._pictures.append(medium.kind == "image")
         return self._numbers[digest]
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pictures among the media: their numbers int64, hashes uint64 and colour copies uint8 [pictures, 192]."""
+        """The pictures among the media: their numbers int64, hashes uint64 and small copies uint8 [pictures, COPY_BYTES]."""
         which = np.flatnonzero(np.frombuffer(bytes(self._pictures), np.uint8))
-        hashes = np.frombuffer(self._hashes, np.uint64) if self._hashes else np.zeros(0, np.uint64)
-        return which, hashes[which], np.frombuffer(bytes(self._copies), np.uint8).reshape(-1, SIDE * SIDE * 3)[which]
+        places = np.array(self._places, np.int64)[which]
+        if not len(which):
+            return which, np.zeros(0, np.uint64), np.zeros((0, COPY_BYTES), np.uint8)
+        copies = np.memmap(self._copies, np.uint8, "r", shape=(self._copies.stat().st_size // COPY_BYTES, COPY_BYTES))
+        in_order = np.array_equal(places, np.arange(len(copies)))  # then they stay in their file
+        return which, np.array(self._hashes, np.uint64)[which], copies if in_order else copies[places]
 
     def _add(self, source: bytes | Path, medium: Medium, digest: bytes) -> dict[str, Any]:
         """Decode a new medium and put it on the shelf; its line in the log comes last."""
@@ -78,10 +83,10 @@ class Shelf:
         if medium.kind == "image":
             assert isinstance(source, bytes)
             image = read_image(source, self.rules, where)
-            seen = f"{dhash(image):016x}", colour_copy(image).tobytes().hex()
+            seen = f"{dhash(image):016x}", self._keep_copy(small_copy(image))
         else:
             frames_of(source, LOOKED_AT, self.rules, start=medium.start, end=medium.end, each=lambda frame: None, where=where)
-            seen = "0", bytes(SIDE * SIDE * 3).hex()
+            seen = "0", -1
         name = f"{digest.hex()[:2]}/{digest.hex()}"
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
@@ -95,6 +100,14 @@ class Shelf:
         with self._log.open("a") as log:
             log.write(json.dumps(about) + "\n")
         return about
+
+    def _keep_copy(self, copy: np.ndarray) -> int:
+        """Put a small copy into its file; returns its place there, in copies."""
+        with self._copies.open("r+b") as file:
+            place = file.seek(0, 2) // COPY_BYTES  # over what a kill left torn
+            file.seek(place * COPY_BYTES)
+            file.write(copy.tobytes())
+        return place
 
 
 def _digest(source: bytes | Path, kind: str) -> bytes:
@@ -113,4 +126,3 @@ def _lines(log: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
-

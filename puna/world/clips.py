@@ -1,8 +1,8 @@
 """Short clips of moving shapes, whose questions only the order of the frames answers (paper 7.4: more than one frame needed).
 
-Shapes move on a torus: what leaves on one side comes back on the other. A shape's place in any one frame is then uniform whatever
-its direction, so a single frame says nothing of it. In shuffled frames the line of the motion is left, but not which way along it:
-that control scores one half on the direction, and one half on the order of two motions as well.
+Shapes move on a torus: what leaves on one side comes back on the other. A shape's place in any one frame is then uniform
+whatever its direction, so a single frame says nothing of it. In shuffled frames the line of the motion is left, but not which way
+along it: that control scores one half on the direction, and one half on the order of two motions as well.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from pydantic import Field
 from puna.core.settings import Settings
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]  # red, green, blue, 0-255
 Point = tuple[float, float]  # pixels from the left and from the top
@@ -46,11 +47,11 @@ class Look(Settings):
         frames: of a clip.
     """
 
-    size: int = Field(64, ge=48, le=4096)
-    shapes: int = Field(4, ge=2, le=len(SHAPES))
-    colours: int = Field(4, ge=2, le=len(COLOURS))
-    things: int = Field(4, ge=1, le=4)
-    frames: int = Field(8, ge=4, le=64)
+    size: int = Field(default=64, ge=48, le=4096)
+    shapes: int = Field(default=4, ge=2, le=len(SHAPES))
+    colours: int = Field(default=4, ge=2, le=len(COLOURS))
+    things: int = Field(default=4, ge=1, le=4)
+    frames: int = Field(default=8, ge=4, le=64)
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,24 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, at: Point, radius: float)
 
 def write(image: Image.Image, text: str, at: Point, colour: Colour) -> None:
     """Write a line of ASCII, `at` its upper left corner, in letters of LETTER pixels times `scale_of` the picture."""
-    from PIL import Image, ImageDraw, ImageFont
+    image.paste(colour, (round(at[0]), round(at[1])), _letters(text, scale_of(image.width)))
 
-    scale = scale_of(image.width)
+
+@lru_cache(maxsize=4096)
+def _letters(text: str, scale: int) -> Image.Image:
+    """A line of text as a mask."""
+    from PIL import Image, ImageDraw
+
     mask = Image.new("1", (LETTER[0] * len(text), LETTER[1]))
-    ImageDraw.Draw(mask).text((0, 0), text, fill=1, font=ImageFont.load_default_imagefont())
-    mask = mask.resize((mask.width * scale, mask.height * scale))
-    image.paste(colour, (round(at[0]), round(at[1])), mask)
+    ImageDraw.Draw(mask).text((0, 0), text, fill=1, font=_font())
+    return mask.resize((mask.width * scale, mask.height * scale))
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.ImageFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default_imagefont()
 
 
 def scale_of(size: int) -> int:

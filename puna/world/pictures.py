@@ -59,9 +59,9 @@ class Picture:
         """Write it as PNG, a clip as an animated one; no pixel changes."""
         first, *others = self.images
         if others:
-            first.save(path, format="PNG", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+            first.save(path, "PNG", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
         else:
-            first.save(path, format="PNG")
+            first.save(path, "PNG")
 
 
 def picture(kind: str, seed: int, split: str, number: int, look: Look) -> Picture:
