@@ -21,7 +21,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from puna.core.errors import PunaError
+from puna.core.errors import InputError, PunaError
 from puna.infer.engine import Engine
 from puna.infer.parallel import ONE, first_rank
 from puna.infer.shards import Layout
@@ -98,6 +98,8 @@ def serve(
     stderr (`puna.serve.request_log`). `rules`, `media_root`: what pictures and videos may be read, for a model that sees.
     `options`: as in `opened_model`.
     """
+    if media_root is not None and not media_root.is_dir():
+        raise InputError("there is no such folder", where=f"--media-root {media_root}", fix="name a folder of pictures")
     if log_requests:
         show()
     listening = bind(host, port) if first_rank(layout) else None

@@ -22,7 +22,7 @@ from puna.vision.eyes import Eyes
 from puna.vision.fetch import MediaRules
 from puna.vision.media import Loaded, decode, fetch, media_key
 
-THREADS = 4
+THREADS = 8
 KEPT_BYTES = 256 << 20  # of decoded media that no request is using
 MOST_BYTES = 4 << 30  # of decoded media, in use or not
 
@@ -72,7 +72,8 @@ class MediaReader:
         try:
             loaded = await asyncio.gather(*reads)
         except PunaError as error:
-            raise as_api_error(error) from None
+            told = as_api_error(error)
+            raise ApiError(told.status, told.message, param="messages") from None
         return tuple(Shown(at, one) for (at, _), one in zip(media, loaded, strict=True))
 
     def load(self, medium: Medium) -> Loaded:

@@ -44,7 +44,7 @@ class MediaRules:
     Attributes:
         max_bytes: of one picture or video as it comes.
         max_pixels: of one picture or frame, decoded.
-        max_frames: of one video.
+        max_frames: of one video, taken. max_decoded: pixels of all the frames that are decoded to find them.
         max_seconds: the longest video, or stretch of one, that is looked at.
         domains: hosts that may be fetched from: a name, `*.name` for all below it, `*` for every public one. Empty: no web.
         seconds: time for one fetch, redirects included.
@@ -53,6 +53,7 @@ class MediaRules:
     max_bytes: int = 20 << 20
     max_pixels: int = 40_000_000
     max_frames: int = 64
+    max_decoded: int = 10_000_000_000
     max_seconds: float = 600.0
     domains: tuple[str, ...] = ()
     seconds: float = 10.0

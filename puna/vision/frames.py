@@ -119,6 +119,7 @@ def _of_animation(
         check_pixels(image.width, image.height, rules, where)
         frames = getattr(image, "n_frames", 1)
         _check_count(frames, rules, where)
+        _check_decoded(image.width * image.height * frames, rules, where)
         inside = range(frames) if stretch.whole else stretch.within(_times(image, frames))
         made = []
         for i in _picked(inside, count, where):
@@ -151,6 +152,12 @@ def _picked(inside: range, count: int, where: str) -> list[int]:
 def _check_count(frames: int, rules: MediaRules, where: str) -> None:
     if frames > rules.max_seconds * RATE:
         raise InputError(f"the video has more than {rules.max_seconds * RATE:.0f} frames", where=where, fix="send a part of it")
+
+
+def _check_decoded(pixels: int, rules: MediaRules, where: str) -> None:
+    if pixels > rules.max_decoded:
+        what = f"more than {rules.max_decoded / 1e9:g} thousand million pixels would have to be decoded"
+        raise InputError(what, where=where, fix="send a shorter or a smaller video, or one with more key frames")
 
 
 def _of_video(
@@ -255,14 +262,19 @@ class _Decoder:
 
     def frames(self, targets: list[int], rules: MediaRules, where: str) -> Iterator[Any]:
         """The first frame at or after each target, ascending; fewer if the file ends before."""
+        decoded = 0
         for target in targets:
             frame = self._jumped(target) or next(self.stored, None)
-            while frame is not None and self._time(frame) < target:
+            while frame is not None:
+                self.at = self._time(frame)
+                decoded += frame.width * frame.height
+                check_pixels(frame.width, frame.height, rules, where)
+                _check_decoded(decoded, rules, where)
+                if self.at >= target:
+                    break
                 frame = next(self.stored, None)
             if frame is None:
                 return
-            self.at = self._time(frame)
-            check_pixels(frame.width, frame.height, rules, where)
             yield frame
 
     def _jumped(self, target: int) -> Any:

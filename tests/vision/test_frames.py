@@ -121,8 +121,9 @@ def test_frames_shown_in_another_order_than_stored():
 
 @pytest_av
 @pytest.mark.parametrize("every", [1, 7, 1000])
-def test_jumps_to_key_frames_change_no_frame(every):
-    clip = encoded(60, every=every)
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_jumps_to_key_frames_change_no_frame(codec, every):
+    clip = encoded(60, codec=codec, every=every, b_frames=2 if codec == "libx264" else 0)
     whole = frames_of(clip, 60, RULES, each=np.asarray)
     for count in (1, 3, 11):
         picked = frames_of(clip, count, RULES, each=np.asarray)
@@ -231,6 +232,21 @@ def test_long_videos_are_bounded():
     assert numbers(clip, 4, MediaRules(max_seconds=100.0), start=0.0, end=40.0) == [5, 15, 25, 35]
     refused(clip, "more than 240 frames", rules=MediaRules(max_seconds=1.0))
     refused(clip, "million pixels", rules=MediaRules(max_pixels=100))
+
+
+def test_what_is_decoded_is_bounded():
+    few = MediaRules(max_decoded=12 * 10 * 7)
+    assert numbers(animated(7), 2, few) == [1, 5]
+    refused(animated(8), "would have to be decoded", rules=few, count=2)
+
+
+@pytest_av
+def test_what_is_decoded_of_a_video_is_bounded():
+    one_key, many = encoded(40, every=1000), encoded(40, every=5)
+    few = MediaRules(max_decoded=32 * 48 * 10)
+    refused(one_key, "would have to be decoded", rules=few)
+    assert numbers(many, 4, few) == [5, 15, 25, 35]
+    assert numbers(one_key, 4, MediaRules(max_decoded=32 * 48 * 36)) == [5, 15, 25, 35]
 
 
 @pytest_av

@@ -110,6 +110,13 @@ def test_a_text_model_shows_nothing(text_directory, files, monkeypatch, capsys):
     assert terminal.SHOWING not in out and out.count(terminal.COMMANDS) == 2
 
 
+def test_a_media_root_that_is_not_there(directory, tmp_path):
+    from puna.serve.app import serve
+
+    with pytest.raises(InputError, match="no such folder"):
+        serve(directory, media_root=tmp_path / "none")
+
+
 def test_options_of_the_verbs(directory, monkeypatch):
     from puna.commands import models
     from puna.serve import app

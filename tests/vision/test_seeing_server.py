@@ -205,7 +205,9 @@ def refused(reply, words: str, status: int = 400) -> None:
 )  # fmt: skip
 def test_pictures_that_are_refused(rules, address, words):
     with client(rules=rules) as c:
-        refused(ask(c, {"type": "image_url", "image_url": {"url": address}}, text_part("x")), words)
+        reply = ask(c, {"type": "image_url", "image_url": {"url": address}}, text_part("x"))
+        refused(reply, words)
+        assert reply.json()["error"]["param"] == "messages"
         assert ask(c, text_part("x")).status_code == 200
 
 

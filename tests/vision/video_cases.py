@@ -12,6 +12,12 @@ import numpy as np
 from PIL import Image
 
 STEP = 4
+NO_CUTS = {"sc_threshold": "1000000000"}
+OWN_KEYS = {
+    "mpeg4": NO_CUTS,
+    "mpeg2video": NO_CUTS,
+    "libx264": {"x264-params": "scenecut=0"},
+}  # no key frames of the encoder's choice
 
 
 def frame(index: int, height: int = 32, width: int = 48) -> Image.Image:
@@ -38,6 +44,7 @@ def encoded(
         stream.codec_context.gop_size = every
         stream.codec_context.max_b_frames = b_frames
         stream.codec_context.bit_rate = 2_000_000
+        stream.options = OWN_KEYS.get(codec, {})
         stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         if rotation:
             stream.set_display_rotation(rotation)
