@@ -131,7 +131,7 @@ def as_task(row: Dialog) -> Task:
     """A row as a question that can be checked."""
     answer = row.messages[-1].content
     return Task(id=row.id, prompt=row.messages[:-1], verifier="exact", reference=[answer], gold=answer, family=row.capability,
-                provenance=PROVENANCE)  # fmt: skip
+                capability=row.capability, provenance=PROVENANCE)  # fmt: skip
 
 
 def preference_row(directory: Path, i: int) -> Preference:
