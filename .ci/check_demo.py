@@ -16,6 +16,9 @@ ITEMS = 1000
 MUST_HELP = ("SFT against base", "rejection sampling (round 1)", "student with the flagship's verified answers")
 MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
 MUST_ACCEPT = ("maths_verified", "maths_selfcheck", "maths_corrections", "instructions", "parallel_text")  # no program needed
+MUST_SEE = ("counting", "colour", "position", "captions")  # with three adapters, against other pictures and the commonest answer
+MUST_SEE_MOTION = "direction of motion"
+SIGHT = ("sights", "sight", "b-sight", "c-sight", "motion")  # stages whose claims are against controls and not against models
 EQUAL_WEIGHTS = ("discarded", "not trained", "same weights")  # verdicts on a model that is its control
 
 
@@ -36,9 +39,22 @@ def problems(run: Path) -> list[str]:
     found += _needle(context["needle"]["models"] | context["student-needle"]["models"])
     found += _claims(report["claims"], run)
     found += _selection(json.loads((_stage(run, "selected") / "summary.json").read_text())["planted"])
+    found += _sight(report)
     made = json.loads((_stage(run, "synthetic") / "summary.json").read_text())["generators"]
     found += [f"nothing was accepted of {name}" for name in MUST_ACCEPT if not made[name]["accepted"]]
     return found + _release(run)
+
+
+def _sight(report: dict) -> list[str]:
+    """What is claimed of sight holds, and every adapter stage has proved that it left the text model alone."""
+    verdicts = {claim["name"]: claim["verdict"] for claim in report["claims"] if claim["stage"] in SIGHT}
+    needed = [
+        f"3 adapters: {what} against {control}" for what in MUST_SEE for control in ("other pictures", "the commonest answer")
+    ]
+    needed += [f"{MUST_SEE_MOTION} against {control}" for control in ("frames in disorder", "the commonest answer")]
+    found = [f"{name}: {verdicts.get(name, 'not tested')}" for name in needed if verdicts.get(name) != "helped"]
+    proofs = report["sections"]["What it sees"]["frozen_text"]
+    return found + [f"{name} proves nothing about its text" for name in ("seer-base", "seer", "seer-video") if name not in proofs]
 
 
 def _selection(planted: dict) -> list[str]:
@@ -78,7 +94,7 @@ def _claims(claims: list[dict], run: Path) -> list[str]:
             found.append(f"'{start}' was not tested on {ITEMS} items")
         elif claim["verdict"] == "hurt" or (start in MUST_HELP and claim["verdict"] != "helped"):
             found.append(f"{claim['name']}: {claim['verdict']}")
-    return found + [f"{c['name']}: {c['verdict']} is untrue" for c in claims if not _true(c, run)]
+    return found + [f"{c['name']}: {c['verdict']} is untrue" for c in claims if c["stage"] not in SIGHT and not _true(c, run)]
 
 
 def _true(claim: dict, run: Path) -> bool:

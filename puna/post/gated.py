@@ -6,6 +6,7 @@ GRPO look at the dev tasks on the way, and hand the policy on unchanged where no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -13,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.post import spread
-from puna.post.gate import Judge, Verdict, comparison
+from puna.post.gate import Verdict, comparison
 from puna.train.loop import Batches, Objective, TrainResult, train
 from puna.train.optim import OptimSettings
 from puna.train.schedule import LearningRate, Schedule
@@ -38,8 +39,9 @@ class Settings(spread.Settings):
 
 
 def optimise(
-    model: Any, objective: Objective, batches: Batches, steps: int, judge: Judge, settings: Settings, ctx: StageContext
-) -> TrainResult:
+    model: Any, objective: Objective, batches: Batches, steps: int, judge: Callable[[Any], Verdict], settings: Settings,
+    ctx: StageContext,
+) -> TrainResult:  # fmt: skip
     """Train for `steps`; the model then holds the weights of the best look."""
 
     def evaluate(current: Any, step: int) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def grouped_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], y
 
 def grouped_rates(labels: Sequence[str], series: Mapping[str, Sequence[Mapping[str, Any]]], y: str) -> Chart:
     """Bars side by side for rates as `puna.evals.stats.rate` gives them, in percent with intervals; none for an absent one."""
-    data, layout = grouped_bars(labels, {name: [_percent(rate, "accuracy") for rate in rates] for name, rates in series.items()}, y)
+    data, layout = grouped_bars(
+        labels, {name: [_percent(rate, "accuracy") for rate in rates] for name, rates in series.items()}, y
+    )
     for trace, rates in zip(data, series.values(), strict=True):
         value = trace["y"]
         trace["error_y"] = {

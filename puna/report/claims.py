@@ -25,10 +25,17 @@ Claim = dict[str, Any]  # with `verdict`, and either the figures of a test or an
 
 
 def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
-    """Every paired test of the run's artifacts, each with a `verdict`: of several base models first, then of each."""
+    """Every paired test of the run's artifacts, each with a `verdict`: of several seeds first, then of each.
+
+    Of adapters that were trained from several seeds, only what holds over all of them.
+    """
     known = {artifact.name: artifact for artifact in artifacts}
+    several = [seeds for seeds in made_by(known.values(), "evals.seeds") if over_adapters(seeds, known)]
+    covered = {name for seeds in several for name in read_json(seeds, "seeds.json")["scores"]}
     claims = []
     for artifact in known.values():
+        if artifact.name in covered:
+            continue
         for file in ("scores.json", "needle.json"):
             for found in read_json(artifact, file).get("comparisons", []):
                 title = f"{found['name']}, {found['length']} tokens" if "length" in found else found["name"]
@@ -40,18 +47,25 @@ def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
 
 
 def _over_seeds(seeds: Artifact, known: Mapping[str, Artifact]) -> list[Claim]:
-    """Claims about several base models, which say more than those about each; a gate handed on `unchanged` of them."""
+    """Claims about several seeds, which say more than those about each; a gate handed on `unchanged` of them."""
     found = read_json(seeds, "seeds.json")
     prefixes = seed_prefixes(found["scores"], seeds.name)
+    what = f"{len(prefixes)} {'adapters' if over_adapters(seeds, known) else 'base models'}"
     claims = []
     for one in found["comparisons"]:
         models = [known[prefix + one["better"]] for prefix in prefixes if prefix + one["better"] in known]
         gated = [model for model in models if stage(model) in ("post.average", "post.dpo")]
         unchanged = sum(origin(model, known) != model.name for model in gated)
-        told = {**one, "name": f"{len(prefixes)} base models: {one['name']}", "stage": seeds.name, "unchanged": unchanged}
+        told = {**one, "name": f"{what}: {one['name']}", "stage": seeds.name, "unchanged": unchanged}
         refused = unchanged and stage(gated[0]) == "post.average"  # its best part, which was chosen and not averaged
         claims.append({**told, "verdict": f"refused for {unchanged} of {len(prefixes)}" if refused else SHOWN[direction(one)]})
     return claims
+
+
+def over_adapters(seeds: Artifact, known: Mapping[str, Artifact]) -> bool:
+    """Whether these seeds are of adapters that give sight, and not of base models."""
+    first = read_json(seeds, "seeds.json")["scores"][0]
+    return first in known and stage(known[first]) == "vision.scores"
 
 
 def _told(claim: Claim, scores: Artifact, known: Mapping[str, Artifact]) -> Claim:

@@ -13,7 +13,15 @@ from typing import Any
 
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import VOLATILE, Artifact, StageContext
-from puna.report import data_sections, post_sections, quality_sections, seed_sections, sight_sections, synth_sections, training_sections
+from puna.report import (
+    data_sections,
+    post_sections,
+    quality_sections,
+    seed_sections,
+    sight_sections,
+    synth_sections,
+    training_sections,
+)
 from puna.report.claims import collect_claims, sentence
 from puna.report.opening import FINAL, opening
 from puna.report.page import Section, page
@@ -132,7 +140,7 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
         quality_sections.quality_section(artifacts),
         post_sections.fp8_section(artifacts, claims),
         post_sections.scores_section(artifacts),
-        sight_sections.sight_section(artifacts),
+        sight_sections.sight_section(artifacts, claims),
     ]
 
 

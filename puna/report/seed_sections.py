@@ -7,18 +7,18 @@ from typing import Any
 
 from puna.core.stage import Artifact
 from puna.evals.seeds import seed_prefixes
-from puna.report.claims import sentence
+from puna.report.claims import over_adapters, sentence
 from puna.report.page import Section
 from puna.report.sources import made_by, percent, read_json
 
 
 def seeds_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> Section | None:
     """Accuracy of every model by base model, and the claims over all of them."""
-    found = made_by(artifacts, "evals.seeds")
+    known = {artifact.name: artifact for artifact in artifacts}
+    found = [seeds for seeds in made_by(artifacts, "evals.seeds") if not over_adapters(seeds, known)]
     if not found:
         return None
     section = Section("Several base models", "5.1")
-    known = {artifact.name: artifact for artifact in artifacts}
     for seeds in found:
         names = read_json(seeds, "seeds.json")["scores"]
         prefixes = seed_prefixes(names, seeds.name)

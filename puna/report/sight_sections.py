@@ -12,6 +12,7 @@ from puna.core.rng import numpy_stream
 from puna.core.stage import Artifact
 from puna.evals.one import ITEMS_FILE, read_items
 from puna.report import charts
+from puna.report.claims import sentence
 from puna.report.page import Section
 from puna.report.sources import made_by, percent, read_json
 from puna.tokenizer.chat import Medium
@@ -27,8 +28,8 @@ TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".jpg"
 MOST_BYTES = 60_000  # of a file in the page
 
 
-def sight_section(artifacts: Sequence[Artifact]) -> Section | None:
-    """Accuracy by kind of question with its controls, pictures beside answers, gates, and that the text models are as they were."""
+def sight_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -> Section | None:
+    """Accuracy by kind of question with its controls, pictures beside answers, gates, and the proof that texts are as before."""
     scored = made_by(artifacts, "vision.scores")
     if not scored:
         return None
@@ -38,6 +39,10 @@ def sight_section(artifacts: Sequence[Artifact]) -> Section | None:
         for model in _seeing(found):
             _rates(section, model, found["models"])
         section.data[scores.name] = {"models": found["models"], "gates": found["gates"]}
+    models = {model for scores in scored for model in _seeing(read_json(scores, "scores.json"))}
+    for claim in claims:
+        if claim["better"] in models:
+            section.text(sentence(claim))
     _gallery(section, scored[0], artifacts)
     _gates(section, scored)
     _frozen(section, artifacts)
@@ -56,7 +61,7 @@ def _rates(section: Section, model: str, models: Mapping[str, Any]) -> None:
     section.heading(model)
     section.figure(
         *charts.grouped_rates(kinds, series, "right, percent"),
-        f"{model}: held-out questions answered right by kind, with 95 % intervals, and what it answers without the right picture.",
+        f"{model}: held-out questions answered right by kind (95 % intervals), and what it answers without the right picture.",
     )
     rows = [[kind, shown[""][kind]["n"], *(percent(of.get(kind, {})) for of in shown.values())] for kind in kinds]
     section.table(["question", "n", *(CONTROLS[ending] for ending in shown)], rows, "Percent right (95 %).")
@@ -102,7 +107,7 @@ def _gates(section: Section, scored: Sequence[Artifact]) -> None:
     rows = [[name, *(f"{found[layer]:.3f}" if layer in found else "–" for layer in layers)] for name, found in gates.items()]
     section.table(
         ["model", *layers], rows,
-        "tanh of the gates: how much of each cross-attention layer, and of its feed-forward, is added. At 0 a layer changes nothing.",
+        "tanh of the gates: how much of each cross-attention layer, and of its feed-forward, is added; 0 is nothing.",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ the update is scaled by 0.2 sqrt(larger side), which gives it AdamW's usual size
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -50,8 +50,8 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1,
-        dtype: torch.dtype = torch.float32,
+        self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, momentum: float = 0.95,
+        weight_decay: float = 0.1, dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

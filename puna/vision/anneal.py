@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 
 from puna.core.stage import StageContext
 from puna.post import spread
@@ -27,7 +27,7 @@ class Settings(fit.Settings):
     """`tile`: pixels of a side of a tile from here on; None keeps it."""
 
     tile: PositiveInt | None = None
-    final: float = 0.0
+    final: NonNegativeFloat = 0.0
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:

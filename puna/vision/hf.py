@@ -73,7 +73,7 @@ def save_vision(
     `dim / heads` wide, which the format cannot say.
     """
     directory = Path(directory)
-    _check_sayable(model, directory, tokenizer)
+    check_sayable(model, directory, tokenizer)
     ids = token_ids(tokenizer) if tokenizer else {}
     write_weights(mllama_state(model), directory, max_shard_bytes)
     write_video(model, directory)
@@ -298,7 +298,8 @@ def _write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     write_json(directory / TEMPLATE, {"chat_template": jinja_template()})
 
 
-def _check_sayable(model: VisionLlama, directory: Path, tokenizer: Tokenizer | None) -> None:
+def check_sayable(model: VisionLlama, directory: Path, tokenizer: Tokenizer | None) -> None:
+    """InputError for what `save_vision` could not write, to be told before a model is trained."""
     config, where = model.config, str(directory)
     if any(isinstance(module, Fp8Linear) for module in model.modules()):
         raise InputError("a vision model with FP8 layers cannot be written", where=where, fix="widen its text part first")

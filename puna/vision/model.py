@@ -144,13 +144,13 @@ def _draw_part(part: nn.Module, name: str, seed: int, gate: float) -> None:
 
 
 def _draw(weight: Tensor, name: str, generator: torch.Generator, gate: float) -> None:
-    """Norms 1, biases 0, gates as told, matrices with std 1 / sqrt(fan in), embeddings and latents with std 1 / sqrt(width)."""
+    """Norms 1, biases 0, gates as told, filters over time with std 1, all else with std 1 / sqrt(fan in or width)."""
     if name.endswith("_gate"):
         weight.fill_(gate)
     elif weight.dim() == 1:
         weight.fill_(0.0 if name.endswith("bias") else 1.0)
     else:
-        weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
+        weight.normal_(0.0, 1.0 if name.endswith("time_filters") else weight.shape[-1] ** -0.5, generator=generator)
 
 
 @dataclass

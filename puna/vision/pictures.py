@@ -28,7 +28,7 @@ from puna.post.collect import file_digests, long_forms, source_files, source_kin
 from puna.post.row_lineage import RecordedRows
 from puna.post.spool import Spool, digests_of
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Dialog, MessageRow, Task, content_id, read_rows, row_line
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Task, content_id, read_rows, row_line, write_rows
 from puna.vision.fetch import MediaRules
 from puna.vision.picture_files import FOLDER, SPLITS, Choice, Chosen, FilePictures, FileRows, Score, asked, choose, learnt, marked
 from puna.vision.shelf import Shelf
@@ -93,9 +93,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
                 file.write(row_line(row))
                 recorded.rows(split, [row])
                 kinds[split][row.capability] += 1
+    _write_preferences(rows, chosen, ctx, recorded)
     recorded.close()
     _keep_media(rows, chosen, ctx)
-    if not any(kinds.values()):
+    if not any(kinds.values()) and not len(chosen.preferences()):
         reason = rows.bad[0]["reason"] if rows.bad else ", ".join(chosen.reasons)
         raise InputError(f"no source gave a usable row: {reason}", fix="see docs/vision.md for the forms that are read")
     proof = _proof(ctx)
@@ -103,6 +104,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     _tell_bad_rows(rows, ctx)
     return {
         "rows": {split: sum(found.values()) for split, found in kinds.items()},
+        "preferences": len(chosen.preferences()),
         "pictures": proof["pictures"],
         "kinds": {split: dict(sorted(found.items())) for split, found in kinds.items()},
         "bad_rows": len(rows.bad),
@@ -185,7 +187,17 @@ def _chosen(rows: FileRows, chosen: Chosen, split: str) -> Iterator[Dialog | Tas
         if row is None:
             chosen.leave(np.array([number]), "nothing to ask: it does not end in an answer")
         else:
+            assert not isinstance(row, Preference)  # they are no rows of a split
             yield row
+
+
+def _write_preferences(rows: FileRows, chosen: Chosen, ctx: StageContext, recorded: RecordedRows) -> None:
+    """`preferences.jsonl`, if there are any."""
+    numbers = chosen.preferences()
+    if len(numbers):
+        lines = zip(numbers.tolist(), rows.spool.lines(numbers), strict=True)
+        write_rows(ctx.out / "preferences.jsonl", (row for number, line in lines if (row := learnt(line, chosen.shows[number]))))
+        recorded.file("preferences", ctx.out / "preferences.jsonl")
 
 
 def _keep_media(rows: FileRows, chosen: Chosen, ctx: StageContext) -> None:

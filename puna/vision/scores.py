@@ -42,6 +42,7 @@ REVISION = 1
 SCORES, EXACT = "scores.json", "exact"
 
 Metric = Literal["exact", "anls", "relaxed", "vqa"]
+Control = Literal["shuffled", "blind", "frames"]
 Media = list[Loaded]
 Question = tuple[Task, Path]  # and the folder of its file
 
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     Attributes:
         split, limit: a file of the `pictures` inputs, and how many of its rows of each.
         max_tokens: longest answer; one that is cut is wrong. frames: of a video that does not say how many.
+        controls: what the model is asked again without; see the head of this file.
         metrics: by kind of question; `exact` for all others. An item passes with a score of 1.
         compare: tests named beforehand; a `family` is a kind of question, a control a model or `MODEL.shuffled` and the like.
     """
@@ -60,6 +62,7 @@ class Settings(BaseSettings):
     limit: PositiveInt | None = None
     max_tokens: PositiveInt = 96
     frames: PositiveInt = FRAMES
+    controls: tuple[Control, ...] = ("shuffled", "blind", "frames")
     metrics: dict[str, Metric] = {}
     compare: tuple[Comparison, ...] = ()
 
@@ -123,7 +126,8 @@ def _answers(
         ".frames": [_shaken_all(shown, rng) if _of_video(task) else None for task, shown in zip(tasks, media, strict=True)],
     }
     found: dict[str, list[Item]] = {}
-    for ending, shown in shows.items():
+    for ending in ("", *(f".{control}" for control in settings.controls)):
+        shown = shows[ending]
         asked = [(task, one) for task, one in zip(tasks, shown, strict=True) if one is not None]
         if not asked:
             continue

@@ -3,7 +3,9 @@
 The paper names a perceiver resampler (Jaegle et al. 2021; Flamingo 2022) that merges 32 consecutive frames into one and gives no
 more of it than its share of the parameters. Chosen here: the latents are the tokens of a tile, so that a merged frame looks like
 an image downstream; latents attend to themselves and to the tokens that all merged frames have at that tile; every frame has a
-learned embedding of its number in the video. Six layers of width 1,280 give the paper's 0.6B with the 8B model.
+learned embedding of its number in the video. A latent begins as its learned value plus what the frames have at its own place,
+summed over time with learned weights for each channel: without it a small aggregator did not learn which way anything moves, with
+it in a hundred steps (docs/log.md). Six layers of width 1,280 give the paper's 0.6B with the 8B model.
 
 Shape legend: G merged frames times tiles, M frames merged, P tokens of a tile, W width, E head dim.
 """
@@ -61,14 +63,16 @@ class Resampler(nn.Module):
         self.input = Affine(vision.features, config.dim)
         self.latents = nn.Parameter(torch.empty(vision.tokens, config.dim))
         self.times = nn.Parameter(torch.empty(config.frames, config.dim))
+        self.time_filters = nn.Parameter(torch.empty(config.frames, config.dim))
         self.layers = nn.ModuleList(ResamplerLayer(config, vision.norm_eps) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, vision.norm_eps)
 
     def forward(self, x_MTPF: Tensor, first: int) -> Tensor:
         """[T, P, W]: one frame out of M, the first of which is number `first` of the video."""
-        media_MTPW = self.input(x_MTPF) + self.times[first : first + len(x_MTPF), None, None]
-        media_TSW = media_MTPW.transpose(0, 1).flatten(1, 2)
-        latents_TPW = self.latents.expand(len(media_TSW), -1, -1)
+        frames = slice(first, first + len(x_MTPF))
+        inputs_MTPW = self.input(x_MTPF)
+        media_TSW = (inputs_MTPW + self.times[frames, None, None]).transpose(0, 1).flatten(1, 2)
+        latents_TPW = self.latents + (inputs_MTPW * self.time_filters[frames, None, None]).mean(0)
         for layer in self.layers:
             latents_TPW = layer(latents_TPW, media_TSW)
         return self.norm(latents_TPW)

@@ -19,7 +19,7 @@ from puna.core.errors import InputError, Preempted
 from puna.core.rng import numpy_stream
 from puna.core.stage import local_artifact, local_context
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.dialog import Dialog, Task, read_rows
+from puna.tokenizer.dialog import Dialog, Preference, Task, read_rows
 from puna.vision.fetch import MediaRules
 from puna.vision.media import load
 from puna.vision.picture_rows import PictureStore
@@ -285,3 +285,45 @@ def test_rows_are_encoded_when_drawn_with_their_media(world, tmp_path):
     ids = shown.example[0]
     assert [int(ids[place]) for place in shown.places] == [tokenizer.image_id]
     assert shown.example[1][list(shown.places)].tolist() == [0]
+
+
+def test_real_pictures_and_videos_go_through(tmp_path):
+    data = Path(__file__).parents[3] / "shared" / "data"
+    pictures = sorted([*(data / "images").glob("*.png"), *(data / "images").glob("*.jpg")])
+    clip = data / "video" / "video_180.mov"
+    if not pictures or not clip.is_file():
+        pytest.skip(f"no pictures and videos in {data}")
+    pytest.importorskip("av")
+    rows = [{"image": f"images/{path.name}", "question": "What is it?", "answer": path.stem} for path in pictures]
+    rows += [{"video": f"video/{name}", "caption": "Somebody moves."} for name in (clip.name, "corrupted.mp4")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out, summary = made(tmp_path / "out", sources={"path": str(tmp_path / "rows.jsonl"), "media": str(data), "split": "test"})
+    assert summary["rows"]["test"] == len(pictures) + 1 and summary["bad_rows"] == 1
+    for row in rows_of(out)["test"]:
+        (medium,) = prompt(row).media
+        loaded = load(medium, out, MediaRules(), ImageShape(tile=56, max_tiles=4), frames=2)
+        assert len(loaded.images) == (2 if medium.kind == "video" else 1)
+        assert all(1 <= len(tiled.pixels) <= 4 and np.isfinite(tiled.pixels).all() for tiled in loaded.images)
+
+
+def test_preferences_about_held_out_pictures_are_left_out(files, tmp_path):
+    rows = [
+        {"image": f"images/{i}.png", "question": "What is it?", "chosen": "A house.", "rejected": "A boat."} for i in range(20)
+    ]
+    rows.append({"image": "images/none.png", "question": "What is it?", "chosen": "A house.", "rejected": "A boat."})
+    (tmp_path / "ranked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    held = [{"image": f"images/{i}.png", "question": "What is it?", "answer": "A house."} for i in range(5)]
+    (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, held)))
+    sources = [
+        {"path": str(tmp_path / "ranked.jsonl"), "media": str(files), "split": "train", "teacher": "gpt-4o"},
+        {"path": str(tmp_path / "held.jsonl"), "media": str(files), "split": "test"},
+    ]
+    out, summary = made(tmp_path / "out", sources=sources)
+    found = list(read_rows(out / "preferences.jsonl", Preference))
+    assert summary["preferences"] == len(found) == 15 and summary["bad_rows"] == 1
+    assert summary["left_out"] == {"a held-out picture": 5} and summary["rows"] == {"train": 0, "dev": 0, "test": 5}
+    assert all((out / row.context[0].media[0].url).is_file() for row in found)
+    parts = Counter(pq.read_table(out / "lineage.parquet")["part"].to_pylist())
+    assert parts == {"preferences": 15, "test": 5}
+    alone, _ = made(tmp_path / "alone", sources=[{**sources[0], "split": "auto"}], test=0.5)
+    assert 0 < len(list(read_rows(alone / "preferences.jsonl", Preference))) < 20

@@ -1,4 +1,4 @@
-"""WebDataset shards as a source of pictures."""
+"""Shards with the pictures inside as a source: WebDataset and Parquet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from puna.core.rng import numpy_stream
@@ -79,4 +81,28 @@ def test_samples_become_rows(tmp_path):
     assert {(row["file"], row["line"]) for row in bad} >= {(first.name, 3), (first.name, 4), (first.name, 7)}
     assert [row for row in bad if row["file"] == whole.name and "breaks off" in row["reason"]]
     assert summary["bad_rows"] == len(bad) == 4 and second.is_file()
+    assert not list((ctx.scratch / "sample").iterdir())
+
+
+def test_rows_of_parquet_files(tmp_path):
+    turn = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "The old one."}]
+    pairs = [{"image": {"bytes": png(i), "path": None}, "text": f"House {i} by the sea."} for i in range(40)]
+    pq.write_table(
+        pa.Table.from_pylist([*pairs, {"image": {"bytes": b"no picture", "path": "x"}, "text": "x"}]), tmp_path / "a.parquet"
+    )
+    two = [{"role": "user", "content": "<image> or <image>?"}, turn[1]]
+    rows = [{"images": [{"bytes": png(50), "path": "p"}, {"bytes": png(51), "path": "q"}], "messages": two}]
+    rows.append({"images": [{"bytes": png(52), "path": "r"}], "messages": turn})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    (tmp_path / "c.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:5000])
+    ctx = local_context(tmp_path / "out")
+    source = {"path": str(tmp_path / "*.parquet"), "split": "train"}
+    summary = run(Settings.model_validate({"sources": source, "filter": None}), ctx)
+    read = list(read_rows(ctx.out / "train.jsonl", Dialog))
+    assert summary["rows"]["train"] == len(read) == 42 and summary["bad_rows"] == 2
+    for number in range(40):
+        (medium,) = read[number].messages[0].media
+        assert read[number].messages[1].content == f"House {number} by the sea."
+        assert (ctx.out / medium.url).read_bytes() == png(number)
+    assert [(m.at, (ctx.out / m.url).read_bytes()) for m in read[40].messages[0].media] == [(0, png(50)), (4, png(51))]
     assert not list((ctx.scratch / "sample").iterdir())

@@ -42,19 +42,26 @@ def test_gradient_of_two_is_that_of_one(found: Any, case: str) -> None:
         assert [part["media"] for part in both] == [[1], [0]] and alone["media"] == [1]
 
 
-@pytest.mark.parametrize("stage", ["copies", "shards", "muon", "clips"])
+@pytest.mark.parametrize("stage", ["copies", "shards", "muon", "clips", "dpo", "reward"])
 def test_stage_of_two_is_that_of_one(found: Any, stage: str) -> None:
     both, alone = [Path(part["out"][stage]) for part in found[0]], Path(found[1]["out"][stage])
     rows = [[json.loads(line) for line in (out / "metrics.jsonl").open()] for out in (both[0], alone)]
     assert len(rows[0]) == len(rows[1]) > 2
     for two, one in zip(*rows, strict=True):
         assert two.keys() == one.keys()
-        assert all(two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6) for key in one)
+        for key, value in one.items():
+            assert two[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)), key
     assert not (both[1] / "model.safetensors").exists()  # the first alone writes
     frozen = [json.loads((out / "summary.json").read_text())["frozen_text"] for out in (*both, alone)]
     assert frozen[0] == frozen[1] == frozen[2]
     weights = [load_file(out / name) for out in (both[0], alone) for name in ["model.safetensors"]]
     assert weights[0].keys() == weights[1].keys()
+
+
+def test_a_sharded_stage_goes_on_where_it_stopped(found: Any) -> None:
+    whole, again = (Path(found[0][0]["out"][name]) for name in ("shards", "stopped"))
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_layouts_that_cut_the_model_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import torch
 import torch.distributed as dist
 from vision_toys import ENCODER, FIT, finished, picture_row, pictures, run_stage, text_model, text_row, toy_tokenizer
 
-from puna.core.stage import Artifact
+from puna.core.errors import Preempted
+from puna.core.modules import load_stage
+from puna.core.stage import Artifact, local_context
 from puna.model.config import ModelConfig
 from puna.model.llama import Llama
 from puna.tokenizer.chat import Medium
@@ -31,6 +35,8 @@ from puna.vision.two_towers import TwoTowers, caption_ids
 
 LENGTH = 64  # one row of the toy's dialogs each
 STAGE = {**FIT, "encoder": ENCODER, "cross_layers": 2, "gate": 0.5, "batch_tokens": 2 * LENGTH, "steps": 4}
+DPO = {"lr": 2e-3, "pairs_per_step": 5, "least_pairs": 1, "evaluate_every": 1, "dev": 3, "ema_every": 1, "passes": 3}
+REWARD = {"lr": 2e-3, "pairs_per_step": 5, "least_pairs": 1, "steps": 3, "held": 0.3}
 SIZES = {"dim": 16, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_dim": 32, "max_seq_len": 128}
 
 
@@ -45,7 +51,7 @@ def artifacts(root: Path) -> dict[str, Artifact]:
     write_rows(shown / "dev.jsonl", [])
     base, pictured = text_model(root / "base"), finished(shown, "pictures", "shown")
     seen = run_stage(root, "vision.pretrain", "seen", [base, pictured], **{**STAGE, "steps": 1})
-    return {"base": base, "shown": pictured, "seen": seen, "clips": pictures(root / "clips", train=2, dev=0, videos=6)}
+    return {"base": base, "shown": pictured, "seen": seen, "clips": pictures(root / "clips", train=8, dev=3, videos=6)}
 
 
 def tiles() -> TileStore:
@@ -97,12 +103,30 @@ def everything(made: dict[str, Artifact], folder: Path) -> dict[str, Any]:
     for name, more in (("copies", {}), ("shards", {"shard": True}), ("muon", {"shard": True, "optimizer": "muon"})):
         settings = {**STAGE, **more, "parallel": {"dp": world.processes}}
         out[name] = run_stage(root, "vision.pretrain", name, inputs, scratch=folder / f"{name}.scratch", **settings)
+    out["stopped"] = stopped(root, inputs, folder / "stopped.scratch")
     settings = {**FIT, "dim": 16, "layers": 1, "heads": 2, "factor": 2, "gate": 0.5, "batch_tokens": 2 * LENGTH, "shard": True}
     out["clips"] = run_stage(
         root, "vision.clips", "clips", [made["seen"], made["clips"]], scratch=folder / "clips.scratch", **settings,
         parallel={"dp": world.processes},
     )  # fmt: skip
+    for name, uses, own in (("dpo", "vision.dpo", DPO), ("reward", "vision.reward", REWARD)):
+        settings = {**own, "log_every": 1, "parallel": {"dp": world.processes}}
+        out[name] = run_stage(root, uses, name, [made["seen"], made["clips"]], scratch=folder / f"{name}.scratch", **settings)
     return {"captioned": captioned(made, folder), "contrasted": contrasted(made), "out": {k: str(v.path) for k, v in out.items()}}
+
+
+def stopped(root: Path, inputs: list[Artifact], scratch: Path) -> Artifact:
+    """The stage with its weights cut up, stopped after two steps and taken up again."""
+    stage, calls = load_stage("vision.pretrain"), iter(range(100))
+    scratch.mkdir(parents=True, exist_ok=True)
+    ctx = replace(local_context(root / "shards again", name="shards", inputs=inputs, seed=7), scratch=scratch)
+    settings = stage.Settings(**STAGE, shard=True, parallel={"dp": World.current().processes})
+    with contextlib.suppress(Preempted):
+        stage.run(settings, replace(ctx, stopping=lambda: next(calls) >= 2))
+        raise AssertionError("it did not stop")
+    (ctx.out / "metrics.jsonl").unlink(missing_ok=True)
+    stage.run(settings, ctx)
+    return finished(ctx.out, stage.KIND, "shards")
 
 
 def session(process: int, folder: str, made: dict[str, Artifact]) -> None:
