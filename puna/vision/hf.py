@@ -260,15 +260,18 @@ def preprocessor(model: VisionLlama, shape: ImageShape) -> dict[str, Any]:
 
 def image_shape_of(model: VisionLlama, directory: str | Path | None = None) -> ImageShape:
     """How pictures are cut for a model; mean and deviation from the `preprocessor_config.json` of its directory, else CLIP's."""
-    config, given = model.encoder.config, {}
-    path = None if directory is None else Path(directory) / PREPROCESSOR
-    if path is not None and path.is_file():
-        given = {ours: read_json(path).get(theirs) for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))}
-        for key, value in given.items():
-            if not isinstance(value, list) or len(value) != 3 or not all(isinstance(number, int | float) for number in value):
-                raise InputError(f"image_{key} is not three numbers", where=str(path), fix=COPY_AGAIN)
-    triples = {key: (float(value[0]), float(value[1]), float(value[2])) for key, value in given.items()}
-    return ImageShape(config.tile, config.max_tiles, **triples)
+    config, path = model.encoder.config, None if directory is None else Path(directory) / PREPROCESSOR
+    if path is None or not path.is_file():
+        return ImageShape(config.tile, config.max_tiles)
+    given = read_json(path)
+    mean, std = (_triple(given.get(key), key, path) for key in ("image_mean", "image_std"))
+    return ImageShape(config.tile, config.max_tiles, mean, std)
+
+
+def _triple(value: Any, key: str, path: Path) -> tuple[float, float, float]:
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(number, int | float) for number in value):
+        raise InputError(f"{key} is not three numbers", where=str(path), fix=COPY_AGAIN)
+    return float(value[0]), float(value[1]), float(value[2])
 
 
 def tokenizer_beside(directory: Path) -> Tokenizer | None:
