@@ -50,12 +50,14 @@ class WorldPictures(Look):
 
     Attributes:
         questions: about each picture, besides its caption; fewer where it gives no more.
+        captions: whether each picture's caption is among the rows.
     """
 
     train: dict[Kind, NonNegativeInt] = {"scene": 4000}
     dev: dict[Kind, NonNegativeInt] = {"scene": 60}
     test: dict[Kind, NonNegativeInt] = {"scene": 200}
     questions: int = Field(default=2, ge=0, le=8)
+    captions: bool = True
 
 
 class WorldSource(BaseSettings):
@@ -131,18 +133,18 @@ def _drawn(settings: Settings, split: str, ctx: StageContext) -> Iterator[Dialog
             path = ctx.out / url
             path.parent.mkdir(parents=True, exist_ok=True)
             shown.save(path)
-            yield from _asked(shown, url, split, world.questions, seed, number)
+            yield from _asked(shown, url, split, world, seed, number)
             if done % PER_FOLDER == 0 or done == total:
                 ctx.progress(done, total, split=split)
 
 
-def _asked(shown: Picture, url: str, split: str, questions: int, seed: int, number: int) -> Iterator[Dialog | Task]:
+def _asked(shown: Picture, url: str, split: str, world: WorldPictures, seed: int, number: int) -> Iterator[Dialog | Task]:
     """Rows about one picture: its caption, and some of the questions it answers."""
     caption, *others = shown.asked
-    chosen = python_stream(seed, "questions", shown.kind, split, number).sample(others, min(questions, len(others)))
+    chosen = python_stream(seed, "questions", shown.kind, split, number).sample(others, min(world.questions, len(others)))
     medium = Medium(0, "video" if len(shown.images) > 1 else "image", url)
     provenance = marked(PROVENANCE, hashlib.blake2b(shown.key.encode(), digest_size=16).hexdigest())
-    for one in (caption, *chosen):
+    for one in (caption, *chosen) if world.captions else chosen:
         prompt, answer = (
             MessageRow(role="user", content=one.question, media=(medium,)),
             MessageRow(role="assistant", content=one.answer),

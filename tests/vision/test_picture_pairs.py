@@ -55,6 +55,15 @@ def test_positions_are_drawn_as_large_as_patches():
     assert encoder.gated_positional_embedding.embedding.std().item() == pytest.approx(patches, rel=0.2)
 
 
+def test_new_video_layers_ask_as_those_of_images_do_behind_gates_of_their_own():
+    seer = model()
+    seer.add_video(seer.video.config, seed=3, gate=0.25)
+    video, image = seer.video.layers[0].state_dict(), seer.adapter.layers[0].state_dict()
+    same = {name for name in video if torch.equal(video[name], image[name])}
+    assert video.keys() - same == {"cross_attn_attn_gate", "cross_attn_mlp_gate"}
+    assert video["cross_attn_attn_gate"].item() == 0.25 and image["cross_attn_attn_gate"].item() == 0
+
+
 def test_a_merged_frame_begins_with_the_order_of_what_its_place_shows():
     seer = model()
     video, shape = seer.video, seer.encoder.config
