@@ -54,7 +54,7 @@ def test_equal_captions_are_no_negatives_of_each_other(tmp_path: Path) -> None:
     model = towers()
     batch = batch_of(tmp_path, ["red", "red", "red"])
     terms, _ = InfoNCE().sums(model, batch)
-    assert float(terms["infonce"]) == pytest.approx(0.0, abs=1e-6)
+    assert terms["infonce"].item() == pytest.approx(0.0, abs=1e-6)
     assert len(set(batch.extra["caption_P"].tolist())) == 1
 
 
