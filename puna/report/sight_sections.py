@@ -35,8 +35,8 @@ def sight_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
         return None
     section = Section("What it sees", "7")
     section.text(
-        "Answers to questions about held-out pictures, right to the letter, beside what the same model answers to them with another "
-        "item's picture, which calls for another answer: what it would be right about without looking, it would be right about there."
+        "Answers to questions about held-out pictures, right to the letter, beside what the same model answers with the picture of "
+        "another item, which calls for another answer: whoever does not look answers both alike."
     )
     for scores in scored:
         found = read_json(scores, "scores.json")
