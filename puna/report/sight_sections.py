@@ -35,8 +35,8 @@ def sight_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
         return None
     section = Section("What it sees", "7")
     section.text(
-        "Answers to questions about held-out pictures, right to the letter, beside what the same model answers with the picture of "
-        "another item, which calls for another answer: whoever does not look answers both alike."
+        "Answers to questions about held-out pictures, right to the letter, beside what the same model answers with the picture "
+        "of another item, which calls for another answer: whoever does not look answers both alike."
     )
     for scores in scored:
         found = read_json(scores, "scores.json")
@@ -124,7 +124,7 @@ def _frozen(section: Section, artifacts: Sequence[Artifact]) -> None:
     rows = [[model.name, str(proof["digest"])[:12], proof["prompts"]] for model, proof in trained if proof]
     if rows:
         section.table(
-            ["stage", "text weights, SHA-256 before and after", "prompts with equal logits"], rows,
+            ["stage", "digest of the text weights, before and after", "prompts with equal logits"], rows,
             "The text model does not change: each stage hashes its weights and compares its logits to the bit, before and after.",
         )  # fmt: skip
         section.data["frozen_text"] = {model.name: proof for model, proof in trained if proof}
