@@ -25,10 +25,17 @@ Claim = dict[str, Any]  # with `verdict`, and either the figures of a test or an
 
 
 def collect_claims(artifacts: Iterable[Artifact]) -> list[Claim]:
-    """Every paired test of the run's artifacts, each with a `verdict`: of several seeds first, then of each."""
+    """Every paired test of the run's artifacts, each with a `verdict`: of several seeds first, then of each.
+
+    Of adapters that were trained from several seeds, only what holds over all of them.
+    """
     known = {artifact.name: artifact for artifact in artifacts}
+    several = [seeds for seeds in made_by(known.values(), "evals.seeds") if over_adapters(seeds, known)]
+    covered = {name for seeds in several for name in read_json(seeds, "seeds.json")["scores"]}
     claims = []
     for artifact in known.values():
+        if artifact.name in covered:
+            continue
         for file in ("scores.json", "needle.json"):
             for found in read_json(artifact, file).get("comparisons", []):
                 title = f"{found['name']}, {found['length']} tokens" if "length" in found else found["name"]

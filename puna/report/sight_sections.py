@@ -34,6 +34,10 @@ def sight_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
     if not scored:
         return None
     section = Section("What it sees", "7")
+    section.text(
+        "Answers to questions about held-out pictures, right to the letter, beside what the same model answers with the picture "
+        "of another item, which calls for another answer: whoever does not look answers both alike."
+    )
     for scores in scored:
         found = read_json(scores, "scores.json")
         for model in _seeing(found):
@@ -43,7 +47,7 @@ def sight_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
     for claim in claims:
         if claim["better"] in models:
             section.text(sentence(claim))
-    _gallery(section, scored[0], artifacts)
+    _gallery(section, scored, artifacts)
     _gates(section, scored)
     _frozen(section, artifacts)
     return section
@@ -67,18 +71,21 @@ def _rates(section: Section, model: str, models: Mapping[str, Any]) -> None:
     section.table(["question", "n", *(CONTROLS[ending] for ending in shown)], rows, "Percent right (95 %).")
 
 
-def _gallery(section: Section, scores: Artifact, artifacts: Sequence[Artifact]) -> None:
-    """Items drawn at random, right and wrong ones, with their pictures."""
-    model = _seeing(read_json(scores, "scores.json"))[0]
-    items = {item["task_id"]: item for item in read_items(scores.path / ITEMS_FILE) if item["model"] == model}
-    known = [(task, medium, root) for task, medium, root in _tasks(artifacts) if task.id in items]
-    order = numpy_stream(0, "report.sight").permutation(len(known))
-    for kind, title in (("image", "Pictures"), ("video", "Clips")):
-        drawn = [known[i] for i in order if known[i][1].kind == kind][: SHOWN[kind]]
-        cards = [_card(task, items[task.id], root / medium.url) for task, medium, root in drawn]
-        if cards:
-            section.heading(f"{title}, drawn at random")
-            section.blocks.append(f"<div class='gallery'>{''.join(cards)}</div>")
+def _gallery(section: Section, scored: Sequence[Artifact], artifacts: Sequence[Artifact]) -> None:
+    """Items drawn at random, right and wrong ones, with their pictures: of each kind those of the first model that was asked."""
+    tasks, shown = list(_tasks(artifacts)), set()
+    order = numpy_stream(0, "report.sight").permutation(len(tasks))
+    for scores in scored:
+        model = _seeing(read_json(scores, "scores.json"))[0]
+        items = {item["task_id"]: item for item in read_items(scores.path / ITEMS_FILE) if item["model"] == model}
+        known = [tasks[i] for i in order if tasks[i][0].id in items]
+        for kind, title in (("image", "Pictures"), ("video", "Clips")):
+            drawn = [found for found in known if found[1].kind == kind][: SHOWN[kind]]
+            cards = [_card(task, items[task.id], root / medium.url) for task, medium, root in drawn]
+            if cards and kind not in shown:
+                shown.add(kind)
+                section.heading(f"{title}, drawn at random: answers of {model}")
+                section.blocks.append(f"<div class='gallery'>{''.join(cards)}</div>")
 
 
 def _tasks(artifacts: Sequence[Artifact]) -> Iterator[tuple[Task, Medium, Path]]:
@@ -117,7 +124,7 @@ def _frozen(section: Section, artifacts: Sequence[Artifact]) -> None:
     rows = [[model.name, str(proof["digest"])[:12], proof["prompts"]] for model, proof in trained if proof]
     if rows:
         section.table(
-            ["stage", "text weights, SHA-256 before and after", "prompts with equal logits"], rows,
+            ["stage", "digest of the text weights, before and after", "prompts with equal logits"], rows,
             "The text model does not change: each stage hashes its weights and compares its logits to the bit, before and after.",
         )  # fmt: skip
         section.data["frozen_text"] = {model.name: proof for model, proof in trained if proof}

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.core.settings import execution
 from puna.core.stage import StageContext
 from puna.model.config import ModelConfig
 from puna.post import spread
@@ -28,17 +27,13 @@ from puna.post.examples import row_length
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import Dialog, MessageRow, Task, read_rows
-from puna.train.loop import train
 from puna.train.objectives import beside
-from puna.train.optim import OptimSettings
 from puna.train.packing import Batch, epochs
-from puna.train.parallel.layout import Products
-from puna.train.schedule import LearningRate, Schedule
 from puna.train.world import World
+from puna.vision import fit
 from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import EncoderShape
 from puna.vision.fetch import MediaRules
-from puna.vision.fit import MAX_BYTES, MAX_PIXELS
 from puna.vision.rows import media_of
 from puna.vision.tile_store import TileStore
 from puna.vision.tiles import ImageShape
@@ -54,7 +49,7 @@ KIND = "image_encoder"
 REVISION = 1
 
 
-class Settings(spread.Settings):
+class Settings(fit.Rates):
     """The towers, and how they learn.
 
     Attributes:
@@ -73,16 +68,9 @@ class Settings(spread.Settings):
     width: PositiveInt = 64
     steps: int = Field(200, ge=1)
     pairs_per_step: int = Field(64, ge=2)
-    lr: NonNegativeFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.1
-    warmup: NonNegativeFloat = 0.05
     captions: tuple[str, ...] = tuple(sorted({kind for kind, _ in CAPTIONS.values()}))
     longest: PositiveInt = 64
     held: PositiveInt = 64
-    precision: Products = "fp32"
-    log_every: PositiveInt = 10
-    checkpoint_seconds: NonNegativeFloat = execution(20.0)
-    cache_mb: PositiveInt = execution(512)
 
 
 @dataclass(frozen=True)
@@ -173,22 +161,11 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     )  # fmt: skip
     model = TwoTowers(ImageEncoder(settings.encoder.config()), text, settings.width, seed=ctx.stream_seed("weights"))
     config = model.encoder.config
-    rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+    rules = MediaRules(max_bytes=fit.MAX_BYTES, max_pixels=fit.MAX_PIXELS)
     tiles = TileStore(ImageShape(config.tile, config.max_tiles), rules, frames=1, limit=settings.cache_mb << 20)
     seed = derive_seed(ctx.seed, "vision.contrast")
     batches = PairBatches(pairs, settings.pairs_per_step, length, seed, tiles, **spread.share())
-    result = train(
-        model,
-        InfoNCE(),
-        batches,
-        Schedule(steps=settings.steps, lr=LearningRate(shape="cosine", warmup=settings.warmup)),
-        OptimSettings(lr=settings.lr, weight_decay=settings.weight_decay),
-        ctx,
-        log_every=settings.log_every,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        device=settings.device,
-        precision=settings.precision,
-    )
+    result = fit.optimise(model, InfoNCE(), batches, settings.steps, settings, ctx)
     held, _ = read_pairs(tokenizer, settings, ctx, "dev")
     found = retrieval(model.eval(), held[: settings.held], length, tiles)
     if World.current().process == 0:

@@ -4,7 +4,8 @@
   `videos` beside them, in the order of the tags. The line break between a tag and the text belongs to the tag. Where a row has
   videos and no images, `<image>` stands for a video, as in LLaVA's video data.
 * Hugging Face: parts of type `image` and `video` with a `url`, `path` or `image`, or with the files listed in the row (TRL).
-* pairs: an `image` with a `caption` or `text`; and questions: an `image` with a `question` and its `answer` or `answers`.
+* pairs: an `image` with a `caption` or `text`; questions: an `image` with a `question` and its `answer` or `answers`;
+  preferences: `chosen` and `rejected`, with `prompt` or `question` or as whole conversations.
 
 `puna.post.formats` reads what comes out, so roles, tools and provenance are understood here as there.
 """
@@ -35,12 +36,17 @@ def to_parts(row: dict[str, Any], ask: str = "") -> dict[str, Any]:
     Raises:
         UnreadableRow: the files and the places in the text that they should stand at are not of one number.
     """
-    if isinstance(row.get("prompt"), list) and "verifier" in row:
+    if (isinstance(row.get("prompt"), list) and "verifier" in row) or {"context", "candidates"} <= row.keys():
         return row
     files = {kind: [entry for name in names for entry in _entries(row.get(name))] for kind, names in LISTS.items()}
+    if "chosen" in row and "rejected" in row:
+        return _ranked(row, files)
     turns = row.get("messages", row.get("conversations"))
-    if turns is None:
-        return _question(row, files, ask)
+    return _question(row, files, ask) if turns is None else {**row, "messages": _messages(turns, files)}
+
+
+def _messages(turns: Any, files: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Messages with the row's files at their places."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise UnreadableRow("its messages are no list of objects")
     supplies: dict[str, Supply] = {kind: iter([(kind, entry) for entry in found]) for kind, found in files.items()}
@@ -49,7 +55,16 @@ def to_parts(row: dict[str, Any], ask: str = "") -> dict[str, Any]:
     messages = [_turn(turn, supplies) for turn in turns]
     left = [_part(kind, _url(entry)) for supply in supplies.values() for kind, entry in supply]
     _place(left, messages, sum(map(len, files.values())))
-    return {**row, "messages": messages}
+    return messages
+
+
+def _ranked(row: dict[str, Any], files: dict[str, list[Any]]) -> dict[str, Any]:
+    """Two answers to one prompt, or two conversations that begin alike."""
+    asked = row.get("prompt") or row.get("question")
+    if asked:
+        turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        return {**row, "prompt": _messages(turns, files)}
+    return {**row, **{side: _messages(row[side], files) for side in ("chosen", "rejected")}}
 
 
 def _question(row: dict[str, Any], files: dict[str, list[Any]], ask: str) -> dict[str, Any]:

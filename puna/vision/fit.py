@@ -62,7 +62,6 @@ class Rates(spread.Settings):
     Attributes:
         lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
         curve, warmup, decay, final: as in `puna.train.schedule.LearningRate`, whose `shape` the curve is.
-        frames: frames of a video that does not say how many.
         cache_mb: decoded tiles kept in memory.
     """
 
@@ -75,7 +74,6 @@ class Rates(spread.Settings):
     decay: Share = 0.3
     final: NonNegativeFloat = 0.03
     precision: Products = "fp32"
-    frames: PositiveInt = 16
     log_every: PositiveInt = 10
     checkpoint_seconds: NonNegativeFloat = execution(20.0)
     cache_mb: NonNegativeInt = execution(512)
@@ -92,6 +90,7 @@ class Settings(Rates):
         batch_tokens: tokens of a step over all processes.
         length: tokens of a packed row; None is the shortest power of two times 128 that holds the longest row.
         micro_rows: rows of a forward pass (None: all of a step that a process has).
+        frames: frames of a video that does not say how many.
         shard: cut the weights over the processes of `parallel` (FSDP) instead of keeping a copy in each.
         form: rows as dialogs, or captions alone as documents (`puna.vision.picture_rows.encode_pair`), for a text model that has
             seen no dialog yet.
@@ -103,6 +102,7 @@ class Settings(Rates):
     batch_tokens: PositiveInt = 2048
     length: PositiveInt | None = None
     micro_rows: PositiveInt | None = None
+    frames: PositiveInt = 16
     shard: bool = execution(False)
     form: Form = "dialogs"
     dev: NonNegativeInt = 500

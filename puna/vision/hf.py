@@ -73,7 +73,7 @@ def save_vision(
     `dim / heads` wide, which the format cannot say.
     """
     directory = Path(directory)
-    _check_sayable(model, directory, tokenizer)
+    check_sayable(model, directory, tokenizer)
     ids = token_ids(tokenizer) if tokenizer else {}
     write_weights(mllama_state(model), directory, max_shard_bytes)
     write_video(model, directory)
@@ -260,15 +260,18 @@ def preprocessor(model: VisionLlama, shape: ImageShape) -> dict[str, Any]:
 
 def image_shape_of(model: VisionLlama, directory: str | Path | None = None) -> ImageShape:
     """How pictures are cut for a model; mean and deviation from the `preprocessor_config.json` of its directory, else CLIP's."""
-    config, given = model.encoder.config, {}
-    path = None if directory is None else Path(directory) / PREPROCESSOR
-    if path is not None and path.is_file():
-        given = {ours: read_json(path).get(theirs) for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))}
-        for key, value in given.items():
-            if not isinstance(value, list) or len(value) != 3 or not all(isinstance(number, int | float) for number in value):
-                raise InputError(f"image_{key} is not three numbers", where=str(path), fix=COPY_AGAIN)
-    triples = {key: (float(value[0]), float(value[1]), float(value[2])) for key, value in given.items()}
-    return ImageShape(config.tile, config.max_tiles, **triples)
+    config, path = model.encoder.config, None if directory is None else Path(directory) / PREPROCESSOR
+    if path is None or not path.is_file():
+        return ImageShape(config.tile, config.max_tiles)
+    given = read_json(path)
+    mean, std = (_triple(given.get(key), key, path) for key in ("image_mean", "image_std"))
+    return ImageShape(config.tile, config.max_tiles, mean, std)
+
+
+def _triple(value: Any, key: str, path: Path) -> tuple[float, float, float]:
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(number, int | float) for number in value):
+        raise InputError(f"{key} is not three numbers", where=str(path), fix=COPY_AGAIN)
+    return float(value[0]), float(value[1]), float(value[2])
 
 
 def tokenizer_beside(directory: Path) -> Tokenizer | None:
@@ -295,7 +298,8 @@ def _write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     write_json(directory / TEMPLATE, {"chat_template": jinja_template()})
 
 
-def _check_sayable(model: VisionLlama, directory: Path, tokenizer: Tokenizer | None) -> None:
+def check_sayable(model: VisionLlama, directory: Path, tokenizer: Tokenizer | None) -> None:
+    """InputError for what `save_vision` could not write, to be told before a model is trained."""
     config, where = model.config, str(directory)
     if any(isinstance(module, Fp8Linear) for module in model.modules()):
         raise InputError("a vision model with FP8 layers cannot be written", where=where, fix="widen its text part first")

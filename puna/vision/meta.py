@@ -40,9 +40,10 @@ from puna.model.meta_layout import (
 )
 from puna.vision.config import AdapterConfig, VisionConfig, cross_places
 from puna.vision.hf import VIDEO_FILE, assemble, empty_vision, shapes_of, tokenizer_beside, write_video
-from puna.vision.meta_tables import resized_canvas, resized_positions, rows_of, table_of
+from puna.vision.meta_tables import resized_canvas, rows_of, table_of
 from puna.vision.mllama import FLAGS, Shapes, flags_of, with_flags
 from puna.vision.model import VisionLlama
+from puna.vision.resize import grid_resized
 
 if TYPE_CHECKING:
     from puna.tokenizer.bpe import Tokenizer
@@ -162,7 +163,9 @@ def _shapes(params: dict[str, Any], side: dict[str, Any], texts: list[dict[str, 
 
 def _is_shape(given: Any) -> bool:
     """Whether this is the shape of an encoder as `_side` writes it."""
-    kinds = {field.name: int for field in fields(VisionConfig) if field.name not in ("tile", "max_tiles", *FLAGS)}
+    kinds: dict[str, type] = {
+        field.name: int for field in fields(VisionConfig) if field.name not in ("tile", "max_tiles", *FLAGS)
+    }
     kinds |= {"norm_eps": float, "taps": list}
     right = isinstance(given, dict) and all(type(value) is kinds.get(key) for key, value in given.items())
     return right and all(type(tap) is int for tap in given.get("taps", ()))
@@ -214,12 +217,13 @@ def _joined(name: str, parts: list[Tensor], model: VisionLlama, directory: Path)
 
 def _stretch(state: dict[str, Tensor], config: VisionConfig) -> None:
     """Make tables of positions fit the size of the tiles."""
-    side = config.tile // config.patch
     local, canvas = (ENCODER + OUTER[f"gated_positional_embedding.{name}"] for name in ("embedding", "tile_embedding.weight"))
-    for name, stretched, dims in ((local, resized_positions, 2), (canvas, resized_canvas, 4)):
+    for name, dims in ((local, 2), (canvas, 4)):
         table = state.get(name)
-        if table is not None and table.dim() == dims and _is_grid(table.shape[-2]) and table.shape[-2] != config.tokens:
-            state[name] = stretched(table, side)
+        if table is None or table.dim() != dims or not _is_grid(table.shape[-2]) or table.shape[-2] == config.tokens:
+            continue
+        whole = dims == 4
+        state[name] = resized_canvas(table, config.tile // config.patch) if whole else grid_resized(table[None], config.tokens)[0]
 
 
 def _is_grid(tokens: int) -> bool:
@@ -254,7 +258,7 @@ def save_meta_vision(
     directory, vision = Path(directory), model.encoder.config
     tensors = {TEXT + name: tensor for name, tensor in text_tensors(model.text, str(directory)).items()}
     own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    rows = {}
+    rows: dict[str, Tensor] = {}
     for ours, theirs in meta_names(model).items():
         weight = alone(own[ours])
         if ours.removeprefix("encoder.") in TABLES:

@@ -39,26 +39,13 @@ def table_of(rows: Tensor, most: int, dim: int) -> Tensor:
     return table
 
 
-def resized_positions(table_PD: Tensor, side: int) -> Tensor:
-    """Positions in a tile [P, D] for `side` patches a side: bilinear with aligned corners, the class token's kept."""
-    return torch.cat((table_PD[:1], _stretched(_square(table_PD[1:]), side).flatten(0, 1)))
-
-
 def resized_canvas(table_TTPD: Tensor, side: int) -> Tensor:
-    """Positions in a canvas for `side` patches a side of a tile: the whole canvas is stretched at once, as in Meta's code."""
-    most = table_TTPD.shape[0]
-    tiles_TTQQD = table_TTPD[:, :, 1:].unflatten(2, (round((table_TTPD.shape[2] - 1) ** 0.5), -1))
-    canvas = tiles_TTQQD.transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    grown = _stretched(canvas, most * side).unflatten(1, (most, side)).unflatten(0, (most, side))
-    return torch.cat((table_TTPD[:, :, :1], grown.transpose(1, 2).flatten(2, 3)), 2)
+    """Positions in a canvas for `side` patches a side of a tile, bilinear with aligned corners; class tokens are kept.
 
-
-def _square(table_QD: Tensor) -> Tensor:
-    return table_QD.unflatten(0, (round(len(table_QD) ** 0.5), -1))
-
-
-def _stretched(grid_QQD: Tensor, side: int) -> Tensor:
-    """[side, side, D] of a square grid of vectors."""
-    given = grid_QQD.permute(2, 0, 1)[None].float()
-    grown = F.interpolate(given, (side, side), mode="bilinear", align_corners=True)
-    return grown[0].permute(1, 2, 0).to(grid_QQD.dtype)
+    The whole canvas is stretched at once, as in Meta's code (`puna.vision.resize` stretches tile by tile).
+    """
+    most, old = table_TTPD.shape[0], round((table_TTPD.shape[2] - 1) ** 0.5)
+    canvas = table_TTPD[:, :, 1:].unflatten(2, (old, old)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    grown_1DHW = F.interpolate(canvas.permute(2, 0, 1)[None].float(), (most * side,) * 2, mode="bilinear", align_corners=True)
+    tiles = grown_1DHW[0].permute(1, 2, 0).unflatten(1, (most, side)).unflatten(0, (most, side)).transpose(1, 2)
+    return torch.cat((table_TTPD[:, :, :1], tiles.flatten(2, 3).to(table_TTPD.dtype)), 2)

@@ -131,9 +131,16 @@ class VisionLlama(nn.Module):
 
     @torch.no_grad()
     def add_video(self, config: VideoConfig, *, seed: int, gate: float = 0.0) -> None:
-        """Give the model a new video adapter (section 7.5: one is trained around a model that sees pictures already)."""
+        """Give the model a new video adapter (section 7.5: one is trained around a model that sees pictures already).
+
+        Its cross-attention layers begin as those of images at the same places, which know how to ask, behind gates of their own.
+        """
         self.video = VideoAdapter(config, self.encoder.config, self.config).to(self.adapter.embedding.device)
         _draw_part(self.video, "video", seed, gate)
+        images = dict(zip(self.adapter.config.places, self.adapter.layers, strict=True))
+        for place, layer in zip(config.places, self.video.layers, strict=True):
+            known = {name: weight for name, weight in images[place].state_dict().items() if not name.endswith("_gate")}
+            layer.load_state_dict(layer.state_dict() | known)
 
 
 def _draw_part(part: nn.Module, name: str, seed: int, gate: float) -> None:

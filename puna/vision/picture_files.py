@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import PositiveFloat
+from pydantic import BaseModel, PositiveFloat
 
 from puna.core.errors import InputError
 from puna.core.settings import Portion, Settings
@@ -26,7 +26,7 @@ from puna.post.formats import UnreadableRow, read_row
 from puna.post.prompts import opening, prompt_id
 from puna.post.spool import Spool
 from puna.post.task_files import json_rows
-from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Task, content_id
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Provenance, Task, content_id
 from puna.vision.captions import CaptionFilter, Resampling, refusals, resample
 from puna.vision.converters import to_parts
 from puna.vision.near_pictures import NearPictures, clusters
@@ -38,6 +38,7 @@ SPLITS = ("train", "dev", "test")
 FOLDER = "media/files"  # of the artifact
 LEFT_OUT = -1  # in place of a split's number
 
+PictureRow = Dialog | Task | Preference
 Score = Callable[[Sequence[Path], Sequence[str]], np.ndarray]  # cosines of pictures and captions, float32 [pairs]
 
 
@@ -105,6 +106,7 @@ class FileRows:
     ends: array = field(default_factory=lambda: array("q"))
     forced: bytearray = field(default_factory=bytearray)  # 0: by picture, else 1 + the number of the split
     pairs: bytearray = field(default_factory=bytearray)  # whether the row is a picture with a caption
+    ranked: bytearray = field(default_factory=bytearray)  # whether the row is a preference
     bad: list[dict[str, Any]] = field(default_factory=list)
 
     def read(self, source: FilePictures, path: Path, pause: Callable[[], None]) -> None:
@@ -117,27 +119,28 @@ class FileRows:
             pause()
             try:
                 found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
-                if found.preferences or any(not task.gold for task in found.tasks):
-                    raise UnreadableRow("a preference, or a task without a worked answer")
-                usable: list[Dialog | Task] = [*found.dialogs, *found.tasks]
+                if any(not task.gold for task in found.tasks):
+                    raise UnreadableRow("a task without a worked answer")
+                usable: list[PictureRow] = [*found.dialogs, *found.tasks, *found.preferences]
                 for one in usable:
                     self._add(one, root, source.split, str(row.get("id", "")))
             except (UnreadableRow, InputError) as error:
                 reason = str(error) if isinstance(error, UnreadableRow) else f"{error.what}: {error.where}"
                 self.bad.append({"file": path.name, "line": number, "reason": reason})
 
-    def _add(self, one: Dialog | Task, root: Path, split: str, given_id: str) -> None:
-        messages = one.messages if isinstance(one, Dialog) else one.prompt
+    def _add(self, one: PictureRow, root: Path, split: str, given_id: str) -> None:
+        name, messages, answers = _parts(one)
         numbers = [self.shelf.take(medium, root) for message in messages for medium in message.media]
         names = iter(f"{FOLDER}/{self.shelf.names[number]}" for number in numbers)
         moved = [_moved(message, names) for message in messages]
-        identity = one.id if one.id == given_id else content_id([*moved, *(one.gold_messages() if isinstance(one, Task) else [])])
-        kept = one.model_copy(update={"id": identity, "messages" if isinstance(one, Dialog) else "prompt": moved})
+        identity = one.id if one.id == given_id else content_id([*moved, *answers])
+        kept = one.model_copy(update={"id": identity, name: moved})
         self.spool.add(kept, prompt_id(opening(moved)))
         self.media.extend(numbers)
         self.ends.append(len(self.media))
         self.forced.append(0 if split == "auto" else 1 + SPLITS.index(split))
         self.pairs.append(isinstance(one, Dialog) and one.capability == "caption" and len(numbers) == 1)
+        self.ranked.append(isinstance(one, Preference))
 
     def first_media(self) -> np.ndarray:
         """The number of the first medium of each row, -1 without any, int64."""
@@ -147,8 +150,11 @@ class FileRows:
 
     def media_of(self, rows: np.ndarray) -> set[int]:
         """The numbers of the media of some rows (bool [rows])."""
-        counts = np.diff(np.array(self.ends, np.int64), prepend=np.int64(0))
-        return set(np.array(self.media, np.int64)[np.repeat(rows, counts)].tolist())
+        return set(np.array(self.media, np.int64)[rows[self.owners()]].tolist())
+
+    def owners(self) -> np.ndarray:
+        """The row that each entry of `media` is of, int64."""
+        return np.searchsorted(np.array(self.ends, np.int64), np.arange(len(self.media)), side="right")
 
     def captions(self, rows: np.ndarray) -> list[str]:
         """The captions of some rows that are pairs."""
@@ -181,17 +187,32 @@ def _moved(message: MessageRow, names: Iterator[str]) -> MessageRow:
     return message.model_copy(update={"media": tuple(replace(medium, url=next(names)) for medium in message.media)})
 
 
+def _parts(one: PictureRow) -> tuple[str, list[MessageRow], Sequence[BaseModel]]:
+    """The field of a row that holds what shows its pictures, these messages, and the answers beside them."""
+    if isinstance(one, Preference):
+        if any(message.media for candidate in one.candidates for message in candidate.messages):
+            raise UnreadableRow("an answer of a preference shows a picture")
+        return "context", one.context, one.candidates
+    return ("messages", one.messages, []) if isinstance(one, Dialog) else ("prompt", one.prompt, one.gold_messages())
+
+
 @dataclass
 class Chosen:
-    """The number of each row's split in SPLITS, or LEFT_OUT; how many were left out, by reason; the picture each row is about."""
+    """The number of each row's split in SPLITS, or LEFT_OUT; whether it is a preference; the picture it is about. And how many
+    were left out, by reason."""
 
     split: np.ndarray
+    ranked: np.ndarray
     reasons: Counter[str]
     shows: list[str]
 
     def rows(self, split: str) -> np.ndarray:
-        """The rows of a split."""
-        return np.flatnonzero(self.split == SPLITS.index(split))
+        """The rows of a split that are no preferences."""
+        return np.flatnonzero((self.split == SPLITS.index(split)) & ~self.ranked)
+
+    def preferences(self) -> np.ndarray:
+        """The preferences, all of them for training."""
+        return np.flatnonzero((self.split == SPLITS.index("train")) & self.ranked)
 
     def leave(self, rows: np.ndarray, reason: str) -> None:
         """Leave rows out that are in a split still."""
@@ -203,7 +224,8 @@ class Chosen:
 
 def choose(rows: FileRows, settings: Choice, seed: int, score: Score | None = None) -> Chosen:
     """Decide for every row, in the paper's order: by text and similarity, by picture, and at last by n-grams."""
-    chosen = Chosen(np.zeros(len(rows.spool), np.int8), Counter(), [])
+    ranked = np.frombuffer(bytes(rows.ranked), np.bool_)
+    chosen = Chosen(np.zeros(len(rows.spool), np.int8), ranked, Counter(), [])
     once = np.zeros(len(rows.spool), bool)
     once[rows.spool.once(0)] = True
     chosen.leave(np.flatnonzero(~once), "the same row again")
@@ -248,8 +270,7 @@ def _without_duplicates(rows: FileRows, settings: NearPictures, chosen: Chosen) 
 
 def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) -> None:
     """Splits by picture: rows that share one, or show near-duplicates, are never on two sides."""
-    media, ends = np.array(rows.media, np.int64), np.array(rows.ends, np.int64)
-    owner = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=np.int64(0)))
+    media, owner = np.array(rows.media, np.int64), rows.owners()
     beside = np.flatnonzero(owner[1:] == owner[:-1]) if len(owner) else np.zeros(0, np.int64)
     first, second = np.concatenate([same, media[beside]]), np.concatenate([np.arange(len(same)), media[beside + 1]])
     roots = components(first, second, len(same))
@@ -270,11 +291,15 @@ def _divide(rows: FileRows, same: np.ndarray, settings: Choice, chosen: Chosen) 
     for held in (2, 1):  # whose pictures no split before them may show
         there = names[chosen.split == held]
         chosen.leave(np.flatnonzero((chosen.split < held) & (chosen.split >= 0) & np.isin(names, there)), "a held-out picture")
+    chosen.leave(np.flatnonzero(chosen.ranked & (chosen.split > 0)), "a preference about a held-out picture")
 
 
-def learnt(line: bytes, shows: str) -> Dialog | None:
+def learnt(line: bytes, shows: str) -> Dialog | Preference | None:
     """A row of the spool as something to learn from."""
     row = json.loads(line)
+    if "candidates" in row:
+        preference = Preference.model_validate(row)
+        return preference.model_copy(update={"provenance": marked(preference.provenance, shows)})
     dialog = gold_dialog(Task.model_validate(row)) if "verifier" in row else Dialog.model_validate(row)
     return None if dialog is None else dialog.model_copy(update={"provenance": marked(dialog.provenance, shows)})
 

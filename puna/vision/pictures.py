@@ -28,7 +28,7 @@ from puna.post.collect import file_digests, long_forms, source_files, source_kin
 from puna.post.row_lineage import RecordedRows
 from puna.post.spool import Spool, digests_of
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Dialog, MessageRow, Task, content_id, read_rows, row_line
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Task, content_id, read_rows, row_line, write_rows
 from puna.vision.fetch import MediaRules
 from puna.vision.picture_files import FOLDER, SPLITS, Choice, Chosen, FilePictures, FileRows, Score, asked, choose, learnt, marked
 from puna.vision.shelf import Shelf
@@ -50,12 +50,14 @@ class WorldPictures(Look):
 
     Attributes:
         questions: about each picture, besides its caption; fewer where it gives no more.
+        captions: whether each picture's caption is among the rows.
     """
 
     train: dict[Kind, NonNegativeInt] = {"scene": 4000}
     dev: dict[Kind, NonNegativeInt] = {"scene": 60}
     test: dict[Kind, NonNegativeInt] = {"scene": 200}
     questions: int = Field(default=2, ge=0, le=8)
+    captions: bool = True
 
 
 class WorldSource(BaseSettings):
@@ -93,9 +95,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
                 file.write(row_line(row))
                 recorded.rows(split, [row])
                 kinds[split][row.capability] += 1
+    _write_preferences(rows, chosen, ctx, recorded)
     recorded.close()
     _keep_media(rows, chosen, ctx)
-    if not any(kinds.values()):
+    if not any(kinds.values()) and not len(chosen.preferences()):
         reason = rows.bad[0]["reason"] if rows.bad else ", ".join(chosen.reasons)
         raise InputError(f"no source gave a usable row: {reason}", fix="see docs/vision.md for the forms that are read")
     proof = _proof(ctx)
@@ -103,6 +106,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     _tell_bad_rows(rows, ctx)
     return {
         "rows": {split: sum(found.values()) for split, found in kinds.items()},
+        "preferences": len(chosen.preferences()),
         "pictures": proof["pictures"],
         "kinds": {split: dict(sorted(found.items())) for split, found in kinds.items()},
         "bad_rows": len(rows.bad),
@@ -129,18 +133,18 @@ def _drawn(settings: Settings, split: str, ctx: StageContext) -> Iterator[Dialog
             path = ctx.out / url
             path.parent.mkdir(parents=True, exist_ok=True)
             shown.save(path)
-            yield from _asked(shown, url, split, world.questions, seed, number)
+            yield from _asked(shown, url, split, world, seed, number)
             if done % PER_FOLDER == 0 or done == total:
                 ctx.progress(done, total, split=split)
 
 
-def _asked(shown: Picture, url: str, split: str, questions: int, seed: int, number: int) -> Iterator[Dialog | Task]:
+def _asked(shown: Picture, url: str, split: str, world: WorldPictures, seed: int, number: int) -> Iterator[Dialog | Task]:
     """Rows about one picture: its caption, and some of the questions it answers."""
     caption, *others = shown.asked
-    chosen = python_stream(seed, "questions", shown.kind, split, number).sample(others, min(questions, len(others)))
+    chosen = python_stream(seed, "questions", shown.kind, split, number).sample(others, min(world.questions, len(others)))
     medium = Medium(0, "video" if len(shown.images) > 1 else "image", url)
     provenance = marked(PROVENANCE, hashlib.blake2b(shown.key.encode(), digest_size=16).hexdigest())
-    for one in (caption, *chosen):
+    for one in (caption, *chosen) if world.captions else chosen:
         prompt, answer = (
             MessageRow(role="user", content=one.question, media=(medium,)),
             MessageRow(role="assistant", content=one.answer),
@@ -185,7 +189,17 @@ def _chosen(rows: FileRows, chosen: Chosen, split: str) -> Iterator[Dialog | Tas
         if row is None:
             chosen.leave(np.array([number]), "nothing to ask: it does not end in an answer")
         else:
+            assert not isinstance(row, Preference)  # they are no rows of a split
             yield row
+
+
+def _write_preferences(rows: FileRows, chosen: Chosen, ctx: StageContext, recorded: RecordedRows) -> None:
+    """`preferences.jsonl`, if there are any."""
+    numbers = chosen.preferences()
+    if len(numbers):
+        lines = zip(numbers.tolist(), rows.spool.lines(numbers), strict=True)
+        write_rows(ctx.out / "preferences.jsonl", (row for number, line in lines if (row := learnt(line, chosen.shows[number]))))
+        recorded.file("preferences", ctx.out / "preferences.jsonl")
 
 
 def _keep_media(rows: FileRows, chosen: Chosen, ctx: StageContext) -> None:

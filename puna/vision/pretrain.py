@@ -19,6 +19,7 @@ from puna.vision.config import AdapterConfig, cross_places
 from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import EncoderShape, load_encoder
 from puna.vision.fit import Learner
+from puna.vision.hf import check_sayable
 from puna.vision.model import VisionLlama
 from puna.vision.resize import resized
 
@@ -52,6 +53,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     text, tokenizer, artifact, frozen = fit.opened_text(ctx)
     adapter = AdapterConfig(cross_places(text.config.layers, settings.cross_layers), image_id=tokenizer.image_id)
     model = VisionLlama(text, settings.encoder.config(), adapter, seed=ctx.stream_seed("weights"), gate=settings.gate)
+    check_sayable(model, ctx.out, tokenizer)
     parents, known = [artifact], ctx.inputs.optional("image_encoder")
     if known is not None:
         take_encoder(model, load_encoder(known.path), known)

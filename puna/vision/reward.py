@@ -52,12 +52,14 @@ class Settings(fit.Rates):
 
     Attributes:
         sees: whether the rows are about images or about videos; the adapter of the latter is trained too.
+        frames: frames of a video that does not say how many.
         square: weight of the mean squared score.
         likelihood: without a language reward model, add a learnt multiple of the answer's log-probability (`puna.model.reward`).
         held: share of prompts kept for measuring. least_pairs: with fewer rows nothing is trained, and the summary says so.
     """
 
     sees: Sees = "images"
+    frames: PositiveInt = 16
     steps: int = Field(100, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     micro_pairs: PositiveInt | None = None

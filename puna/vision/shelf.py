@@ -10,7 +10,6 @@ import json
 from array import array
 from hashlib import blake2b
 from pathlib import Path
-from shutil import copytree, rmtree
 from typing import Any
 
 import numpy as np
@@ -91,8 +90,9 @@ class Shelf:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         if isinstance(source, Path):
-            rmtree(path, ignore_errors=True)
-            copytree(source, path)
+            path.mkdir(exist_ok=True)
+            for file in frame_files(source):
+                (path / file.name).write_bytes(file.read_bytes())
         else:
             name += next((ending for start, ending in ENDINGS.items() if source.startswith(start)), "")
             (self.folder / name).write_bytes(source)

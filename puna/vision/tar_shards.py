@@ -65,7 +65,7 @@ def _media(files: dict[str, bytes]) -> list[str]:
 
 def _row(files: dict[str, bytes]) -> Any:
     """The sample's JSON, with its text as the caption and its files in lists where the JSON itself does not name them."""
-    told = next((json.loads(content) for name, content in files.items() if _ends(name, ("json",))), {})
+    told: Any = next((json.loads(content) for name, content in files.items() if _ends(name, ("json",))), {})
     if not isinstance(told, dict):
         return told
     text = next((content.decode("utf-8", "replace").strip() for name, content in files.items() if _ends(name, ("txt",))), "")

@@ -19,6 +19,10 @@ TINY = [
     "student-chat.prompts_of=240", "student-chat.dev=20", "needle.n=2", "needle.lengths=[128, 256]", "perplexity.tokens=600",
     "student-needle.n=2", "student-needle.lengths=[128, 256]", "flagship-fp8.tokens=600", "flagship-fp8.continuations=4",
     "flagship-fp8.reward_answers=40", "flagship-fp8.random_model={dim: 256, tokens: 64}",
+    "pairs.sources=[{world: {train: {scene: 40}, dev: {scene: 8}, test: {}, questions: 0}}]",
+    "scenes.sources=[{world: {train: {scene: 20}, dev: {scene: 8}, test: {scene: 8}, questions: 5}}]",
+    "clips.sources=[{world: {train: {clip: 20}, dev: {clip: 8}, test: {clip: 8}, questions: 1, captions: false}}]",
+    "seer-base.steps=4", "seer.steps=4", "seer-video.steps=3", "seer.dev=20",
 ]  # fmt: skip
 
 

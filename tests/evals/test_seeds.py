@@ -52,17 +52,17 @@ def test_items_that_not_all_seeds_have_do_not_count():
     assert seeds.crossed([{"a": 1.0}, {"b": 1.0}])["low"] == -1.0
 
 
-def scored(tmp_path, name, prefix, passes):
+def scored(tmp_path, name, prefix, passes, families="ffff", about=None):
     directory = tmp_path / name
     directory.mkdir()
     rows = [
-        {"task_id": str(i), "model": prefix + model, "family": "f", "capability": "c", "lang": "en", "text": "",
+        {"task_id": str(i), "model": prefix + model, "family": families[i], "capability": "c", "lang": "en", "text": "",
          "passed": p == "1", "finished": True}
         for model, text in passes.items()
         for i, p in enumerate(text)
     ]  # fmt: skip
     write_items(rows, directory / ITEMS_FILE)
-    comparison = {"name": "chat against base", "better": f"{prefix}chat", "control": f"{prefix}base"}
+    comparison = {"name": "chat against base", "better": f"{prefix}chat", "control": f"{prefix}base"} | (about or {})
     (directory / "scores.json").write_text(json.dumps({"comparisons": [comparison]}))
     return Artifact(name=name, kind="scores", path=directory, digest=name)
 
@@ -92,6 +92,15 @@ def test_claims_are_pooled_by_the_names_of_the_first_seed(tmp_path):
     assert tests["chat against base"]["each"] == [0.5, 0.5] and tests["chat against base"]["n"] == 4
     assert tests["chat against both"]["each"] == [0.625, 0.25]
     assert tests["best of n by chat.reward against a random one"]["each"] == [0.25, 0.25]
+
+
+def test_a_claim_about_a_family_counts_its_items_alone(tmp_path):
+    names = (("scores", ""), ("b-scores", "b-"))
+    passes = {"chat": "1100", "base": "0011"}
+    artifacts = [scored(tmp_path, name, prefix, passes, "ffgg", {"family": "g"}) for name, prefix in names]
+    tests = run(tmp_path, artifacts, compare=[{"name": "f", "better": "chat", "control": "base", "family": "f"}])
+    assert (tests["chat against base"]["difference"], tests["chat against base"]["n"]) == (-1.0, 2)
+    assert (tests["f"]["difference"], tests["f"]["n"]) == (1.0, 2)
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -15,7 +15,7 @@ from puna.post.collect import Settings
 from puna.post.collect import run as collect
 from puna.post.export import UnsayableRow, export, said
 from puna.post.formats import SHAPES, UnreadableRow, read_row, recognise
-from puna.tokenizer.chat import jinja_template
+from puna.tokenizer.chat import Medium, jinja_template
 from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Sample, Task, content_id, write_rows
 from puna.tokenizer.tool_calls import calls_list, calls_text
 
@@ -298,3 +298,10 @@ def test_real_rows(tmp_path, form):
     source = DATA / ("oasst_trees/en_60_tree.jsonl" if form == "trl" else "instr_mix/dolly_hhrlhf_train_small.jsonl")
     report = export(source, tmp_path / "out.jsonl", form)
     assert report.written > 50
+
+
+@pytest.mark.parametrize("form", ["hf", "sharegpt", "alpaca"])
+def test_pictures_are_not_lost_in_silence(form):
+    shown = row("user", "Which?", media=(Medium(0, "image", "a.png"),))
+    with pytest.raises(UnsayableRow, match="would be lost"):
+        said(dialog(shown, row("assistant", "The old one.")), form)

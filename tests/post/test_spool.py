@@ -13,6 +13,7 @@ from puna.core.stage import local_context
 from puna.post import collect
 from puna.post.prompts import prompt_id, split_proof
 from puna.post.spool import Spool, digests_of
+from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import Dialog, MessageRow, Provenance, Task, read_rows, write_rows
 
 PROVENANCE = Provenance(source="test", licence="MIT")
@@ -87,3 +88,13 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
         assert summary["dialogs"] + summary["held"] == count and summary["prompts"] == 5
         assert len(list(read_rows(ctx.out / "train.jsonl", Dialog))) == summary["dialogs"]
     assert peaks[1] - peaks[0] < 3e5  # bytes; the rows of the larger file are 1.4 MB
+
+
+def test_a_prompt_is_another_one_with_another_picture():
+    def asked(*media: Medium) -> str:
+        return prompt_id([MessageRow(role="user", content="What is it?", media=media)])
+
+    pictures = [Medium(0, "image", "media/a.png"), Medium(0, "image", "media/b.png"), Medium(0, "video", "media/a.png")]
+    keys = [asked(), *(asked(medium) for medium in pictures), asked(*pictures[:2]), asked(*reversed(pictures[:2]))]
+    assert len(set(keys)) == len(keys)
+    assert asked() == prompt_id([MessageRow(role="user", content="what is\n it? ")])

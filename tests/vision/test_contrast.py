@@ -46,7 +46,7 @@ def test_loss_is_cross_entropy_both_ways(tmp_path: Path) -> None:
     right = torch.arange(4)
     want = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
     terms, others = InfoNCE().sums(model, batch)
-    assert float(terms["infonce"]) / InfoNCE().counts(batch)["infonce"] == pytest.approx(float(want), rel=1e-5)
+    assert terms["infonce"].item() / InfoNCE().counts(batch)["infonce"] == pytest.approx(want.item(), rel=1e-5)
     assert int(others["accuracy"]) == int((logits.argmax(1) == right).sum())
 
 
@@ -54,7 +54,7 @@ def test_equal_captions_are_no_negatives_of_each_other(tmp_path: Path) -> None:
     model = towers()
     batch = batch_of(tmp_path, ["red", "red", "red"])
     terms, _ = InfoNCE().sums(model, batch)
-    assert float(terms["infonce"]) == pytest.approx(0.0, abs=1e-6)
+    assert terms["infonce"].item() == pytest.approx(0.0, abs=1e-6)
     assert len(set(batch.extra["caption_P"].tolist())) == 1
 
 

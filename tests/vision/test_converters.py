@@ -169,3 +169,25 @@ def test_what_a_form_cannot_say_is_refused():
     with pytest.raises(ValueError, match="has a tag"):
         as_llava(tagged)
     assert as_hf(tagged)["messages"][0]["content"] == "an <image> tag"
+
+
+SAID = [{"role": "assistant", "content": "A cat."}], [{"role": "assistant", "content": "A dog."}]
+ASKED = {"role": "user", "content": "<image>What?"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": "1.jpg", "question": "What?", "chosen": "A cat.", "rejected": "A dog."},
+        {"images": ["1.jpg"], "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+         "chosen": SAID[0], "rejected": SAID[1]},
+        {"images": ["1.jpg"], "chosen": [ASKED, *SAID[0]], "rejected": [ASKED, *SAID[1]]},
+    ],
+)  # fmt: skip
+def test_preferences(row):
+    (found,) = read_row(to_parts(row), "auto", PROVENANCE, media=True).preferences
+    assert found.context == [MessageRow(role="user", content="What?", media=(Medium(0, "image", "1.jpg"),))]
+    assert [candidate.messages[0].content for candidate in found.candidates] == ["A cat.", "A dog."]
+    assert found.ranking == [0, 1]
+    own = json.loads(row_line(found))
+    assert read_row(to_parts(own), "auto", PROVENANCE, media=True).preferences == [found]

@@ -22,7 +22,7 @@ from puna.tokenizer.bpe import Tokenizer
 from puna.vision.config import VideoConfig, VisionConfig, ratios, video_places
 from puna.vision.hf import load_vision, save_vision
 from puna.vision.meta import is_meta_vision, load_meta_vision, save_meta_vision
-from puna.vision.meta_tables import resized_canvas, resized_positions, rows_of, table_of
+from puna.vision.meta_tables import resized_canvas, rows_of, table_of
 from puna.vision.model import VisionLlama
 
 OWN = replace(VISION, taps_at="before")
@@ -195,7 +195,6 @@ def test_a_stretched_canvas_is_one_picture() -> None:
     due = torch.linspace(0, 1, 4 * wider)
     want = (due[:, None] + 10 * due).view(4, wider, 4, wider).transpose(1, 2).flatten(2)
     assert torch.allclose(grown[:, :, 1:, 0], want, atol=1e-5) and not grown[:, :, 0].any()
-    assert torch.allclose(resized_positions(table[0, 0], wider)[1, 0], table[0, 0, 1, 0])
 
 
 def test_rows_of_a_table() -> None:

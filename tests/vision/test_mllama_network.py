@@ -65,6 +65,20 @@ def test_padding_that_is_the_same_is_computed_once(images: list[tuple[int, int, 
     assert lengths[: len(tiles)] == [min(count + 1, 4) * 18 for count in tiles]  # 17 tokens and one that fills up
 
 
+def test_gradients_tell_paddings_apart_that_are_the_same() -> None:
+    """Released tables hold nothing for padding tiles; the gradient there is that of each tile, as in transformers."""
+    images = CASES["ragged"]
+    model, batch = one_canvas(model_of()), media_batch(with_images(images), images)
+    peer = theirs(model)
+    model(batch.ids_BT, attached=model.attach(batch)).square().mean().backward()
+    peer(**their_inputs(batch, images)).logits.square().mean().backward()
+    found = dict(peer.named_parameters())
+    for name, weight in model.encoder.named_parameters():
+        want = found[f"model.vision_model.{name}"].grad
+        assert weight.grad is not None and want is not None
+        assert (weight.grad - want).abs().max() <= 1e-5 * max(1.0, float(want.abs().max()))
+
+
 def test_text_alone_is_the_text_model() -> None:
     model = model_of()
     ids_BT = torch.arange(12, 40).view(2, 14)

@@ -19,7 +19,7 @@ from puna.core.errors import InputError, Preempted
 from puna.core.rng import numpy_stream
 from puna.core.stage import local_artifact, local_context
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.dialog import Dialog, Task, read_rows
+from puna.tokenizer.dialog import Dialog, Preference, Task, read_rows
 from puna.vision.fetch import MediaRules
 from puna.vision.media import load
 from puna.vision.picture_rows import PictureStore
@@ -304,3 +304,26 @@ def test_real_pictures_and_videos_go_through(tmp_path):
         loaded = load(medium, out, MediaRules(), ImageShape(tile=56, max_tiles=4), frames=2)
         assert len(loaded.images) == (2 if medium.kind == "video" else 1)
         assert all(1 <= len(tiled.pixels) <= 4 and np.isfinite(tiled.pixels).all() for tiled in loaded.images)
+
+
+def test_preferences_about_held_out_pictures_are_left_out(files, tmp_path):
+    rows = [
+        {"image": f"images/{i}.png", "question": "What is it?", "chosen": "A house.", "rejected": "A boat."} for i in range(20)
+    ]
+    rows.append({"image": "images/none.png", "question": "What is it?", "chosen": "A house.", "rejected": "A boat."})
+    (tmp_path / "ranked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    held = [{"image": f"images/{i}.png", "question": "What is it?", "answer": "A house."} for i in range(5)]
+    (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, held)))
+    sources = [
+        {"path": str(tmp_path / "ranked.jsonl"), "media": str(files), "split": "train", "teacher": "gpt-4o"},
+        {"path": str(tmp_path / "held.jsonl"), "media": str(files), "split": "test"},
+    ]
+    out, summary = made(tmp_path / "out", sources=sources)
+    found = list(read_rows(out / "preferences.jsonl", Preference))
+    assert summary["preferences"] == len(found) == 15 and summary["bad_rows"] == 1
+    assert summary["left_out"] == {"a held-out picture": 5} and summary["rows"] == {"train": 0, "dev": 0, "test": 5}
+    assert all((out / row.context[0].media[0].url).is_file() for row in found)
+    parts = Counter(pq.read_table(out / "lineage.parquet")["part"].to_pylist())
+    assert parts == {"preferences": 15, "test": 5}
+    alone, _ = made(tmp_path / "alone", sources=[{**sources[0], "split": "auto"}], test=0.5)
+    assert 0 < len(list(read_rows(alone / "preferences.jsonl", Preference))) < 20

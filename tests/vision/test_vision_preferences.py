@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_vision_training import PRETRAIN, TOKENIZER, model_of, store
 from vision_toys import (
+    PRETRAIN,
+    TOKENIZER,
     finished,
+    model_of,
     pictures,
     preference_row,
     run_stage,
+    store,
     summary_of,
     text_model,
     video_row,

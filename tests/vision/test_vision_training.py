@@ -10,25 +10,26 @@ import numpy as np
 import pytest
 import torch
 from vision_toys import (
-    ENCODER,
     FIT,
+    PRETRAIN,
+    SHAPE,
+    TOKENIZER,
     dialog,
     draw,
     finished,
+    model_of,
     picture_row,
     pictures,
     run_stage,
+    store,
     summary_of,
     text_model,
-    toy_tokenizer,
 )
 
 from puna.core.errors import InputError, Preempted, RunError
 from puna.core.modules import load_stage
 from puna.core.stage import Artifact, local_context
 from puna.model.checkpoint import load_model
-from puna.model.config import ModelConfig
-from puna.model.llama import Llama
 from puna.post.checkpoints import weights_digest
 from puna.post.examples import encode_dialog
 from puna.tokenizer.chat import Medium
@@ -37,8 +38,6 @@ from puna.train.objectives import CrossEntropy, states_of
 from puna.train.packing import Batch, pack
 from puna.vision import fit
 from puna.vision.collate import with_media
-from puna.vision.config import AdapterConfig, VideoConfig, cross_places
-from puna.vision.encoder_files import EncoderShape
 from puna.vision.fetch import MediaRules
 from puna.vision.fit import Learner
 from puna.vision.frozen import FrozenText
@@ -47,11 +46,7 @@ from puna.vision.media import load
 from puna.vision.model import VisionLlama
 from puna.vision.resize import resized
 from puna.vision.rows import MediaBatches, MediaRows, media_of
-from puna.vision.tile_store import Shown, TileStore, normalised
-from puna.vision.tiles import ImageShape
-
-SHAPE = ImageShape(tile=16, max_tiles=2)
-TOKENIZER = toy_tokenizer()
+from puna.vision.tile_store import Shown, normalised
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +62,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, base: Artifact, shown: Artifact) -> Artifact:
     return run_stage(tmp_path_factory.mktemp("seen"), "vision.pretrain", "seen", [base, shown], **PRETRAIN)
-
-
-PRETRAIN = {**FIT, "encoder": ENCODER, "cross_layers": 2, "gate": 0.5}
-
-
-def model_of(*, video: bool = False) -> VisionLlama:
-    """A model that sees, gates open."""
-    sizes = {"dim": 16, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_dim": 32, "max_seq_len": 128}
-    text = Llama(ModelConfig(vocab_size=TOKENIZER.vocab_size, **sizes), seed=3)
-    adapter = AdapterConfig(cross_places(2, 2), image_id=TOKENIZER.image_id)
-    config = VideoConfig((1,), factor=2, dim=16, layers=1, heads=2, frames=4) if video else None
-    return VisionLlama(text, EncoderShape(**ENCODER).config(), adapter, config, seed=5, gate=0.5).eval()
-
-
-def store(limit: int = 1 << 20, frames: int = 3) -> TileStore:
-    return TileStore(SHAPE, MediaRules(), frames=frames, limit=limit)
 
 
 def rows_of(artifact: Artifact, scratch: Path, sees: str = "images", limit: int = 64) -> MediaRows:
@@ -369,3 +348,10 @@ def test_the_best_number_of_models_is_averaged(seen: Artifact, shown: Artifact, 
     other = run_stage(tmp_path, "vision.sft", "other", [seen, text_model(tmp_path / "other-text", seed=2), shown], **FIT)
     with pytest.raises(InputError, match="another text model"):
         run_stage(tmp_path, "vision.average", "mixed", [sweep[0], other, shown])
+
+
+def test_a_text_model_whose_adapters_could_not_be_written_is_refused_at_once(shown: Artifact, tmp_path: Path) -> None:
+    narrow = text_model(tmp_path / "narrow", head_dim=4)
+    with pytest.raises(InputError, match="do not fill"):
+        run_stage(tmp_path, "vision.pretrain", "seen", [narrow, shown], **PRETRAIN)
+    assert not (tmp_path / "seen" / "metrics.jsonl").exists()

@@ -35,6 +35,8 @@ from puna.vision.two_towers import TwoTowers, caption_ids
 
 LENGTH = 64  # one row of the toy's dialogs each
 STAGE = {**FIT, "encoder": ENCODER, "cross_layers": 2, "gate": 0.5, "batch_tokens": 2 * LENGTH, "steps": 4}
+DPO = {"lr": 2e-3, "pairs_per_step": 5, "least_pairs": 1, "evaluate_every": 1, "dev": 3, "ema_every": 1, "passes": 3}
+REWARD = {"lr": 2e-3, "pairs_per_step": 5, "least_pairs": 1, "steps": 3, "held": 0.3}
 SIZES = {"dim": 16, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_dim": 32, "max_seq_len": 128}
 
 
@@ -49,7 +51,7 @@ def artifacts(root: Path) -> dict[str, Artifact]:
     write_rows(shown / "dev.jsonl", [])
     base, pictured = text_model(root / "base"), finished(shown, "pictures", "shown")
     seen = run_stage(root, "vision.pretrain", "seen", [base, pictured], **{**STAGE, "steps": 1})
-    return {"base": base, "shown": pictured, "seen": seen, "clips": pictures(root / "clips", train=2, dev=0, videos=6)}
+    return {"base": base, "shown": pictured, "seen": seen, "clips": pictures(root / "clips", train=8, dev=3, videos=6)}
 
 
 def tiles() -> TileStore:
@@ -107,6 +109,9 @@ def everything(made: dict[str, Artifact], folder: Path) -> dict[str, Any]:
         root, "vision.clips", "clips", [made["seen"], made["clips"]], scratch=folder / "clips.scratch", **settings,
         parallel={"dp": world.processes},
     )  # fmt: skip
+    for name, uses, own in (("dpo", "vision.dpo", DPO), ("reward", "vision.reward", REWARD)):
+        settings = {**own, "log_every": 1, "parallel": {"dp": world.processes}}
+        out[name] = run_stage(root, uses, name, [made["seen"], made["clips"]], scratch=folder / f"{name}.scratch", **settings)
     return {"captioned": captioned(made, folder), "contrasted": contrasted(made), "out": {k: str(v.path) for k, v in out.items()}}
 
 

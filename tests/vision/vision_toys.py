@@ -18,6 +18,12 @@ from puna.model.llama import Llama
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import Candidate, Dialog, MessageRow, Preference, Provenance, Task, write_rows
+from puna.vision.config import AdapterConfig, VideoConfig, cross_places
+from puna.vision.encoder_files import EncoderShape
+from puna.vision.fetch import MediaRules
+from puna.vision.model import VisionLlama
+from puna.vision.tile_store import TileStore
+from puna.vision.tiles import ImageShape
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 PROVENANCE = Provenance(source="toy", licence="CC0-1.0")
@@ -32,6 +38,24 @@ def toy_tokenizer() -> Tokenizer:
     for word in [*words, "wh", "it", "white"]:
         ranks[word.encode()] = len(ranks)
     return Tokenizer.from_ranks(ranks)
+
+
+TOKENIZER = toy_tokenizer()
+SHAPE = ImageShape(tile=16, max_tiles=2)
+PRETRAIN = {**FIT, "encoder": ENCODER, "cross_layers": 2, "gate": 0.5}
+
+
+def model_of(*, video: bool = False) -> VisionLlama:
+    """A model that sees, gates open."""
+    sizes = {"dim": 16, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_dim": 32, "max_seq_len": 128}
+    text = Llama(ModelConfig(vocab_size=TOKENIZER.vocab_size, **sizes), seed=3)
+    adapter = AdapterConfig(cross_places(2, 2), image_id=TOKENIZER.image_id)
+    config = VideoConfig((1,), factor=2, dim=16, layers=1, heads=2, frames=4) if video else None
+    return VisionLlama(text, EncoderShape(**ENCODER).config(), adapter, config, seed=5, gate=0.5).eval()
+
+
+def store(limit: int = 1 << 20, frames: int = 3) -> TileStore:
+    return TileStore(SHAPE, MediaRules(), frames=frames, limit=limit)
 
 
 def text_model(directory: Path, seed: int = 0, **shape: int) -> Artifact:
@@ -107,7 +131,7 @@ def as_task(row: Dialog) -> Task:
     """A row as a question that can be checked."""
     answer = row.messages[-1].content
     return Task(id=row.id, prompt=row.messages[:-1], verifier="exact", reference=[answer], gold=answer, family=row.capability,
-                provenance=PROVENANCE)  # fmt: skip
+                capability=row.capability, provenance=PROVENANCE)  # fmt: skip
 
 
 def preference_row(directory: Path, i: int) -> Preference:
