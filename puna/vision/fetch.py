@@ -82,6 +82,11 @@ def read_url(url: str, rules: MediaRules, root: Path | None = None) -> bytes:
     path = find_file(url, root)
     if not path.is_file():
         raise InputError("this is no file", where=shown(url), fix="name a picture or a video")
+    return read_file(path, rules, url)
+
+
+def read_file(path: Path, rules: MediaRules, url: str) -> bytes:
+    """The bytes of one file; `url` is what errors call it."""
     try:
         with path.open("rb") as file:
             found = file.read(rules.max_bytes + 1)
