@@ -150,6 +150,7 @@ class Engine:
             group = Group(
                 request_id, first, samples, prompt, limit, keys, request.temperature, request.top_p, tuple(request.stop_ids),
                 shaper, request.logprobs, request.prompt_logprobs, media=tuple(request.media),
+                media_keys=self.eyes.keys(request.media) if self.eyes is not None else (),
             )  # fmt: skip
             self.scheduler.waiting.append(group)
         return request_id

@@ -60,6 +60,8 @@ def load_engine(
     model, eyes = (opener or _text)(directory, None if lora else dtype, device)
     if lora:
         merge(model, Adapters(lora), dtype)
+        if eyes is not None:
+            eyes.to(dtype)
     if isinstance(draft, str | Path):
         draft = load_model(Path(draft), dtype=dtype, device=device).eval()
     engine = Engine(

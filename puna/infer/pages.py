@@ -4,9 +4,8 @@ A page holds the keys and values of `page_size` consecutive tokens of one sequen
 the same prompt pages (paper section 4.2.2 [rejection sampling with PagedAttention]): a page goes back when its last reader is
 done. A full page is known by a hash of its tokens and of all before them; without readers it waits in the order of last use and
 is emptied only when nothing else is free, so that a later prompt that begins alike reads it instead of computing it; pictures
-count as tokens do. Taking,
-finding and releasing cost the number of pages concerned, never the size of the pool. The free list is a stack, so the pages used
-last (and still in the processor's cache) are used next.
+count as tokens do. Taking, finding and releasing cost the number of pages concerned, never the size of the pool. The free list is
+a stack, so the pages used last (and still in the processor's cache) are used next.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def page_keys(
     Args:
         tokens: int64 [T].
         known: the first keys, from an earlier call.
-        media: place and key of each medium the sequence shows. Such pages are told apart from those of text from the first one
-            on, since a model that sees may compute them in another way.
+        media: the keys of what the sequence shows, and the places from which on they count. Such pages are told apart from
+            those of text from the first one on, since a model that sees may compute them in another way.
     """
     keys = list(known)
     for page in range(len(keys), len(tokens) // page_size):

@@ -9,6 +9,7 @@ Prompts are computed in chunks under a token budget, so a long prompt delays the
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,7 +38,8 @@ class Group:
         tables: int64 [samples, W] page numbers, once admitted. The full prompt pages are the same numbers in every row.
         done: prompt tokens already in the cache. shaper: changes the logits of its samples, if the request asks for it.
         keys_of_pages: of the prompt's full pages, once looked at.
-        media: what the prompt shows. seen: what was seen of it, once the model has looked.
+        media: what the prompt shows, media_keys: what its pages are known by besides their tokens (`puna.infer.pages.page_keys`).
+        seen: what was seen of it, once the model has looked.
     """
 
     request: int
@@ -60,17 +62,13 @@ class Group:
     done: int = 0
     keys_of_pages: list[bytes] = field(default_factory=list)
     media: tuple[Shown, ...] = ()
+    media_keys: Sequence[tuple[int, bytes]] = ()
     seen: tuple[Any, ...] = ()
 
     @property
     def left(self) -> int:
         """Most tokens a sample may still write."""
         return self.limit - len(self.written)
-
-    @property
-    def media_keys(self) -> list[tuple[int, bytes]]:
-        """Place and key of each medium."""
-        return [(shown.at, shown.medium.key) for shown in self.media]
 
     @property
     def arrival(self) -> tuple[int, int]:

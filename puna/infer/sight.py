@@ -26,12 +26,20 @@ class Eyes(Protocol):
         """InputError for what cannot be seen."""
         ...
 
+    def keys(self, media: Sequence[Shown]) -> list[tuple[int, bytes]]:
+        """What a prompt's pages are computed of besides its tokens: keys, and the places from which on they count."""
+        ...
+
     def see(self, media: Sequence[Shown]) -> tuple[Any, ...]:
         """Look at what a prompt shows; what is kept of it, for `attach`."""
         ...
 
     def attach(self, rows: Sequence[tuple[Any, ...]], positions_BT: Tensor) -> Attached | None:
         """What rows see from these positions, for the model's `hidden`."""
+        ...
+
+    def to(self, dtype: torch.dtype) -> None:
+        """Compute in this type."""
         ...
 
     def forget(self) -> None:

@@ -380,6 +380,9 @@ def check_state(
             fix=f"use a checkpoint of {network}, or correct config.json",
         )  # fmt: skip
     for name, tensor in expected.items():
+        if not state[name].is_floating_point():
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise InputError(f"{name} holds {kind} and no weights", where=str(directory), fix=COPY_AGAIN)
         if tensor.shape != state[name].shape:
             found, due = tuple(state[name].shape), tuple(tensor.shape)
             raise InputError(f"{name} has shape {found} and config.json asks for {due}", where=str(directory), fix=COPY_AGAIN)

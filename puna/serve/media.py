@@ -83,7 +83,7 @@ class MediaReader:
             if sum(each.bytes for each in self._alive) > MOST_BYTES:
                 raise ApiError(429, "too many pictures are being looked at: try again shortly", code="too_many_requests")
         source = fetch(medium, self.root, self.rules)
-        key = media_key(source, medium, self.eyes.shape, self.eyes.frames)
+        key = media_key(source, medium, self.rules, self.eyes.shape, self.eyes.frames)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

@@ -121,6 +121,7 @@ def _converse(talk: Conversation, name: str, waiting: list[Medium]) -> None:
             return
         if command in ("/reset", "/system"):
             talk.messages.clear()
+            talk.loaded.clear()
             waiting.clear()
             talk.system = rest.strip() or None if command == "/system" else talk.system
             print("a new conversation" + (f" with system prompt: {talk.system}" if talk.system else ""))

@@ -110,8 +110,8 @@ def read_parts(parts: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
         if kind == "text" and isinstance(part.get("text"), str):
             content += part["text"]
             continue
-        about = part.get(kind) if kind in PARTS else None
-        if kind is None or not isinstance(about, dict) or "url" not in about:
+        about = part.get(kind) if isinstance(kind, str) and kind in PARTS else None
+        if not isinstance(about, dict) or "url" not in about:
             known = ", ".join(f'"{name}": {{"url": ...}}' for name in PARTS)
             raise ValueError(f'content.{number}: a part has a type, and under its name what it holds: "text": ..., {known}')
         if unknown := about.keys() - PARTS[kind].keys():

@@ -6,7 +6,7 @@ The defaults of `VisionConfig` are the released Llama 3.2 Vision encoder: ViT-H/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from puna.core.errors import InputError
@@ -14,6 +14,7 @@ from puna.core.errors import InputError
 PER_VIDEO = 4  # image cross-attention layers to each one for video (section 7.2)
 EXTRA_ROWS = 8  # embeddings an image adapter owns; the first is that of the image token, as in the released checkpoints
 MOST_FRAMES = 64  # of a video (section 7.2)
+MOST_LAYERS, MOST_TILES, MOST_PIXELS = 1024, 64, 4096  # no model has more; a damaged file may, and would fill the memory
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class VisionConfig:
     attend_padding: bool = True
 
     def __post_init__(self) -> None:
+        least = min(
+            self.dim, self.layers, 1 + self.global_layers, self.heads, self.mlp_dim, self.tile, self.patch, self.max_tiles
+        )
+        if (
+            least < 1
+            or max(self.layers, self.global_layers) > MOST_LAYERS
+            or self.tile > MOST_PIXELS
+            or self.max_tiles > MOST_TILES
+        ):
+            what = f"an encoder has 1 to {MOST_LAYERS} layers, and 1 to {MOST_TILES} tiles of at most {MOST_PIXELS} pixels a side"
+            raise InputError(what, where=str(self))
         if self.tile % self.patch or self.dim % self.heads:
             raise InputError(
                 "a tile must be whole patches, and `dim` a multiple of `heads`",
@@ -51,8 +63,6 @@ class VisionConfig:
             )
         if any(not 0 <= tap < self.layers for tap in self.taps) or list(self.taps) != sorted(set(self.taps)):
             raise InputError(f"taps are layers 0 to {self.layers - 1}, in order, each once", where=f"taps={list(self.taps)}")
-        if self.max_tiles < 1:
-            raise InputError("an image has at least one tile", where=f"max_tiles={self.max_tiles}")
 
     @property
     def patches(self) -> int:
@@ -74,6 +84,12 @@ def ratios(max_tiles: int) -> list[tuple[int, int]]:
     """Canvases of at most `max_tiles` tiles as (high, wide); an image's aspect ratio id is 1 + its index here, 0 is no image."""
     sides = range(1, max_tiles + 1)
     return [(high, wide) for high in sides for wide in sides if high * wide <= max_tiles]
+
+
+def are_places(places: object, layers: int) -> bool:
+    """Whether these are text layers before which adapter layers can run: a list of one or more of `layers`, in order."""
+    whole = isinstance(places, list) and all(type(place) is int and 0 <= place < layers for place in places)
+    return whole and bool(places) and places == sorted(set(places))
 
 
 def cross_places(layers: int, count: int) -> tuple[int, ...]:
@@ -118,7 +134,15 @@ class VideoConfig:
     dim: int = 1280
     layers: int = 6
     heads: int = 16
-    frames: int = field(default=MOST_FRAMES)
+    frames: int = MOST_FRAMES
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.factor, self.dim, self.layers, self.heads, self.frames) < 1
+            or self.dim % self.heads
+            or self.layers > MOST_LAYERS
+        ):
+            raise InputError("`dim` of a video adapter is a multiple of `heads`, and it has layers and frames", where=str(self))
 
 
 def video_places(image_places: tuple[int, ...], count: int | None = None) -> tuple[int, ...]:

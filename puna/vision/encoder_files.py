@@ -10,11 +10,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from puna.core.errors import InputError
 from puna.core.settings import Settings
+from puna.model.checkpoint import check_state, read_weights
 from puna.vision.config import VisionConfig
 from puna.vision.encoder import ImageEncoder
 
@@ -68,6 +70,9 @@ def load_encoder(directory: Path) -> ImageEncoder:
         raise InputError(
             f"this is no image encoder ({error})", where=str(directory), fix="give a vision.contrast stage"
         ) from None
-    encoder = ImageEncoder(config)
-    encoder.load_state_dict(load_file(directory / WEIGHTS))
-    return encoder
+    with torch.device("meta"):
+        encoder = ImageEncoder(config)
+    state = read_weights(directory / WEIGHTS)
+    check_state(encoder.state_dict(), state, directory, "an image encoder")
+    encoder.load_state_dict(state, assign=True)
+    return encoder.float().requires_grad_()

@@ -68,6 +68,11 @@ class Eyes:
             if len({image.ratio for image in loaded.images}) > 1:
                 raise InputError("the frames of a video have one size", fix="make them equal")
 
+    def keys(self, media: Sequence[Shown]) -> list[tuple[int, bytes]]:
+        """Place and key of each medium; with `leak` text before a medium is computed of it too, so all count from the start."""
+        leak = self.model.adapter.config.leak
+        return [(0 if leak else shown.at, shown.medium.key) for shown in media]
+
     def see(self, media: Sequence[Shown]) -> tuple[Place, ...]:
         """What is seen of each medium, and from where in the text."""
         spans = sight_spans([shown.at for shown in media], self.model.config.max_seq_len)
@@ -76,6 +81,12 @@ class Eyes:
     def attach(self, rows: Sequence[tuple[Place, ...]], positions_BT: Tensor) -> Attached | None:
         """What rows see from these positions."""
         return attach_seen(self.model, rows, positions_BT)
+
+    def to(self, dtype: torch.dtype) -> None:
+        """Cast encoder and adapters."""
+        for part in (self.model.encoder, self.model.adapter, self.model.video):
+            if part is not None:
+                part.to(dtype)
 
     def forget(self) -> None:
         """Drop what is kept: needed when the weights have changed."""

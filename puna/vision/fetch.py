@@ -31,8 +31,12 @@ SHOWN = 100  # characters of an address that an error repeats
 SAFE = "/%:=&?~+!$,;'@()*[]"  # of a path and a query, as they are
 MEDIA_TYPE = re.compile(r"(image|video|audio)/[\w.+-]+|(application|binary)/octet-stream", re.IGNORECASE)
 SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):")  # two letters at least: a drive is no scheme
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible addresses of old
+GLOBAL = ipaddress.ip_network("2000::/3")  # all that IANA has given out of IPv6 as public
+NAT64, MAPPED = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::ffff:0:0/96")
+ISATAP = 0x5EFE  # before the IPv4 address in the last half of such an address (RFC 5214)
+NO_HOSTS = tuple(  # protocol assignments with a cloud's metadata, 6to4 relays, another cloud's metadata, documentation
+    ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -78,8 +82,16 @@ def read_url(url: str, rules: MediaRules, root: Path | None = None) -> bytes:
     path = find_file(url, root)
     if not path.is_file():
         raise InputError("this is no file", where=shown(url), fix="name a picture or a video")
-    with path.open("rb") as file:
-        found = file.read(rules.max_bytes + 1)
+    return read_file(path, rules, url)
+
+
+def read_file(path: Path, rules: MediaRules, url: str) -> bytes:
+    """The bytes of one file; `url` is what errors call it."""
+    try:
+        with path.open("rb") as file:
+            found = file.read(rules.max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({_said(error)})", where=shown(url)) from None
     _check_size(len(found), rules, url)
     return found
 
@@ -116,17 +128,21 @@ def shown(url: str) -> str:
 
 def is_public(address: Address) -> bool:
     """Whether an address is on the public internet, and so is the IPv4 address that it may stand for."""
-    inner = _embedded(address)
-    return address.is_global and not address.is_multicast and all(is_public(each) for each in inner)
+    if isinstance(address, ipaddress.IPv6Address) and not any(address in network for network in (GLOBAL, NAT64, MAPPED)):
+        return False
+    if not address.is_global or address.is_multicast or any(address in network for network in NO_HOSTS):
+        return False
+    return all(is_public(each) for each in _embedded(address))
 
 
 def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
-    """IPv4 addresses that an IPv6 address carries: mapped, compatible, NAT64, 6to4, Teredo."""
+    """IPv4 addresses that an IPv6 address carries: mapped, NAT64, 6to4, Teredo, ISATAP."""
     if not isinstance(address, ipaddress.IPv6Address):
         return []
     last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    found += [last for network in (NAT64, COMPATIBLE) if address in network]
+    if address in NAT64 or int(address) >> 32 & 0xFFFF == ISATAP:
+        found.append(last)
     return [each for each in found if each is not None]
 
 
@@ -140,7 +156,8 @@ def _data(url: str, rules: MediaRules) -> bytes:
         raise InputError(f"a data: URL of type '{shown(kind)}' is no picture or video", where=shown(url))
     coded = any(option.strip().lower() == "base64" for option in options)
     _check_size(len(payload) * 3 // 4 if coded else len(payload) // 3, rules, url)
-    raw = unquote_to_bytes(payload) if "%" in payload or not coded else payload.encode("utf-8", "replace")
+    plain = payload.encode("utf-8", "replace")
+    raw = unquote_to_bytes(plain) if "%" in payload or not coded else plain
     try:
         found = base64.b64decode(b"".join(raw.split()), validate=True) if coded else raw
     except (binascii.Error, ValueError):
@@ -163,8 +180,15 @@ def _fetch(url: str, rules: MediaRules) -> bytes:
         found = _one_hop(address, rules, deadline)
         if isinstance(found, bytes):
             return found
-        address = urljoin(address, found)
+        address = _joined(address, found)
     raise InputError(f"more than {REDIRECTS} redirects", where=shown(url), fix="name the picture's own address")
+
+
+def _joined(address: str, target: str) -> str:
+    try:
+        return urljoin(address, target)
+    except ValueError as error:
+        raise InputError(f"it sends us to what is no address ({error})", where=shown(address)) from None
 
 
 def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
@@ -206,7 +230,7 @@ def _checked(url: str, rules: MediaRules) -> SplitResult:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise InputError(f"this is no address ({error})", where=shown(url)) from None
-    if parts.scheme.lower() not in ("http", "https") or not host:
+    if parts.scheme.lower() not in ("http", "https") or not host or "%" in host:  # a zone would name one of our interfaces
         raise InputError("an address on the web begins with http:// or https://, and a host", where=shown(url))
     if "@" in parts.netloc:
         raise InputError("addresses with a user name or a password are not read", where=host, fix="leave them out")

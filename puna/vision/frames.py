@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from puna.core.errors import InputError
-from puna.vision.fetch import MediaRules
+from puna.vision.fetch import MediaRules, read_file, shown
 from puna.vision.tiles import FORMATS, as_rgb, check_pixels, read_image
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def frames_of(
     Raises:
         InputError: what is no video, is damaged, cut off, too long, or has no frame in the stretch.
     """
-    if not 1 <= count <= rules.max_frames:
-        raise InputError(f"a video gives 1 to {rules.max_frames} frames, not {count}", where=where)
+    check_frames(count, rules, where)
     if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
         raise InputError("a stretch of a video begins at 0 seconds or later and ends after it begins", where=where)
     stretch = Stretch(start or 0.0, end)
@@ -60,6 +59,12 @@ def frames_of(
         raise InputError("the video is empty", where=where)
     read = _of_animation if ANIMATED.match(source) else _of_video
     return read(source, count, rules, stretch, each, where)
+
+
+def check_frames(count: int, rules: MediaRules, where: str) -> None:
+    """InputError for more frames of a video than are looked at."""
+    if not 1 <= count <= rules.max_frames:
+        raise InputError(f"a video gives 1 to {rules.max_frames} frames, not {count}", where=where)
 
 
 @dataclass(frozen=True)
@@ -87,21 +92,37 @@ def middles(frames: int, count: int) -> list[int]:
 def _of_folder(
     folder: Path, count: int, rules: MediaRules, stretch: Stretch, each: Callable[[Image], T], where: str
 ) -> list[T]:  # fmt: skip
+    if not stretch.whole:
+        raise InputError("a folder of pictures has no seconds to begin or end at", where=where, fix="leave start and end out")
+    picked = picked_files(folder, count, rules, where)
+    return [each(read_image(read_frame(file, rules, where), rules, f"{where}: {file.name}")) for file in picked]
+
+
+def picked_files(folder: Path, count: int, rules: MediaRules, where: str) -> list[Path]:
+    """The pictures of a folder that stand for it: of so many equal parts the middle ones."""
+    check_frames(count, rules, where)
     files = frame_files(folder)
     if not files:
         raise InputError("the folder holds no pictures", where=where)
-    if not stretch.whole:
-        raise InputError("a folder of pictures has no seconds to begin or end at", where=where, fix="leave start and end out")
-    picked = [files[i] for i in middles(len(files), count)]
-    for file in picked:
-        if file.stat().st_size > rules.max_bytes:
-            raise InputError(f"a frame may have {rules.max_bytes / 2**20:g} MB", where=f"{where}: {file.name}")
-    return [each(read_image(file.read_bytes(), rules, f"{where}: {file.name}")) for file in picked]
+    return [files[i] for i in middles(len(files), count)]
+
+
+def read_frame(file: Path, rules: MediaRules, where: str) -> bytes:
+    """The bytes of one picture of a folder."""
+    return read_file(file, rules, f"{where}: {file.name}")
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of the numbers in their names."""
+    """The pictures of a folder in the order of the numbers in their names; InputError for a link that leads out of it."""
     files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
+    top = folder.resolve()
+    for file in files:
+        if file.is_symlink() and not file.resolve().is_relative_to(top):
+            raise InputError(
+                "a frame is a link that leads out of its folder",
+                where=shown(f"{folder.name}/{file.name}"),
+                fix="put the file itself there",
+            )
     return sorted(files, key=lambda file: [(int(number or 0), text) for number, text in _PARTS.findall(file.name)])
 
 
@@ -176,8 +197,11 @@ def _of_video(
             targets = [index.times[i] for i in _picked(inside, count, where)]
         with closing(_Decoder(av, content, index.keys)) as decoder:
             made = [each(_upright(frame, decoder.aspect)) for frame in decoder.frames(targets, rules, where)]
-    except av.error.FFmpegError as error:
-        raise InputError(f"the video is damaged, or in no known format ({error.strerror})", where=where) from None
+    except InputError:
+        raise
+    except Exception as error:  # decoders of foreign bytes raise anything
+        said = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"the video is damaged, or in no known format ({said})", where=where) from None
     if len(made) < len(targets):
         raise InputError("the video is damaged: frames that it lists are missing", where=where)
     return made

@@ -7,6 +7,7 @@ lies beside in `video_adapter.safetensors`. The text part comes out as it went i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,10 @@ def read_shapes(directory: Path) -> Shapes:
     if shapes.tokenizer not in (None, tokenizer.digest):
         raise InputError(f"these weights were trained with tokenizer {shapes.tokenizer[:12]} and {tokenizer.digest[:12]} lies"
                          " beside them", where=str(directory), fix="put the original tokenizer files back")  # fmt: skip
-    return shapes if PUNA in hf else shapes.with_image(tokenizer.image_id)
+    if "image_id" not in hf.get(PUNA, {}):
+        return shapes.with_image(tokenizer.image_id)
+    check_image_token(shapes.adapter.image_id, tokenizer, str(directory))
+    return shapes
 
 
 def _our_state(model: VisionLlama, shapes: Shapes, state: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
@@ -269,9 +273,14 @@ def image_shape_of(model: VisionLlama, directory: str | Path | None = None) -> I
 
 
 def _triple(value: Any, key: str, path: Path) -> tuple[float, float, float]:
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(number, int | float) for number in value):
-        raise InputError(f"{key} is not three numbers", where=str(path), fix=COPY_AGAIN)
+    if not isinstance(value, list) or len(value) != 3 or not all(_is_level(number, key == "image_std") for number in value):
+        raise InputError(f"{key} is not three numbers of pixels between 0 and 1", where=str(path), fix=COPY_AGAIN)
     return float(value[0]), float(value[1]), float(value[2])
+
+
+def _is_level(value: Any, positive: bool) -> bool:
+    """Whether this is a mean of normalised pixels, or a deviation (`positive`)."""
+    return type(value) in (int, float) and math.isfinite(value) and (value > 0 or not positive)
 
 
 def tokenizer_beside(directory: Path) -> Tokenizer | None:
@@ -309,7 +318,11 @@ def check_sayable(model: VisionLlama, directory: Path, tokenizer: Tokenizer | No
     if tokenizer is None:
         return
     check_vocabulary(config, tokenizer.vocab_size, where)
-    image_id = model.adapter.config.image_id
+    check_image_token(model.adapter.config.image_id, tokenizer, where)
+
+
+def check_image_token(image_id: int | None, tokenizer: Tokenizer, where: str) -> None:
+    """InputError for an adapter whose image token is another than the tokenizer's."""
     if image_id not in (None, tokenizer.image_id):
         raise InputError(f"the adapter's image token is {image_id} and the tokenizer's {tokenizer.image_id}",
                          where=where, fix="use the tokenizer the model was trained with")  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Literal
 from puna.core.errors import InputError
 from puna.tokenizer.chat import Medium
 from puna.vision.fetch import MediaRules, find_file, read_url, scheme_of, shown
-from puna.vision.frames import frame_files, frames_of
+from puna.vision.frames import check_frames, frames_of, picked_files, read_frame
 from puna.vision.tiles import ImageShape, Tiled, read_image, tiles_of
 
 FRAMES = 16  # of a video that names no number (paper 7.3: video pre-training)
@@ -53,6 +53,8 @@ def fetch(medium: Medium, root: Path | None, rules: MediaRules) -> bytes | Path:
     """The bytes of a medium, or the folder that holds the frames of a video."""
     if medium.kind == "audio":
         raise InputError("sounds are not read yet", where=shown(medium.url), fix="send pictures or videos")
+    if medium.kind == "video" and medium.frames is not None:
+        check_frames(medium.frames, rules, shown(medium.url))
     if medium.kind == "video" and not scheme_of(medium.url):
         path = find_file(medium.url, root)
         if path.is_dir():
@@ -62,7 +64,7 @@ def fetch(medium: Medium, root: Path | None, rules: MediaRules) -> bytes | Path:
 
 def decode(source: bytes | Path, medium: Medium, rules: MediaRules, shape: ImageShape, frames: int = FRAMES) -> Loaded:
     """Tiles of what `fetch` found."""
-    key = media_key(source, medium, shape, frames)
+    key = media_key(source, medium, rules, shape, frames)
     cut = replace(shape, max_tiles=1) if medium.detail == "low" else shape
     where = shown(medium.url)
     if medium.kind == "image":
@@ -75,16 +77,20 @@ def decode(source: bytes | Path, medium: Medium, rules: MediaRules, shape: Image
     return Loaded("video", images, key)
 
 
-def media_key(source: bytes | Path, medium: Medium, shape: ImageShape, frames: int = FRAMES) -> bytes:
-    """16 bytes that name what `decode` makes: equal content cut alike has one key, whatever its address."""
+def media_key(source: bytes | Path, medium: Medium, rules: MediaRules, shape: ImageShape, frames: int = FRAMES) -> bytes:
+    """16 bytes that name what `decode` makes: equal content cut alike has one key, whatever its address.
+
+    Of a folder only the frames that are picked are read; InputError where they cannot be.
+    """
     digest = blake2b(digest_size=KEY_BYTES)
     seen = (medium.frames or frames, medium.start, medium.end) if medium.kind == "video" else ()
     digest.update(repr((medium.kind, medium.detail == "low", *seen, shape)).encode())
     if isinstance(source, bytes):
         digest.update(source)
         return digest.digest()
-    for file in frame_files(source):
-        content = file.read_bytes()
+    where = shown(medium.url)
+    for file in picked_files(source, medium.frames or frames, rules, where):
+        content = read_frame(file, rules, where)
         digest.update(f"\n{file.name} {len(content)}\n".encode())
         digest.update(content)
     return digest.digest()

@@ -38,7 +38,7 @@ from puna.model.meta_layout import (
     tie,
     write_beside,
 )
-from puna.vision.config import AdapterConfig, VisionConfig, cross_places
+from puna.vision.config import AdapterConfig, VisionConfig, are_places, cross_places
 from puna.vision.hf import VIDEO_FILE, assemble, empty_vision, shapes_of, tokenizer_beside, write_video
 from puna.vision.meta_tables import resized_canvas, rows_of, table_of
 from puna.vision.mllama import FLAGS, Shapes, flags_of, with_flags
@@ -148,7 +148,7 @@ def _shapes(params: dict[str, Any], side: dict[str, Any], texts: list[dict[str, 
         if type(value) is not int or value < 1:
             raise InputError(f"vision_{key} = {value!r} in params.json is no size", where=str(directory / PARAMS), fix=COPY_AGAIN)
     given, places = known.pop("encoder", {}), known.pop("places", None)
-    if not _is_shape(given) or not (places is None or _layers(places, text.layers)):
+    if not _is_shape(given) or not (places is None or are_places(places, text.layers)):
         raise InputError("the shape of the encoder in puna.json is wrong", where=where, fix=COPY_AGAIN)
     taps = {"taps": tuple(given["taps"])} if "taps" in given else {}
     vision = VisionConfig(**{**given, **taps, "tile": sizes["chunk_size"], "max_tiles": sizes["max_num_chunks"]})
@@ -169,11 +169,6 @@ def _is_shape(given: Any) -> bool:
     kinds |= {"norm_eps": float, "taps": list}
     right = isinstance(given, dict) and all(type(value) is kinds.get(key) for key, value in given.items())
     return right and all(type(tap) is int for tap in given.get("taps", ()))
-
-
-def _layers(places: Any, layers: int) -> bool:
-    whole = isinstance(places, list) and all(type(place) is int and 0 <= place < layers for place in places)
-    return whole and bool(places) and places == sorted(set(places))
 
 
 def _our_state(shards: list[dict[str, Tensor]], model: VisionLlama, directory: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from puna.core.errors import InputError
 from puna.model.config import COPY_CONFIG, ModelConfig
-from puna.vision.config import AdapterConfig, VideoConfig, VisionConfig, ratios
+from puna.vision.config import MOST_LAYERS, AdapterConfig, VideoConfig, VisionConfig, are_places, ratios
 
 MODEL_TYPE, ARCHITECTURE, PUNA = "mllama", "MllamaForConditionalGeneration", "puna"
 TEXT_DEFAULTS = {  # of transformers' MllamaTextConfig, which its files leave out
@@ -110,8 +110,8 @@ def from_mllama(hf: Mapping[str, Any], where: str) -> Shapes:
     text, vision = {**TEXT_DEFAULTS, **_part(hf, "text_config", where)}, {**VISION_DEFAULTS, **_part(hf, "vision_config", where)}
     crossed = _whole_numbers(text["cross_attention_layers"], "cross_attention_layers", where)
     places = tuple(number - rank for rank, number in enumerate(crossed))
-    layers = int(text["num_hidden_layers"]) - len(crossed)
-    if not crossed or list(places) != sorted(set(places)) or not 0 <= places[0] <= places[-1] < layers:
+    layers = _one_number(text["num_hidden_layers"], "text_config.num_hidden_layers", where, most=MOST_LAYERS) - len(crossed)
+    if not are_places(list(places), layers):
         raise InputError(f"cross_attention_layers = {list(crossed)} do not each stand before a text layer of their own",
                          where=where, fix=COPY_CONFIG)  # fmt: skip
     config = ModelConfig.from_hf(
@@ -134,17 +134,20 @@ def with_flags(shapes: Shapes, flags: Any, where: str) -> Shapes:
     vision = {key: flags[key] for key in ("taps_at", "attend_padding") if key in flags}
     adapter = {key: flags[key] for key in ("leak", "image_id") if key in flags}
     known = {key: flags[key] for key in ("tokenizer", "text_digest") if key in flags}
+    video = _video(flags["video"], shapes.text.layers, where) if flags.get("video") else None
     return Shapes(
         replace(shapes.text, tied=flags.get("tied", shapes.text.tied)), replace(shapes.vision, **vision),
-        replace(shapes.adapter, **adapter), _video(flags["video"], where) if flags.get("video") else None, **known,
+        replace(shapes.adapter, **adapter), video, **known,
     )  # fmt: skip
 
 
-def _video(given: dict[str, Any], where: str) -> VideoConfig:
+def _video(given: dict[str, Any], layers: int, where: str) -> VideoConfig:
     due = {field.name for field in fields(VideoConfig)}
     if given.keys() != due or not all(type(value) is int and value > 0 for key, value in given.items() if key != "places"):
         raise InputError(f"{PUNA}.video does not hold {', '.join(sorted(due))}", where=where, fix=COPY_CONFIG)
-    return VideoConfig(**{**given, "places": _whole_numbers(given["places"], "places", where)})
+    if not are_places(given["places"], layers):
+        raise InputError(f"{PUNA}.video.places = {given['places']!r} are no text layers", where=where, fix=COPY_CONFIG)
+    return VideoConfig(**{**given, "places": tuple(given["places"])})
 
 
 def _check_kind(hf: Mapping[str, Any], where: str) -> None:
@@ -165,11 +168,19 @@ def _part(hf: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 
 
 def _encoder(vision: dict[str, Any], where: str) -> VisionConfig:
-    numbers = {key: _one_number(vision[key], key, where) for key in VISION_DEFAULTS if type(VISION_DEFAULTS[key]) is int}
+    least = {"num_global_layers": 0}
+    numbers = {
+        key: _one_number(vision[key], f"vision_config.{key}", where, least=least.get(key, 1))
+        for key, default in VISION_DEFAULTS.items()
+        if type(default) is int
+    }
+    eps = vision["norm_eps"]
+    if type(eps) not in (int, float) or not 0 < eps < 1:
+        raise InputError(f"vision_config.norm_eps = {eps!r} is no small number", where=where, fix=COPY_CONFIG)
     config = VisionConfig(
         dim=numbers["hidden_size"], layers=numbers["num_hidden_layers"], global_layers=numbers["num_global_layers"],
         heads=numbers["attention_heads"], mlp_dim=numbers["intermediate_size"], tile=numbers["image_size"],
-        patch=numbers["patch_size"], max_tiles=numbers["max_num_tiles"], norm_eps=float(vision["norm_eps"]),
+        patch=numbers["patch_size"], max_tiles=numbers["max_num_tiles"], norm_eps=float(eps),
         taps=_whole_numbers(vision["intermediate_layers_indices"], "intermediate_layers_indices", where),
     )  # fmt: skip
     due = {
@@ -184,12 +195,12 @@ def _encoder(vision: dict[str, Any], where: str) -> VisionConfig:
     return config
 
 
-def _one_number(value: Any, key: str, where: str) -> int:
+def _one_number(value: Any, key: str, where: str, *, least: int = 1, most: int | None = None) -> int:
     """A size, also written as [size, size]."""
     if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
-    if type(value) is not int or value < 1:
-        raise InputError(f"vision_config.{key} = {value!r} is no size", where=where, fix=COPY_CONFIG)
+    if type(value) is not int or value < least or (most is not None and value > most):
+        raise InputError(f"{key} = {value!r} is no size", where=where, fix=COPY_CONFIG)
     return value
 
 

@@ -91,12 +91,11 @@ def gathered(
     parts: list[list[Tensor]] = [[] for _ in range(rows)]
     spans: list[list[Tensor]] = [[] for _ in range(rows)]
     for m, first, count, tiles in _kind(media, video):
-        if features.dim() == 4:
+        if features.dim() == 4 and merge is None:
             tokens = features[first].flatten(0, 1)
             real = torch.arange(features.shape[1]).repeat_interleave(features.shape[2]) < tiles
         else:
-            begin = int(media.tiles_I[:first].sum())
-            of_medium = features[begin : begin + count * tiles]
+            of_medium = _real(media, features, first, count)
             tokens = of_medium.flatten(0, 1) if merge is None else merge(of_medium, count, tiles)
             real = torch.ones(len(tokens), dtype=torch.bool)
         span = torch.stack((media.start_M[m], media.end_M[m])).cpu().expand(len(tokens), 2)
@@ -119,6 +118,14 @@ def gathered(
     ).to(memory_BSF.device)
     at_T1 = torch.arange(length, device=memory_BSF.device)[:, None]
     return Gathered(memory_BSF, (at_T1 >= span_BS2[:, None, :, 0]) & (at_T1 < span_BS2[:, None, :, 1]))
+
+
+def _real(media: Media, features: Tensor, first: int, count: int) -> Tensor:
+    """Features [n,P,F] of the real tiles of `count` images from number `first` on."""
+    if features.dim() == 4:
+        return torch.cat([features[i, : int(media.tiles_I[i])] for i in range(first, first + count)])
+    begin = int(media.tiles_I[:first].sum())
+    return features[begin : begin + int(media.tiles_I[first : first + count].sum())]
 
 
 def _kind(media: Media, video: bool) -> list[tuple[int, int, int, int]]:

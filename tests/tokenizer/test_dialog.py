@@ -149,6 +149,7 @@ def test_text_parts_are_a_text_and_messages_without_media_are_written_as_ever():
         ([{"type": "video_url", "video_url": {"url": "a.mp4", "num_frames": 0}}], "at least 1"),
         ([{"type": "video_url", "video_url": {"url": "a.mp4", "start": 3, "end": 2}}], "start < end"),
         (["x"], "a part has a type"),
+        ([{"type": ["text"], "text": "x"}], r"content\.0: a part has a type"),
     ],
 )
 def test_bad_parts_say_what_is_wrong(content, what):

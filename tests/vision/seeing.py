@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,10 +29,13 @@ VISION = VisionConfig(
 SHAPE = ImageShape(tile=VISION.tile, max_tiles=VISION.max_tiles)
 
 
-def seeing_model(*, video: bool = True, leak: bool = False, dtype: torch.dtype = torch.float32) -> VisionLlama:
+def seeing_model(
+    *, video: bool = True, leak: bool = False, attend_padding: bool = False, dtype: torch.dtype = torch.float32
+) -> VisionLlama:
+    vision = replace(VISION, attend_padding=attend_padding)
     places = cross_places(TEXT.layers, 2)
-    clip = VideoConfig(video_places(places), factor=4, dim=16, layers=1, heads=2, frames=16) if video else None
-    model = VisionLlama(Llama(TEXT, seed=1), VISION, AdapterConfig(places, leak=leak, image_id=IMAGE), clip, seed=2, gate=1.0)
+    clip = VideoConfig(video_places(places), factor=4, dim=24, layers=1, heads=2, frames=16) if video else None
+    model = VisionLlama(Llama(TEXT, seed=1), vision, AdapterConfig(places, leak=leak, image_id=IMAGE), clip, seed=2, gate=1.0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:

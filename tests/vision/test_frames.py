@@ -69,6 +69,10 @@ def test_a_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     assert numbers(tmp_path, 1) == [6]
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "no pictures")
+    (tmp_path / "none" / "0.png").symlink_to(tmp_path / "frame0.png")
+    with pytest.raises(InputError, match="leads out of its folder") as caught:
+        numbers(tmp_path / "none", 1)
+    assert caught.value.where == "none/0.png"
 
 
 def test_bounds_of_what_is_asked():

@@ -6,8 +6,10 @@ import base64
 import contextlib
 import http.server
 import ipaddress
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -20,7 +22,6 @@ from puna.vision.fetch import MediaRules, is_public, read_url
 
 ANYWHERE = MediaRules(domains=("*",), seconds=5.0)
 BODY = bytes(range(256)) * 4
-CERTIFICATE = Path(__file__).parent / "data" / "media_test.pem"  # of media.test, signed by itself
 REAL_RESOLVER = socket.getaddrinfo
 
 
@@ -42,13 +43,17 @@ def refused(url: str, words: str, rules: MediaRules = ANYWHERE, root=None) -> In
         "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1", "::127.0.0.1", "::10.0.0.1",
         "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1", "2001:0:7f00:1::",
+        "192.0.0.192", "192.88.99.1", "168.63.129.16", "::ffff:192.0.0.192", "::ffff:0:127.0.0.1", "::8.8.8.8",
+        "64:ff9b:1::7f00:1", "64:ff9b:1::808:808", "fec0::1", "5f00::1", "3fff::1", "4000::1", "2606:4700::5efe:7f00:1",
     ],
 )  # fmt: skip
 def test_addresses_of_private_networks(text):
     assert not is_public(ipaddress.ip_address(text))
 
 
-@pytest.mark.parametrize("text", ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "text", ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+)
 def test_addresses_of_the_public_internet(text):
     assert is_public(ipaddress.ip_address(text))
 
@@ -128,7 +133,8 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(url):
     [
         "http://", "http:///a.png", "http:a.png", "http://exa mple.org/", "http://example.org\\@127.0.0.1/",
         "http://example.org/\r\nX: 1", "http://[::1/", "http://example.org:99999/",
-        "http://example.org:x/", "http://\x00/", "https://" + "a" * 70 + ".org/",
+        "http://example.org:x/", "http://\x00/", "https://" + "a" * 70 + ".org/", "http://[2606:4700::1111%.example.org]/",
+        "http://8.8.8.8%eth0/", "http://8.8.8.8%00.example.org/",
     ],
 )  # fmt: skip
 def test_malformed_addresses(url, monkeypatch):
@@ -166,6 +172,11 @@ def test_files_are_read_below_the_root_only(tmp_path):
     refused("deep/a.png", "may have", MediaRules(max_bytes=100), root)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="needs a file that opens and cannot be read")
+def test_files_that_cannot_be_read():
+    refused("mem", "cannot be read", root=Path("/proc/self"))
+
+
 def test_data_urls():
     packed = base64.b64encode(BODY).decode()
     rules = MediaRules()
@@ -173,6 +184,7 @@ def test_data_urls():
     assert read_url(f"DATA:image/png;charset=x;BASE64,{packed[:40]}\n {packed[40:]}", rules) == BODY
     assert read_url(f"data:;base64,{packed.replace('+', '%2B').replace('=', '%3D')}", rules) == BODY
     assert read_url("data:application/octet-stream,a%00b", rules) == b"a\0b"
+    assert read_url("data:,a\ud800b", rules) == b"a?b"  # half a character
     refused("data:image/png;base64", "comma")
     refused("data:image/png;base64,@@@@", "valid base64")
     refused("data:image/png;base64,abcde", "valid base64")
@@ -286,11 +298,24 @@ def test_a_picture_from_the_web(web):
     assert headers["Accept-Encoding"] == "identity" and "Cookie" not in headers
 
 
-def test_certificates_are_checked_against_the_name(web, monkeypatch):
+@pytest.fixture
+def certificate(tmp_path) -> Path:
+    """Key and certificate of media.test, signed by itself, in one file."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("OPENSSL IS MISSING: that certificates are checked is NOT tested here")
+    key, signed, both = tmp_path / "key.pem", tmp_path / "signed.pem", tmp_path / "both.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
+    name = ["-subj", "/CN=media.test", "-addext", "subjectAltName=DNS:media.test"]
+    subprocess.run([*command, *name, "-keyout", key, "-out", signed], check=True, capture_output=True)
+    both.write_bytes(key.read_bytes() + signed.read_bytes())
+    return both
+
+
+def test_certificates_are_checked_against_the_name(web, certificate, monkeypatch):
     trusting = ssl.create_default_context()
-    trusting.load_verify_locations(CERTIFICATE)
+    trusting.load_verify_locations(certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    context.load_cert_chain(certificate)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *args: None
@@ -324,6 +349,7 @@ def test_redirects_are_followed_and_checked_anew(web):
     refused(f"{web}/to?file:///etc/passwd", "begins with http")
     refused(f"{web}/to?data:image/png;base64,AAAA", "begins with http")
     refused(f"{web}/to?http://user:pw@media.test:{port}/a.png", "user name or a password")
+    refused(f"{web}/to?http://[::1/", "no address")
     refused(f"{web}/round", "redirects")
     assert len([path for path, _ in Handler.seen if path == "/round"]) == fetch.REDIRECTS + 1
 

@@ -63,6 +63,17 @@ def test_keys_name_content_and_cut(root):
     assert key(kind="video", url="clip") != before
 
 
+def test_of_a_folder_only_the_frames_that_are_picked_are_read(root):
+    one, rules = Medium(0, "video", "clip", frames=1), MediaRules(max_bytes=1000)
+    before = load(one, root, rules, SHAPE)
+    (root / "clip" / "0.png").write_bytes(bytes(5000))  # the middle one is 1.png
+    after = load(one, root, rules, SHAPE)
+    assert after.key == before.key and np.array_equal(after.images[0].pixels, before.images[0].pixels)
+    with pytest.raises(InputError, match="this has more") as error:
+        load(Medium(0, "video", "clip", frames=2), root, rules, SHAPE)
+    assert error.value.where == "clip: 0.png"
+
+
 def test_what_cannot_be_loaded(root):
     for fields, words in (
         ({"kind": "image", "url": "clip"}, "no file"),

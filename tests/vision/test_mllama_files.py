@@ -185,6 +185,16 @@ def test_mean_and_deviation_travel(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [1]}')
     with pytest.raises(InputError, match="image_mean is not three numbers"):
         image_shape_of(model, tmp_path)
+    for wrong in ("[0, 1, 1]", "[NaN, 1, 1]", "[true, 1, 1]"):
+        (tmp_path / "preprocessor_config.json").write_text(f'{{"image_mean": [0, 0, 0], "image_std": {wrong}}}')
+        with pytest.raises(InputError, match="image_std is not three numbers"):
+            image_shape_of(model, tmp_path)
+
+
+def test_a_model_without_global_layers(tmp_path: Path) -> None:
+    model = model_of(replace(VISION, global_layers=0), leak=False, text=WIDE)
+    save_vision(model, tmp_path)
+    assert load_vision(tmp_path).encoder.config == model.encoder.config
 
 
 def test_text_and_vision_models_are_told_apart(tmp_path: Path) -> None:
@@ -207,6 +217,10 @@ BROKEN_WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] 
     "shape": (
         lambda state: state.update({"multi_modal_projector.bias": torch.ones(3)}),
         r"multi_modal_projector.bias has shape \(3,\) and config.json asks for \(48,\)",
+    ),
+    "whole numbers": (
+        lambda state: state.update({"vision_model.class_embedding": torch.ones(32, dtype=torch.int64)}),
+        "holds int64 and no weights",
     ),
     "no extra rows": (
         lambda state: state.update({k: v[:-8] for k, v in state.items() if "embed_tokens" in k}), "embed_tokens.weight has shape"
@@ -234,11 +248,26 @@ BROKEN_CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "cross at the end": (lambda c: c["text_config"].update(cross_attention_layers=[3, 9]), "do not each stand"),
     "aspect ratios": (lambda c: c["vision_config"]["supported_aspect_ratios"].reverse(), "supported_aspect_ratios"),
     "activation": (lambda c: c["vision_config"].update(hidden_act="quick_gelu"), "'quick_gelu'"),
+    "eps": (lambda c: c["vision_config"].update(norm_eps="small"), "norm_eps = 'small'"),
+    "no eps": (lambda c: c["vision_config"].update(norm_eps=float("nan")), "norm_eps = nan"),
+    "too many tiles": (lambda c: c["vision_config"].update(max_num_tiles=10**7), "1 to 64 tiles"),
+    "too many layers": (lambda c: c["vision_config"].update(num_hidden_layers=10**8), "1 to 1024 layers"),
+    "text layers": (lambda c: c["text_config"].update(num_hidden_layers="ten"), "num_hidden_layers = 'ten'"),
+    "too much text": (lambda c: c["text_config"].update(num_hidden_layers=10**8), "num_hidden_layers = 100000000"),
+    "image id": (lambda c: c["puna"].update(image_id=7), "image token is 7"),
     "features": (lambda c: c["vision_config"].update(vision_output_dim=1), "vision_output_dim = 1"),
     "size": (lambda c: c["vision_config"].update(image_size=[28, 56]), r"image_size = \[28, 56\]"),
     "flag": (lambda c: c["puna"].update(taps_at="middle"), "puna.taps_at = 'middle'"),
     "unknown flag": (lambda c: c["puna"].update(sees=True), "puna.sees = True"),
     "video": (lambda c: c["puna"].update(video={"factor": 2}), "puna.video does not hold"),
+    "video places": (
+        lambda c: c["puna"].update(video={"places": [70], "factor": 2, "dim": 32, "layers": 1, "heads": 4, "frames": 4}),
+        r"places = \[70\] are no text layers",
+    ),
+    "video heads": (
+        lambda c: c["puna"].update(video={"places": [7], "factor": 2, "dim": 32, "layers": 1, "heads": 5, "frames": 4}),
+        "multiple of `heads`",
+    ),
     "no video file": (
         lambda c: c["puna"].update(video={"places": [7], "factor": 2, "dim": 32, "layers": 1, "heads": 4, "frames": 4}),
         "video_adapter.safetensors is missing",

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
-from seeing import SHAPE, TOKENIZER, png, seeing_model
+import torch
+from safetensors.torch import save_file
+from seeing import SHAPE, TOKENIZER, asked, picture, png, seeing_model, words
 from video_cases import animated
 
 from puna.core.errors import InputError
 from puna.infer.engine import Engine, Request
+from puna.infer.load import load_engine
 from puna.infer.request import Shown
 from puna.infer.shards import Layout
 from puna.model.checkpoint import save_model
 from puna.serve import terminal
 from puna.serve.models import opened_model
 from puna.tokenizer.chat import Medium, Message, parse, render
-from puna.vision.eyes import Eyes, sees
+from puna.vision.eyes import Eyes, open_seeing, sees
 from puna.vision.fetch import MediaRules
 from puna.vision.hf import save_vision
 from puna.vision.media import load
@@ -64,6 +68,20 @@ def test_a_directory_is_known_by_its_config(directory, text_directory, tmp_path)
         assert engine.eyes.shape == SHAPE and engine.eyes.video and tokenizer.digest == TOKENIZER.digest
     with pytest.raises(InputError, match="answered by one process"), opened_model(directory, Layout(2, 1)):
         pass
+
+
+def test_lora_adapters_of_the_text_leave_one_type(directory, tmp_path):
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    save_file({name.format("A"): torch.ones(2, 32), name.format("B"): torch.zeros(32, 2)}, folder / "adapter_model.safetensors")
+    about = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+    request = asked([picture(1), *words(3, 9)])
+    plain, _ = load_engine(directory, opener=open_seeing, dtype=torch.bfloat16)
+    merged, _ = load_engine(directory, opener=open_seeing, dtype=torch.bfloat16, lora=[(folder, 1.0)])
+    assert {weight.dtype for weight in merged.eyes.model.parameters()} == {torch.bfloat16}
+    assert merged.generate([request])[0][0].ids == plain.generate([request])[0][0].ids
 
 
 def test_a_served_directory_answers_about_pictures(directory, files):

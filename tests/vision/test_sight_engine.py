@@ -111,6 +111,26 @@ def test_cached_is_fresh_and_pictures_are_part_of_the_key(model):
     assert engine.generate([blind])[0][0] == plain.generate([blind])[0][0] and calls[0] == 32
 
 
+def test_text_before_a_picture_is_shared_only_where_it_does_not_depend_on_it():
+    leaking = seeing_model(leak=True)
+    first, other = (asked([*words(1, 10), picture(seed), *words(2, 21)]) for seed in (1, 2))
+    engine = engine_of(leaking)
+    engine.generate([first])
+    calls = counted(engine)
+    assert same(engine.generate([other])[0][0], engine_of(leaking).generate([other])[0][0]) and calls[0] == 32
+    calls.clear()
+    engine.generate([first])
+    assert calls[0] == 32 - 24
+
+
+def test_a_leaking_model_sees_videos_as_any_other_does(model):
+    request = asked([3, clip(1), *words(3, 11)], max_tokens=4)
+    leaking = seeing_model(leak=True, attend_padding=True)
+    plain = seeing_model(attend_padding=True)
+    expected = by_the_network(plain, request)
+    assert by_the_network(leaking, request) == expected == engine_of(leaking).generate([request])[0][0].ids
+
+
 def test_the_next_turn_finds_answer_and_pictures(model):
     engine = engine_of(model)
     first = asked([3, picture(1), *words(2, 12)], max_tokens=11)
