@@ -43,7 +43,7 @@ def sight_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
     for claim in claims:
         if claim["better"] in models:
             section.text(sentence(claim))
-    _gallery(section, scored[0], artifacts)
+    _gallery(section, scored, artifacts)
     _gates(section, scored)
     _frozen(section, artifacts)
     return section
@@ -67,10 +67,13 @@ def _rates(section: Section, model: str, models: Mapping[str, Any]) -> None:
     section.table(["question", "n", *(CONTROLS[ending] for ending in shown)], rows, "Percent right (95 %).")
 
 
-def _gallery(section: Section, scores: Artifact, artifacts: Sequence[Artifact]) -> None:
-    """Items drawn at random, right and wrong ones, with their pictures."""
-    model = _seeing(read_json(scores, "scores.json"))[0]
-    items = {item["task_id"]: item for item in read_items(scores.path / ITEMS_FILE) if item["model"] == model}
+def _gallery(section: Section, scored: Sequence[Artifact], artifacts: Sequence[Artifact]) -> None:
+    """Items drawn at random, right and wrong ones, with their pictures; the answer is that of the first model asked."""
+    items: dict[str, Mapping[str, Any]] = {}
+    for scores in scored:
+        model = _seeing(read_json(scores, "scores.json"))[0]
+        found = (item for item in read_items(scores.path / ITEMS_FILE) if item["model"] == model)
+        items = {item["task_id"]: item for item in found} | items
     known = [(task, medium, root) for task, medium, root in _tasks(artifacts) if task.id in items]
     order = numpy_stream(0, "report.sight").permutation(len(known))
     for kind, title in (("image", "Pictures"), ("video", "Clips")):
