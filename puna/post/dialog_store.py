@@ -88,10 +88,13 @@ class DialogStore:
             return self.row(row)
         return np.frombuffer(body, "<u4", tokens), np.frombuffer(body, np.uint8, tokens, tokens * ID_BYTES)
 
+    def usable(self, rows: np.ndarray) -> np.ndarray:
+        """Those of these rows that have been encoded and are not left out."""
+        return rows[self._index[rows, 0] > 0]
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Tokens of those of these rows that have been encoded and are not left out, int64."""
-        index = self._index[rows]
-        return index[index[:, 0] > 0, 1]
+        return self._index[self.usable(rows), 1]
 
     def known(self, rows: np.ndarray) -> int:
         """How many of these rows have been encoded, left out or not."""

@@ -71,7 +71,11 @@ class Pair:
 
 def measure(scorer: RewardScorer, held: list[Ranked]) -> dict[str, Any]:
     """What the summary says of held-out pairs."""
-    pairs = scored_pairs(held, scorer.score_encoded([answer for row in held for answer in row.answers]))
+    return measures(scored_pairs(held, scorer.score_encoded([answer for row in held for answer in row.answers])))
+
+
+def measures(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Order, calibration and bias to length on scored pairs."""
     return {"pair_accuracy": pair_accuracy(pairs), "calibration": calibration(pairs), "length_bias": length_bias(pairs)}
 
 

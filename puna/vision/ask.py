@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from puna.core.errors import InputError
@@ -28,14 +29,16 @@ def seeing_engine(directory: str | Path) -> tuple[Engine, Tokenizer, Eyes]:
 
 
 class MediaFiles:
-    """The media of tasks, each file decoded once.
+    """The media of tasks, each file decoded once as far as the limit goes; what does not fit is decoded when it is asked for.
 
     Args:
         eyes: of the model that will look. rules: what may be read. frames: of a video that does not say how many.
+        limit: bytes of decoded tiles to keep.
     """
 
-    def __init__(self, eyes: Eyes, rules: MediaRules, frames: int = FRAMES):
-        self.eyes, self.rules, self.frames = eyes, rules, frames
+    def __init__(self, eyes: Eyes, rules: MediaRules, frames: int = FRAMES, limit: int = 1 << 30):
+        self.eyes, self.rules, self.frames, self.limit = eyes, rules, frames, limit
+        self.bytes = 0
         self._kept: dict[tuple[Path, Medium], Loaded] = {}
 
     def __call__(self, task: Task, root: Path) -> list[Loaded]:
@@ -43,10 +46,15 @@ class MediaFiles:
         return [self._one(medium, root) for medium in media_of(task.prompt)]
 
     def _one(self, medium: Medium, root: Path) -> Loaded:
-        key = root, medium
-        if key not in self._kept:
-            self._kept[key] = load(medium, root, self.rules, self.eyes.shape, self.frames)
-        return self._kept[key]
+        key = root, replace(medium, at=0)  # wherever in a text it stands
+        found = self._kept.get(key)
+        if found is None:
+            found = load(medium, root, self.rules, self.eyes.shape, self.frames)
+            size = sum(image.pixels.nbytes for image in found.images)
+            if self.bytes + size <= self.limit:
+                self._kept[key] = found
+                self.bytes += size
+        return found
 
 
 def ask(

@@ -26,6 +26,7 @@ from puna.vision import fit
 from puna.vision.dev import Question, judged, questions
 from puna.vision.fit import Learner
 from puna.vision.hf import load_vision
+from puna.vision.model import VisionLlama
 from puna.vision.rows import Sees
 from puna.vision.tile_store import TileStore
 
@@ -89,8 +90,7 @@ def _read(part: Artifact, learner: Learner, asked: Sequence[Question], tiles: Ti
     """One model, judged; InputError where it cannot be averaged with the first."""
     model = load_vision(part.path)
     digest = weights_digest(model.text)
-    shapes = {name: weight.shape for name, weight in model.named_parameters()}
-    if digest != learner.frozen.digest or shapes != {name: weight.shape for name, weight in learner.model.named_parameters()}:
+    if digest != learner.frozen.digest or _built(model) != _built(learner.model):
         raise InputError("models of other shapes or around another text model cannot be averaged",
                          where=f"{learner.parents[0].name} and {part.name}",
                          fix="average runs that start from one model and one text model")  # fmt: skip
@@ -98,6 +98,11 @@ def _read(part: Artifact, learner: Learner, asked: Sequence[Question], tiles: Ti
     found = Run(part, weights, Verdict("none", 0.0, 0))
     found.verdict = _of([found], learner, asked, tiles)
     return found
+
+
+def _built(model: VisionLlama) -> tuple[Any, ...]:
+    """How the parts around the text model are made: equal shapes alone may stand at other places, or for other frames."""
+    return model.encoder.config, model.adapter.config, None if model.video is None else model.video.config
 
 
 def _of(runs: Sequence[Run], learner: Learner, asked: Sequence[Question], tiles: TileStore) -> Verdict:

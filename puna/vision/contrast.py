@@ -7,7 +7,7 @@ each other: generated and templated sets have many. Paper: ViT-H/14, 2.5B pairs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,8 @@ from puna.train.world import World
 from puna.vision import fit
 from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import EncoderShape
-from puna.vision.fetch import MediaRules
 from puna.vision.rows import media_of
-from puna.vision.tile_store import TileStore
+from puna.vision.tile_store import OWN_FILES, TileStore
 from puna.vision.tiles import ImageShape
 from puna.vision.two_towers import TwoTowers, caption_ids, load_scorer, pair_batch, save_towers
 from puna.world.pictures import CAPTIONS
@@ -161,8 +160,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     )  # fmt: skip
     model = TwoTowers(ImageEncoder(settings.encoder.config()), text, settings.width, seed=ctx.stream_seed("weights"))
     config = model.encoder.config
-    rules = MediaRules(max_bytes=fit.MAX_BYTES, max_pixels=fit.MAX_PIXELS)
-    tiles = TileStore(ImageShape(config.tile, config.max_tiles), rules, frames=1, limit=settings.cache_mb << 20)
+    tiles = TileStore(ImageShape(config.tile, config.max_tiles), OWN_FILES, frames=1, limit=settings.cache_mb << 20)
     seed = derive_seed(ctx.seed, "vision.contrast")
     batches = PairBatches(pairs, settings.pairs_per_step, length, seed, tiles, **spread.share())
     result = fit.optimise(model, InfoNCE(), batches, settings.steps, settings, ctx)
@@ -197,12 +195,15 @@ def read_pairs(tokenizer: Tokenizer, settings: Settings, ctx: StageContext, spli
     return found, overlong
 
 
-def _rows(path: Path, split: str) -> list[tuple[str, list[MessageRow]]]:
-    """Kind and messages of each row with an answer: of dialogs, or of tasks with a worked one."""
+def _rows(path: Path, split: str) -> Iterator[tuple[str, list[MessageRow]]]:
+    """Kind and messages of each row with an answer, one at a time: of dialogs, or of tasks with a worked one."""
     if split == "train":
-        return [(row.capability, row.messages) for row in read_rows(path, Dialog)]
-    tasks = [(task, task.gold_messages()) for task in read_rows(path, Task)]
-    return [(task.family, [*task.prompt, *gold]) for task, gold in tasks if gold]
+        yield from ((row.capability, row.messages) for row in read_rows(path, Dialog))
+        return
+    for task in read_rows(path, Task):
+        gold = task.gold_messages()
+        if gold:
+            yield task.family, [*task.prompt, *gold]
 
 
 @torch.no_grad()

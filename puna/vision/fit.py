@@ -9,7 +9,7 @@ not learn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -34,20 +34,17 @@ from puna.train.result import TrainResult
 from puna.train.schedule import LearningRate, Schedule
 from puna.train.world import World
 from puna.vision.dev import judged, questions
-from puna.vision.fetch import MediaRules
 from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates, gates_of
 from puna.vision.hf import image_shape_of, load_vision, save_vision
 from puna.vision.model import VisionLlama
 from puna.vision.rows import Form, MediaBatches, MediaRows, Sees
 from puna.vision.sharded import ShardedSight
-from puna.vision.tile_store import TileStore
+from puna.vision.tile_store import OWN_FILES, TileStore
 from puna.vision.tiles import ImageShape
 
 if TYPE_CHECKING:
     from puna.train.parallel.meshes import Meshes
-
-MAX_BYTES, MAX_PIXELS = 1 << 30, 200_000_000  # of a picture to train on; its owner has put it there
 
 SHAPE = ("vocab_size", "dim", "layers", "heads", "kv_heads", "ffn_dim", "head_size", "tied")  # shared by text models swapped
 ENCODERS = ("encoder.", "trunk.encoder.")  # how names of the encoder's weights begin, in a model and in a reward model
@@ -162,7 +159,7 @@ def swapped(learner: Learner, text: Llama, tokenizer: Tokenizer, source: Artifac
 def tiles_for(learner: Learner, frames: int, cache_mb: int) -> TileStore:
     """What decodes media for this model: so many frames of a video that does not say how many."""
     video = learner.model.video
-    rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=video.config.frames if video else 1)
+    rules = replace(OWN_FILES, max_frames=video.config.frames if video else 1)
     return TileStore(learner.shape, rules, frames=frames, limit=cache_mb << 20)
 
 
@@ -238,8 +235,11 @@ def optimise(
 
 
 def finish(learner: Learner, verdict: Verdict, ctx: StageContext) -> dict[str, Any]:
-    """Prove that the text model is as it was, then write the model and its verdict."""
-    model = learner.model.eval()
+    """Prove that the text model is as it was, then write the model and its verdict.
+
+    The proof is asked where the fingerprint was taken, on the CPU: another device rounds logits otherwise.
+    """
+    model = learner.model.cpu().eval()
     proof = learner.frozen.check(model.text, model, ctx)
     write_verdict(verdict, ctx.out)
     write(learner, ctx)

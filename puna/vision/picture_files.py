@@ -254,13 +254,19 @@ def _filter(rows: FileRows, pairs: np.ndarray, settings: CaptionFilter, score: S
 
 
 def _without_duplicates(rows: FileRows, settings: NearPictures, chosen: Chosen) -> np.ndarray:
-    """Leave out rows of pictures that were seen before. Returns for each medium the first that is the same, int64."""
+    """Leave out rows of pictures that rows before them show. Returns for each medium the first that is the same, int64.
+
+    Rows that a source has put into dev or test all stay: a test is asked whole, and what it shows leaves training (`_divide`).
+    """
     which, hashes, copies = rows.shelf.pictures()
     same = np.arange(len(rows.shelf))
     same[which] = which[clusters(hashes, copies, settings)]
     first = rows.first_media()
-    shown = np.flatnonzero((first != LEFT_OUT) & (chosen.split != LEFT_OUT))
-    chosen.leave(shown[same[first[shown]] != first[shown]], "a near-duplicate of another picture")
+    held = np.frombuffer(bytes(rows.forced), np.uint8) > 1
+    shown = np.flatnonzero((first != LEFT_OUT) & (chosen.split != LEFT_OUT) & ~held)
+    kept = np.full(len(same), len(same))  # of each set of equal pictures the first that a row still shows
+    np.minimum.at(kept, same[first[shown]], first[shown])
+    chosen.leave(shown[kept[same[first[shown]]] != first[shown]], "a near-duplicate of another picture")
     if settings.rows == "one":
         shown = shown[chosen.split[shown] != LEFT_OUT]
         _, earliest = np.unique(first[shown], return_index=True)

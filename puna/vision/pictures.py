@@ -139,7 +139,10 @@ def _drawn(settings: Settings, split: str, ctx: StageContext) -> Iterator[Dialog
 
 
 def _asked(shown: Picture, url: str, split: str, world: WorldPictures, seed: int, number: int) -> Iterator[Dialog | Task]:
-    """Rows about one picture: its caption, and some of the questions it answers."""
+    """Rows about one picture: its caption, and some of the questions it answers.
+
+    Their ids name the seed as well: other stages have pictures of other seeds at the same addresses.
+    """
     caption, *others = shown.asked
     chosen = python_stream(seed, "questions", shown.kind, split, number).sample(others, min(world.questions, len(others)))
     medium = Medium(0, "video" if len(shown.images) > 1 else "image", url)
@@ -151,11 +154,13 @@ def _asked(shown: Picture, url: str, split: str, world: WorldPictures, seed: int
         )
         if split == "train":
             messages = [prompt, answer]
-            yield Dialog(id=content_id(messages), messages=messages, capability=one.kind, provenance=provenance)
+            yield Dialog(
+                id=content_id({"messages": messages, "seed": seed}), messages=messages, capability=one.kind, provenance=provenance
+            )
         else:
             yield Task(
-                id=content_id({"prompt": [prompt]}), prompt=[prompt], verifier="exact", reference=[one.answer], family=one.kind,
-                capability=one.kind, gold=one.answer, split=split, provenance=provenance,
+                id=content_id({"prompt": [prompt], "seed": seed}), prompt=[prompt], verifier="exact", reference=[one.answer],
+                family=one.kind, capability=one.kind, gold=one.answer, split=split, provenance=provenance,
             )  # fmt: skip
 
 

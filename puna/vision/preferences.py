@@ -27,7 +27,7 @@ Lay = Callable[[Sequence[Ranked], int], Batch]
 
 @dataclass
 class Shows(Ranked):
-    """Ranked answers, the media of their prompt, and the folder that these lie in."""
+    """Ranked answers, the media of their prompt, and the folder that these lie in; `key` names what is shown."""
 
     media: list[Medium] = field(default_factory=list)
     root: Path = Path()
@@ -55,11 +55,16 @@ def shown_rows(pictures: Sequence[Artifact], tokenizer: Tokenizer, limit: int, s
         encoded = encode_preferences(tokenizer, suiting.values(), limit, ranks)
         for row in encoded.rows:
             media = media_of(suiting[row.identity].context)
-            found.rows.append(Shows(row.identity, row.key, row.answers, media, artifact.path))
+            found.rows.append(Shows(row.identity, shown_key(media) or row.key, row.answers, media, artifact.path))
         left = Left(found.left.overlong + encoded.left.overlong, found.left.empty + encoded.left.empty)
         found.left = LeftOut(**vars(left), other=found.left.other + len(fresh) - len(suiting))
         found.weak += encoded.weak
     return found
+
+
+def shown_key(media: Sequence[Medium]) -> str:
+    """What names a prompt by its media, whatever is asked: rows about one picture are held out together. Empty without any."""
+    return " ".join(medium.url for medium in media)
 
 
 def _suits(row: Preference, sees: Sees) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +36,11 @@ from puna.tokenizer.dialog import Dialog, MessageRow, Sample, Task, read_rows, w
 from puna.vision.ask import MediaFiles, ask
 from puna.vision.eyes import Eyes
 from puna.vision.fetch import MediaRules, find_file, scheme_of
-from puna.vision.fit import MAX_BYTES, MAX_PIXELS
 from puna.vision.hf import image_shape_of, load_vision
 from puna.vision.preferences import Shows, laid
 from puna.vision.reward import RewardModel, load_vision_reward, scores_of
 from puna.vision.rows import media_of
-from puna.vision.tile_store import TileStore
+from puna.vision.tile_store import OWN_FILES, TileStore
 
 KIND = "pictures"
 REVISION = 1
@@ -144,7 +144,7 @@ def _draw(
 
 def _rules(eyes: Eyes) -> MediaRules:
     video = eyes.model.video
-    return MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_frames=1 if video is None else video.config.frames)
+    return replace(OWN_FILES, max_frames=1 if video is None else video.config.frames)
 
 
 def _told(task: Task, system: str) -> Task:
@@ -162,7 +162,7 @@ class VisionScorer:
         rows = [
             Shows("", "", [encode_answer(self.tokenizer, list(d[:-1]), [d[-1]])[0]], media_of(d[:-1]), self.root) for d in dialogs
         ]
-        return [score for (score,) in scores_of(self.model, rows, laid(self.tokenizer, self.tiles))]
+        return scores_of(self.model, rows, laid(self.tokenizer, self.tiles))
 
 
 def _scorer(tokenizer: Tokenizer, pictures: Artifact, settings: Settings, ctx: StageContext) -> VisionScorer | None:
@@ -173,9 +173,8 @@ def _scorer(tokenizer: Tokenizer, pictures: Artifact, settings: Settings, ctx: S
     if model is None:
         ctx.note(f"{reward.name} was not trained for want of pairs: passing answers are chosen at random")
         return None
-    rules = MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
     shape = image_shape_of(model.trunk, reward.path)
-    tiles = TileStore(shape, rules, frames=settings.frames, limit=settings.cache_mb << 20)
+    tiles = TileStore(shape, OWN_FILES, frames=settings.frames, limit=settings.cache_mb << 20)
     return VisionScorer(model.to(settings.device), tokenizer, tiles, pictures.path)
 
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from puna.core.errors import InputError
-from puna.core.intervals import wilson
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
 from puna.post import spread
 from puna.post.answer_rows import row_tokens
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches
-from puna.post.reward import HEAD_FILE, STATE_FILE, RewardModel, best_weight, is_held, load_reward
+from puna.post.reward import HEAD_FILE, STATE_FILE, WEIGHED, RewardModel, best_weight, is_held, load_reward
+from puna.post.reward_measure import measures, scored_pairs
 from puna.train.objectives import beside
 from puna.train.packing import Batch
 from puna.train.world import World
@@ -105,7 +105,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
         ctx.note(f"only {len(known)} preference pairs ({settings.least_pairs} wanted): the reward model is not trained")
     else:
         summary |= _fit(model, learner, known, tiles, settings, ctx)
-        summary |= pair_accuracy(scores_of(model, held, laid(learner.tokenizer, tiles)))
+        summary |= measures(scored_pairs(held, scores_of(model, held, laid(learner.tokenizer, tiles))))
     proof = fit.finish(learner, UNJUDGED, ctx)
     if World.current().process == 0:
         save_file({name: value.cpu().contiguous() for name, value in model.head.state_dict().items()}, ctx.out / HEAD_FILE)
@@ -154,33 +154,22 @@ def _fit(
 def _start_likelihood(model: RewardModel, rows: Sequence[Shows], lay: Lay) -> float:
     """Set the weight of the log-probability to that with which it alone orders the rows best (`puna.post.reward`)."""
     assert model.head.likelihood is not None
+    some = rows[:: -(-len(rows) // WEIGHED)]
     model.head.likelihood.fill_(1.0)
-    differences = [best - worse for best, *others in scores_of(model, rows, lay) for worse in others]
-    model.head.likelihood.fill_(best_weight(differences))
+    model.head.likelihood.fill_(best_weight([pair.score for pair in scored_pairs(some, scores_of(model, some, lay))]))
     return round(float(model.head.likelihood), 6)
 
 
 @torch.no_grad()
-def scores_of(model: RewardModel, rows: Sequence[Shows], lay: Lay) -> list[list[float]]:
-    """The scores of each row's answers, best answer first."""
-    training, found = model.training, list[list[float]]()
+def scores_of(model: RewardModel, rows: Sequence[Shows], lay: Lay) -> list[float]:
+    """The scores of the answers of all rows, row by row, best answer first."""
+    training, found = model.training, list[float]()
     model.eval()
     for start in range(0, len(rows), TOGETHER):
         part = rows[start : start + TOGETHER]
-        scores_N = model(beside(model, lay(part, max(map(row_tokens, part))))).tolist()
-        places = iter(scores_N)
-        found += [[next(places) for _ in row.answers] for row in part]
+        found += model(beside(model, lay(part, max(map(row_tokens, part))))).tolist()
     model.train(training)
     return found
-
-
-def pair_accuracy(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The share of pairs of answers in the right order, with its 95 % interval."""
-    right = [row[i] > row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))]
-    if not right:
-        return {"held_accuracy": None}
-    low, high = wilson(sum(right), len(right))
-    return {"held_accuracy": round(sum(right) / len(right), 6), "held_interval": [round(low, 6), round(high, 6)]}
 
 
 def load_vision_reward(directory: Path) -> RewardModel | None:

@@ -79,9 +79,10 @@ class MediaRows:
         return [self.tiles(medium, pictured.root) for medium in pictured.media]
 
     def left(self) -> LeftOut:
-        """What is known to be left out."""
+        """What is known to be left out, of the rows encoded so far, in this run or in one that was stopped."""
         every = np.arange(len(self))
-        return LeftOut(**vars(self.store.left(every, self.row_length)), other=int((self._kinds == OTHER).sum()))
+        usable = [i for i in self.store.usable(every).tolist() if self.store.tokens(i) <= self.row_length]
+        return LeftOut(**vars(self.store.left(every, self.row_length)), other=sum(self._kind(i) == OTHER for i in usable))
 
     def _kind(self, i: int) -> int:
         if self._kinds[i] == UNKNOWN:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,17 +30,17 @@ from puna.post.reward_measure import mean_interval
 from puna.tokenizer.chat import parse
 from puna.tokenizer.dialog import Dialog, Task, read_rows
 from puna.vision.ask import MediaFiles, ask, seeing_engine
-from puna.vision.fetch import MediaRules
-from puna.vision.fit import MAX_BYTES, MAX_PIXELS
 from puna.vision.gates import gates_of
 from puna.vision.media import FRAMES, Loaded
 from puna.vision.metrics import METRICS
 from puna.vision.rows import media_of
+from puna.vision.tile_store import OWN_FILES
 
 KIND = "scores"
 REVISION = 1
 
 SCORES, EXACT = "scores.json", "exact"
+TOGETHER = 512  # questions whose media are in memory
 
 Metric = Literal["exact", "anls", "relaxed", "vqa"]
 Control = Literal["shuffled", "blind", "frames"]
@@ -95,7 +96,7 @@ def _questions(pictures: Sequence[Artifact], settings: Settings) -> list[Questio
     return [
         (task, artifact.path)
         for artifact in pictures
-        for task in list(read_rows(artifact.path / f"{settings.split}.jsonl", Task))[: settings.limit]
+        for task in islice(read_rows(artifact.path / f"{settings.split}.jsonl", Task), settings.limit)
         if task.prompt and media_of(task.prompt)
     ]
 
@@ -116,28 +117,29 @@ def _answers(
     engine, tokenizer, eyes = seeing_engine(model.path)
     known = [question for question in questions if eyes.video or not _of_video(question[0])]
     tasks = [task for task, _ in known]
-    files = MediaFiles(eyes, MediaRules(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS), settings.frames)
-    media = [files(task, root) for task, root in known]
-    rng = numpy_stream(ctx.seed, "vision.scores")
-    shows: dict[str, Sequence[Media | None]] = {
-        "": media,
-        ".shuffled": _others(tasks, media, rng),
-        ".blind": [[] for _ in tasks],
-        ".frames": [_shaken_all(shown, rng) if _of_video(task) else None for task, shown in zip(tasks, media, strict=True)],
+    files, rng = MediaFiles(eyes, OWN_FILES, settings.frames), numpy_stream(ctx.seed, "vision.scores")
+    others = _others(tasks, rng)
+    shows: dict[str, Callable[[int], Media]] = {
+        "": lambda i: files(*known[i]),
+        ".shuffled": lambda i: files(*known[others[i]]),
+        ".blind": lambda i: [],
+        ".frames": lambda i: [_shaken(loaded, rng) for loaded in files(*known[i])],
     }
     found: dict[str, list[Item]] = {}
     for ending in ("", *(f".{control}" for control in settings.controls)):
-        shown = shows[ending]
-        asked = [(task, one) for task, one in zip(tasks, shown, strict=True) if one is not None]
-        if not asked:
-            continue
-        name, those = model.name + ending, [task for task, _ in asked]
-        done = ask(
-            engine, tokenizer, those, [one for _, one in asked], max_tokens=settings.max_tokens,
-            seed=derive_seed(ctx.seed, "vision.scores"), progress=lambda n, of, name=name: ctx.progress(n, of, model=name),
-        )  # fmt: skip
-        texts = [(parse(tokenizer, answers[0].drawn).content, answers[0].finished) for answers in done]
-        found[name] = [_item(task, name, text, ended, settings) for task, (text, ended) in zip(those, texts, strict=True)]
+        asked = [i for i, task in enumerate(tasks) if ending != ".frames" or _of_video(task)]
+        name, items = model.name + ending, list[Item]()
+        for first in range(0, len(asked), TOGETHER):
+            part = asked[first : first + TOGETHER]
+            done = ask(
+                engine, tokenizer, [tasks[i] for i in part], [shows[ending](i) for i in part], max_tokens=settings.max_tokens,
+                seed=derive_seed(ctx.seed, "vision.scores"),
+                progress=lambda n, of, first=first, most=len(asked), name=name: ctx.progress(first + n, most, model=name),
+            )  # fmt: skip
+            texts = [(parse(tokenizer, answers[0].drawn).content, answers[0].finished) for answers in done]
+            items += [_item(tasks[i], name, text, ended, settings) for i, (text, ended) in zip(part, texts, strict=True)]
+        if items:
+            found[name] = items
     said = f"{model.name}.commonest"
     found[said] = [_item(task, said, common.get(task.family, ""), True, settings) for task in tasks]
     return found, gates_of(eyes.model)
@@ -147,21 +149,30 @@ def _of_video(task: Task) -> bool:
     return any(medium.kind == "video" for medium in media_of(task.prompt))
 
 
-def _others(tasks: Sequence[Task], media: Sequence[Media], rng: np.random.Generator) -> list[Media]:
-    """For each task the media of another one of its kind that has another answer; of any of its kind where all answer alike."""
-    by_kind: dict[str, list[int]] = defaultdict(list)
+def _others(tasks: Sequence[Task], rng: np.random.Generator) -> list[int]:
+    """For each task another one of its kind, with as many pictures and videos and another answer, by its number.
+
+    Where all answer alike it is any other one. A task that is alone keeps its own picture, which favours the control.
+    """
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, task in enumerate(tasks):
-        by_kind[task.family].append(i)
-    found = []
-    for i, task in enumerate(tasks):
-        alike = by_kind[task.family]
-        others = [j for j in alike if tasks[j].reference != task.reference and len(media[j]) == len(media[i])] or alike
-        found.append(media[others[int(rng.integers(len(others)))]])
-    return found
+        alike[_asks(task)].append(i)
+    differ = {asks: len({str(tasks[i].reference) for i in found}) > 1 for asks, found in alike.items()}
+
+    def other(i: int) -> int:
+        found = alike[_asks(tasks[i])]
+        while len(found) > 1:
+            j = found[int(rng.integers(len(found)))]
+            if j != i and (tasks[j].reference != tasks[i].reference or not differ[_asks(tasks[i])]):
+                return j
+        return i
+
+    return [other(i) for i in range(len(tasks))]
 
 
-def _shaken_all(media: Media, rng: np.random.Generator) -> Media:
-    return [_shaken(loaded, rng) for loaded in media]
+def _asks(task: Task) -> tuple[str, ...]:
+    """What makes the media of two tasks exchangeable: the kind of question, and the kinds of media in order."""
+    return task.family, *(medium.kind for medium in media_of(task.prompt))
 
 
 def _shaken(loaded: Loaded, rng: np.random.Generator) -> Loaded:

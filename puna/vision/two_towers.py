@@ -27,8 +27,7 @@ from puna.tokenizer.chat import Medium
 from puna.train.packing import Batch, pack
 from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import load_encoder, save_encoder
-from puna.vision.fetch import MediaRules
-from puna.vision.tile_store import Shown, TileStore, normalised
+from puna.vision.tile_store import OWN_FILES, Shown, TileStore, normalised
 from puna.vision.tiles import ImageShape
 
 TOWER_CONFIG, TOWER = "text_tower.json", "text_tower.safetensors"
@@ -125,7 +124,7 @@ def load_scorer(directory: Path) -> Callable[[Sequence[Path], Sequence[str]], np
     model, tokenizer = load_towers(directory)
     config, most = model.encoder.config, model.text.config.max_seq_len
     shape = ImageShape(tile=config.tile, max_tiles=config.max_tiles)
-    tiles = TileStore(shape, MediaRules(), frames=1, limit=0)
+    tiles = TileStore(shape, OWN_FILES, frames=1, limit=0)
 
     @torch.no_grad()
     def scores(files: Sequence[Path], captions: Sequence[str]) -> np.ndarray:

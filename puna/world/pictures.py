@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puna.core.errors import InputError
 from puna.core.rng import python_stream
 from puna.world.charts import any_chart, any_table
 from puna.world.clips import any_clip
@@ -38,6 +38,7 @@ CAPTIONS = {  # what asks for all that a picture shows: the kind of the question
     "clip": ("clip_caption", "Describe the video."),
 }
 FRAME_MS = 125  # how long a frame of a clip is shown, milliseconds
+ATTEMPTS = 5000  # truths drawn to find one of a split: of 64, each is missed once in e^78 times
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,17 @@ class Picture:
 
 
 def picture(kind: str, seed: int, split: str, number: int, look: Look) -> Picture:
-    """The picture of a kind (of TRUTHS) with a number in a split: train, dev or test."""
-    for attempt in count():
+    """The picture of a kind (of TRUTHS) with a number in a split: train, dev or test.
+
+    Raises InputError where the look allows so few truths that none belongs to the split.
+    """
+    for attempt in range(ATTEMPTS):
         rng = python_stream(seed, "picture", kind, split, number, attempt)
         truth = TRUTHS[kind](look, rng)
         if split_of(truth.key) == split:
             break
+    else:
+        raise InputError(f"{ATTEMPTS} pictures of this look were drawn, and none of them is one that {split} may show",
+                         where=f"world.{split}: {kind}", fix="allow more shapes, colours or things")  # fmt: skip
     asked = (Asked(*CAPTIONS[kind], truth.caption), *truth.asked(look, rng))
     return Picture(kind, tuple(truth.draw(look, rng)), truth.key, asked)

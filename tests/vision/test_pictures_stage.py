@@ -191,6 +191,40 @@ def test_a_split_of_the_users_own_keeps_its_pictures_out_of_training(files, tmp_
     assert len(kept["train"]) == 20
 
 
+def test_a_picture_stays_if_its_first_copy_is_in_no_row(files, tmp_path):
+    rows = [
+        {"image": "images/1.png", "caption": "Ein Bild von einem alten Haus, das am Meer steht und verfallen ist."},
+        {"image": "images/copy1.jpg", "caption": "The same house by the sea once more."},
+    ]
+    (files / "copies.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, summary = made(tmp_path / "out", sources={"path": str(files / "copies.jsonl"), "split": "train"})
+    (files / "copies.jsonl").unlink()
+    assert summary["rows"]["train"] == 1 and summary["left_out"] == {"caption: language": 1}
+
+
+def test_a_test_of_the_users_own_is_kept_whole(files, tmp_path):
+    rows = [{"image": f"images/copy{i}.jpg", "caption": "The same house by the sea once more."} for i in range(10)]
+    (files / "held.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    learnt, held = (
+        {"path": str(files / name), "split": split} for name, split in (("llava.json", "train"), ("held.jsonl", "test"))
+    )
+    out, summary = made(tmp_path / "out", sources=[learnt, held])
+    (files / "held.jsonl").unlink()
+    assert summary["rows"] == {"train": 10, "dev": 0, "test": 10} and summary["left_out"] == {"a held-out picture": 10}
+    assert set(json.loads((out / "split.json").read_text())["overlap"].values()) == {0}
+
+
+def test_other_stages_give_their_questions_other_ids(tmp_path):
+    sources = {"world": {"train": {"scene": 3}, "dev": {}, "test": {"scene": 4}, "size": 48}}
+    contexts = [local_context(tmp_path / name, seed=5, name=name) for name in ("one", "two")]
+    for ctx in contexts:
+        run(Settings.model_validate({"sources": sources}), ctx)
+    one, two = (rows_of(ctx.out) for ctx in contexts)
+    for split in ("train", "test"):
+        assert {prompt(row).media for row in one[split]} == {prompt(row).media for row in two[split]}
+        assert not {row.id for row in one[split]} & {row.id for row in two[split]}
+
+
 def test_one_row_a_picture_and_resampling(files, tmp_path):
     rows = [{"image": "images/1.png", "question": f"How many of {i}?", "answer": "1"} for i in range(5)]
     rows += [{"image": f"images/{i}.png", "caption": "a house by the sea"} for i in range(2, 60)]

@@ -8,7 +8,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from vision_toys import COLOURS, ENCODER, FIT, as_task, picture_row, pictures, run_stage, text_model, toy_tokenizer
+from vision_toys import (
+    COLOURS,
+    ENCODER,
+    FIT,
+    as_task,
+    picture_row,
+    pictures,
+    run_stage,
+    text_model,
+    toy_tokenizer,
+    video_row,
+)
 
 from puna.core.errors import InputError
 from puna.core.stage import Artifact
@@ -16,7 +27,9 @@ from puna.evals.one import ITEMS_FILE, read_items
 from puna.infer.request import Completion
 from puna.tokenizer.dialog import write_rows
 from puna.vision import scores
-from puna.vision.media import Loaded
+from puna.vision.ask import MediaFiles
+from puna.vision.fetch import MediaRules
+from puna.vision.media import Loaded, load
 from puna.vision.tiles import ImageShape
 
 TOKENIZER = toy_tokenizer()
@@ -93,9 +106,34 @@ def test_a_claim_about_no_model_is_refused(tmp_path, sighted):
 def test_other_pictures_have_other_answers(tmp_path):
     (tmp_path / "media").mkdir()
     tasks = [as_task(picture_row(tmp_path, i)) for i in range(12)]
-    media = [[SimpleNamespace(number=i)] for i in range(12)]
-    others = scores._others(tasks, media, np.random.default_rng(0))
-    assert all(tasks[other[0].number].reference != task.reference for task, other in zip(tasks, others, strict=True))
+    others = scores._others(tasks, np.random.default_rng(0))
+    assert all(tasks[other].reference != task.reference for task, other in zip(tasks, others, strict=True))
+    assert len(set(others)) > 6
+    same = [task for task in tasks if task.reference == tasks[0].reference]
+    others = scores._others(same, np.random.default_rng(0))
+    assert len(same) == 3 and all(i != other for i, other in enumerate(others))
+    assert scores._others(tasks[:1], np.random.default_rng(0)) == [0]
+
+
+def test_other_pictures_are_as_many_and_of_the_same_kinds(tmp_path):
+    (tmp_path / "media").mkdir()
+    one, clip = picture_row(tmp_path, 1), video_row(tmp_path, 2).model_copy(update={"capability": "colour"})
+    asked = one.messages[0]
+    two = one.model_copy(update={"messages": [asked.model_copy(update={"media": asked.media * 2}), *one.messages[1:]]})
+    tasks = [as_task(row) for row in (one, two, clip, picture_row(tmp_path, 3), clip)]
+    assert tasks[0].reference != tasks[3].reference
+    assert scores._others(tasks, np.random.default_rng(0)) == [3, 1, 4, 0, 2]
+
+
+def test_what_does_not_fit_is_decoded_again(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr("puna.vision.ask.load", lambda medium, *others: decoded.append(medium.url) or load(medium, *others))
+    (tmp_path / "media").mkdir()
+    tasks = [as_task(picture_row(tmp_path, i)) for i in (1, 2)]
+    files = MediaFiles(SimpleNamespace(shape=SHAPE), MediaRules(), limit=4 * 3 * 16 * 16)  # one tile
+    first, again = ([files(task, tmp_path) for task in tasks] for _ in range(2))
+    assert decoded == ["media/1.png", "media/2.png", "media/2.png"] and files.bytes == files.limit
+    assert [media[0].key for media in first] == [media[0].key for media in again]
 
 
 def test_metrics_other_than_exact_count_by_degrees(tmp_path, sighted):

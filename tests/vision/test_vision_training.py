@@ -167,6 +167,13 @@ def test_rows_are_left_out_whole_and_counted(tmp_path: Path) -> None:
     assert kinds == {"images": [True] * 4 + [False] * 3 + [True] * 2, "videos": [False] * 4 + [True] * 3 + [False] * 2}
 
 
+def test_rows_of_a_stopped_run_are_counted_again(tmp_path: Path) -> None:
+    artifact = pictures(tmp_path / "pictures", train=4, videos=3)
+    rows = rows_of(artifact, tmp_path / "scratch")
+    assert sum(rows.length(i) > 0 for i in range(7)) == 4 and rows.left().other == 3
+    assert rows_of(artifact, tmp_path / "scratch").left().other == 3  # before any row is drawn
+
+
 def test_batches_are_a_function_of_the_step_and_the_rank(shown: Artifact, tmp_path: Path) -> None:
     def at(step: int, **share: int) -> list[Batch]:
         rows = rows_of(shown, tmp_path / f"{step}{share}")
@@ -228,7 +235,7 @@ def test_a_stage_leaves_a_model_that_sees_around_the_same_text(base: Artifact, s
     assert weights_digest(model.text) == weights_digest(text) == found["frozen_text"]["digest"]
     ids = torch.arange(20)[None]
     assert torch.equal(model.eval()(ids), text.eval()(ids))
-    assert found["frozen_text"]["prompts"] == 16 and found["left"]["other"] <= 6
+    assert found["frozen_text"]["prompts"] == 16 and found["left"] == {"overlong": 0, "empty": 0, "other": 6}
     metrics = [json.loads(line) for line in (seen.path / "metrics.jsonl").open()]
     assert [row["step"] for row in metrics] == [1, 2, 3] and all(row["gate/0.attn"] > 0.4 for row in metrics)
     assert metrics[0]["gate/1.mlp"] == pytest.approx(np.tanh(0.5), rel=1e-5)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from puna.core.errors import InputError
 from puna.core.rng import python_stream
 from puna.world.charts import CELLS
 from puna.world.clips import LINES, STEPS, Clip, any_clip
@@ -51,6 +52,13 @@ def test_splits_share_no_truth_whatever_the_seed(kind):
     assert not keys["train"] & (keys["dev"] | keys["test"]) and not keys["dev"] & keys["test"]
     captions = {split: {of(kind, number, split).asked[0].answer for number in range(60)} for split in ("train", "test")}
     assert not captions["train"] & captions["test"]
+
+
+def test_a_look_with_no_truth_for_a_split_is_refused():
+    plain = Look(shapes=2, colours=2, things=1)  # 16 truths, none of which dev may show
+    assert split_of(of("scene", 0, "test", look=plain).key) == "test"
+    with pytest.raises(InputError, match="dev may show"):
+        of("scene", 0, "dev", look=plain)
 
 
 def test_shares_of_the_splits():
