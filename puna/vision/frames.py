@@ -177,7 +177,8 @@ def _of_video(
         with closing(_Decoder(av, content, index.keys)) as decoder:
             made = [each(_upright(frame, decoder.aspect)) for frame in decoder.frames(targets, rules, where)]
     except av.error.FFmpegError as error:
-        raise InputError(f"the video is damaged, or in no known format ({error.strerror})", where=where) from None
+        raise InputError(f"the video is damaged, or in no known format ({error.strerror})", where=where,
+                         fix="copy it again, or write it anew with a video tool") from None  # fmt: skip
     if len(made) < len(targets):
         raise InputError("the video is damaged: frames that it lists are missing", where=where)
     return made
