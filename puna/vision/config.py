@@ -98,7 +98,8 @@ def cross_places(layers: int, count: int) -> tuple[int, ...]:
     k = ceil(layers / count), as in Meta's fusion schedule: 32 and 8 give 3, 7, ... 31.
     """
     if not 0 < count <= layers:
-        raise InputError(f"from 1 to {layers} layers can be inserted", where=f"{count} cross-attention layers")
+        raise InputError(f"from 1 to {layers} layers can be inserted", where=f"{count} cross-attention layers",
+                         fix=f"set cross_layers to {layers} or less")  # fmt: skip
     stride = -(-layers // count)
     return tuple(sorted(range(layers - 1, -1, -stride)))
 

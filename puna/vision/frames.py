@@ -201,7 +201,8 @@ def _of_video(
         raise
     except Exception as error:  # decoders of foreign bytes raise anything
         said = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"the video is damaged, or in no known format ({said})", where=where) from None
+        raise InputError(f"the video is damaged, or in no known format ({said})", where=where,
+                         fix="copy it again, or write it anew with a video tool") from None  # fmt: skip
     if len(made) < len(targets):
         raise InputError("the video is damaged: frames that it lists are missing", where=where)
     return made

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 ENCODER, TEXT, CROSS = "vision_model.vision_encoder.", "text_model.", "text_model.cross_attention_layers."
 ROWS_FILE = "tile_rows.safetensors"
 DIMS = (1, 2, 3, 4)  # of tensors in these files
+RELEASED = VisionConfig()  # the one encoder that Meta's code knows
 OUTER = {  # of the encoder; ours: Meta's
     "patch_embedding.weight": "conv1._linear.weight", "class_embedding": "class_embedding",
     "gated_positional_embedding.gate": "gated_positional_embedding_gate",
@@ -286,9 +287,10 @@ def _side(model: VisionLlama) -> dict[str, Any]:
 def _notes(model: VisionLlama, rows: bool) -> list[str]:
     """Where only Puna computes what this model is."""
     vision, adapter, layers = model.encoder.config, model.adapter.config, model.config.layers
-    released = VisionConfig(tile=vision.tile, max_tiles=vision.max_tiles)
+    named = {"tile", "max_tiles"}  # params.json has these
+    other = any(getattr(vision, f.name) != getattr(RELEASED, f.name) for f in fields(VisionConfig) if f.name not in named)
     notes = []
-    if vision != released or adapter.leak:
+    if other or adapter.leak:
         notes.append(
             "Meta's code knows one encoder and one way to compute it (docs/vision.md): only puna.json tells this model's"
         )
