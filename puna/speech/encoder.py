@@ -5,8 +5,8 @@ module, half a feed-forward and a norm (Gulati et al. 2020, with rotary position
 give 1.0006B parameters with plain feed-forwards. The norm inside the convolution module is a LayerNorm: a recording's states may
 not depend on its neighbours in the batch.
 
-With `chunk`, attention reaches to the end of a position's chunk and `left` chunks back, and the convolution looks back alone: a stream
-then gives the states of the whole recording.
+With `chunk`, attention reaches to the end of a position's chunk and `left` chunks back, and the convolution looks back alone: a
+stream then gives the states of the whole recording.
 
 Shape legend: B recordings, T frames of 10 ms, S stacked frames of 40 ms, M mel channels, D width, H heads, E head dim.
 """

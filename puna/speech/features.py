@@ -1,8 +1,8 @@
 """Log-mel features (section 8.1.1): 80 channels every 10 ms, whole or as the sound comes in.
 
 A frame reads 25 ms and nothing beside them, so frames of a stream are those of the whole recording, whatever the pieces.
-The paper gives channels and hop; the rest is the field's usual: 16 kHz, Hann window, power spectrum of 512 points, triangles on the
-HTK mel scale from 20 Hz to half the rate, natural logarithm.
+The paper gives channels and hop; the rest is the field's usual: 16 kHz, Hann window, power spectrum of 512 points, triangles on
+the HTK mel scale from 20 Hz to half the rate, natural logarithm.
 
 Shape legend: N samples, T frames, M mel channels.
 """

@@ -1,4 +1,4 @@
-"""A text model that listens (section 8.1): speech enters as token embeddings between two special tokens, the text model stays frozen.
+"""A text model that listens (section 8.1): speech enters as embeddings between two special tokens, the text model stays frozen.
 
 Every token of 80 ms takes one position of the text, held by a placeholder, so positions, packing and page tables need to know
 nothing of sound. The adapter owns the embeddings of the two special tokens; no row of the text model's table is touched.
