@@ -1,7 +1,7 @@
 """The speech adapter (section 8.1.1): states of 40 ms become tokens of 80 ms in the text model's width.
 
-A convolution of width 3 and stride 2, one rotary Transformer layer of width 3,072 with a feed-forward of 4,096, a projection: 102M
-parameters with the 8B model. With a chunked encoder the layer sees as far as the encoder does, in its own positions.
+A convolution of width 3 and stride 2, one rotary Transformer layer of width 3,072 with a feed-forward of 4,096, a projection:
+102M parameters with the 8B model. With a chunked encoder the layer sees as far as the encoder does, in its own positions.
 
 Shape legend: B recordings, S positions of 40 ms, U tokens of 80 ms, D encoder's width, W adapter's width.
 """

@@ -1,7 +1,7 @@
 """BEST-RQ (Chiu et al. 2022; section 8.1.2): self-supervised training of the encoder against labels from a random projection.
 
 Stacked frames (320 numbers) are projected to 16 dimensions by a matrix nobody trains, and the nearest of 8,192 random codes, by
-cosine, is the label; the paper has 16 such books. Spans of 32 frames of 10 ms, each beginning with probability 2.5 %, are replaced
+cosine, is the label; the paper has 16 books. Spans of 32 frames of 10 ms, each beginning with probability 2.5 %, are replaced
 by noise, and the loss, one softmax a book, is taken where a stacked frame was masked.
 
 Shape legend: B recordings, S stacked frames, F numbers of one, Q books, C codes of a book, N masked positions, D width.
