@@ -1,0 +1,123 @@
+"""A text model that listens (section 8.1): speech enters as embeddings between two special tokens, the text model stays frozen.
+
+Every token of 80 ms takes one position of the text, held by a placeholder, so positions, packing and page tables need to know
+nothing of sound. The adapter owns the embeddings of the two special tokens; no row of the text model's table is touched.
+
+Shape legend: B rows, T text positions, C clips, F frames of 10 ms, M mel channels, U tokens of 80 ms, D text width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from puna.core.rng import derive_seed
+from puna.model.attention import Mask
+from puna.model.config import ModelConfig
+from puna.model.llama import Attached, KVCache, Llama, Trunk
+from puna.speech.adapter import SpeechAdapter, SpeechAdapterConfig
+from puna.speech.encoder import SpeechConfig, SpeechEncoder
+from puna.train.packing import Batch
+
+
+@dataclass(frozen=True)
+class SpeechTokens:
+    """Ids of the tokens before and after speech, and of the placeholder for 80 ms of it."""
+
+    start: int
+    end: int
+    placeholder: int
+
+
+class SpeechLlama(nn.Module):
+    """A text model with a speech encoder and its adapter.
+
+    Args:
+        text: stays frozen. seed: draws the weights of encoder and adapter; None leaves them unset, for loading.
+    """
+
+    def __init__(
+        self, text: Llama, speech: SpeechConfig, adapter: SpeechAdapterConfig, tokens: SpeechTokens, *, seed: int | None = 0
+    ):
+        super().__init__()
+        self.encoder = SpeechEncoder(speech)
+        self.adapter = SpeechAdapter(adapter, speech, text.config.dim)
+        self.marks = nn.Parameter(torch.empty(2, text.config.dim))
+        self.tokens = tokens
+        self.text = text.requires_grad_(False)
+        if seed is not None and not self.marks.is_meta:
+            self.init_weights(seed)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the text model."""
+        return self.text.config
+
+    @property
+    def model(self) -> Trunk:
+        """The text model's trunk."""
+        return self.text.model
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The text model's output matrix."""
+        return self.text.lm_head
+
+    def hidden(
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
+        attached: Attached | None = None,
+    ) -> Tensor:  # fmt: skip
+        """States [B,T,D] after the final norm, as `Llama.hidden`; `attached` comes from `attach` or is a `Heard`."""
+        return self.text.hidden(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache, attached=attached)
+
+    def attach(self, batch: Batch) -> Heard | None:
+        """What a batch's clips add: `extra` has `frames_CFM`, `frames_C`; rows and clips are in the order of the placeholders."""
+        if "frames_CFM" not in batch.extra or not len(batch.extra["frames_C"]):
+            return None
+        return Heard(self, self.listen(batch.extra["frames_CFM"], batch.extra["frames_C"]))
+
+    def listen(self, frames_CFM: Tensor, frames_C: Tensor) -> Tensor:
+        """Tokens [N,D] of all clips, one after the other."""
+        states_CSD, positions_C = self.encoder(frames_CFM, frames_C)
+        tokens_CUD, tokens_C = self.adapter(states_CSD, positions_C)
+        real_CU = torch.arange(tokens_CUD.shape[1], device=tokens_CUD.device) < tokens_C[:, None]
+        return tokens_CUD[real_CU]
+
+    def tokens_of(self, frames: int) -> int:
+        """Placeholders that so many frames of 10 ms take."""
+        return self.adapter.config.tokens(self.encoder.config.positions(frames))
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draw what is not the text model's, each part from its own stream."""
+        device = self.marks.device
+        for part, name in ((self.encoder, "encoder"), (self.adapter, "adapter")):
+            part.init_weights(torch.Generator(device).manual_seed(derive_seed(seed, "init", name)))
+        generator = torch.Generator(device).manual_seed(derive_seed(seed, "init", "marks"))
+        self.marks.normal_(0.0, self.config.dim**-0.5, generator=generator)
+
+
+@dataclass
+class Heard:
+    """What was heard, as the text network reads it.
+
+    Attributes:
+        model: whose embeddings stand for the special tokens. speech_ND: tokens in the order of their placeholders.
+    """
+
+    model: SpeechLlama
+    speech_ND: Tensor
+
+    def embed(self, ids_BT: Tensor, embedding: nn.Embedding) -> Tensor:
+        """Embeddings: the text's, the adapter's for the special tokens, what was heard for placeholders."""
+        tokens, vocabulary = self.model.tokens, embedding.num_embeddings
+        x_BTD = embedding(ids_BT.clamp(max=vocabulary - 1))
+        for row, token in enumerate((tokens.start, tokens.end)):
+            x_BTD = torch.where((ids_BT == token)[..., None], self.model.marks[row].to(x_BTD.dtype), x_BTD)
+        return x_BTD.masked_scatter((ids_BT == tokens.placeholder)[..., None], self.speech_ND.to(x_BTD.dtype))
+
+    def before(self, layer: int, x_BTD: Tensor) -> Tensor:
+        """Speech is in the stream already."""
+        return x_BTD
