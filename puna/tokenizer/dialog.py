@@ -111,7 +111,7 @@ def read_parts(parts: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
             content += part["text"]
             continue
         about = part.get(kind) if isinstance(kind, str) and kind in PARTS else None
-        if not isinstance(about, dict) or "url" not in about:
+        if not isinstance(kind, str) or not isinstance(about, dict) or "url" not in about:
             known = ", ".join(f'"{name}": {{"url": ...}}' for name in PARTS)
             raise ValueError(f'content.{number}: a part has a type, and under its name what it holds: "text": ..., {known}')
         if unknown := about.keys() - PARTS[kind].keys():

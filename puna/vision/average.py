@@ -90,7 +90,7 @@ def _read(part: Artifact, learner: Learner, asked: Sequence[Question], tiles: Ti
     """One model, judged; InputError where it cannot be averaged with the first."""
     model = load_vision(part.path)
     digest = weights_digest(model.text)
-    if digest != learner.frozen.digest or _built(model) != _built(learner.model):
+    if digest != learner.frozen.digest or built(model) != built(learner.model):
         raise InputError("models of other shapes or around another text model cannot be averaged",
                          where=f"{learner.parents[0].name} and {part.name}",
                          fix="average runs that start from one model and one text model")  # fmt: skip
@@ -100,7 +100,7 @@ def _read(part: Artifact, learner: Learner, asked: Sequence[Question], tiles: Ti
     return found
 
 
-def _built(model: VisionLlama) -> tuple[Any, ...]:
+def built(model: VisionLlama) -> tuple[Any, ...]:
     """How the parts around the text model are made: equal shapes alone may stand at other places, or for other frames."""
     return model.encoder.config, model.adapter.config, None if model.video is None else model.video.config
 

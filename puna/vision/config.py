@@ -88,8 +88,9 @@ def ratios(max_tiles: int) -> list[tuple[int, int]]:
 
 def are_places(places: object, layers: int) -> bool:
     """Whether these are text layers before which adapter layers can run: a list of one or more of `layers`, in order."""
-    whole = isinstance(places, list) and all(type(place) is int and 0 <= place < layers for place in places)
-    return whole and bool(places) and places == sorted(set(places))
+    if not isinstance(places, list) or not all(type(place) is int and 0 <= place < layers for place in places):
+        return False
+    return bool(places) and places == sorted(set(places))
 
 
 def cross_places(layers: int, count: int) -> tuple[int, ...]:

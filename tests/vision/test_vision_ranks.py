@@ -56,6 +56,8 @@ def test_stage_of_two_is_that_of_one(found: Any, stage: str) -> None:
     assert frozen[0] == frozen[1] == frozen[2]
     weights = [load_file(out / name) for out in (both[0], alone) for name in ["model.safetensors"]]
     assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[1].items():
+        assert (weights[0][name] - weight).norm() <= 1e-2 * weight.norm().clamp(min=1e-2), name
 
 
 def test_a_sharded_stage_goes_on_where_it_stopped(found: Any) -> None:

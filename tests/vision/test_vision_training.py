@@ -37,7 +37,11 @@ from puna.tokenizer.dialog import Dialog, MessageRow, write_rows
 from puna.train.objectives import CrossEntropy, states_of
 from puna.train.packing import Batch, pack
 from puna.vision import fit
+from puna.vision.average import built
 from puna.vision.collate import with_media
+from puna.vision.config import AdapterConfig, VideoConfig, cross_places
+from puna.vision.dev import UNJUDGED
+from puna.vision.encoder_files import EncoderShape
 from puna.vision.fetch import MediaRules
 from puna.vision.fit import Learner
 from puna.vision.frozen import FrozenText
@@ -311,6 +315,25 @@ def test_a_changed_text_model_ends_the_stage(tmp_path: Path) -> None:
         model.text.model.norm.weight[0] += 1e-6
     with pytest.raises(RunError, match="a weight of the frozen text model"):
         proof.check(model.text, model, ctx)
+
+
+def test_the_proof_is_asked_where_the_fingerprint_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    check = FrozenText.check
+    monkeypatch.setattr(VisionLlama, "cpu", lambda self: steps.append("cpu") or self)
+    monkeypatch.setattr(FrozenText, "check", lambda *given: steps.append("check") or check(*given))
+    model = model_of()
+    learner = Learner(model, TOKENIZER, FrozenText.of(model.text, [[1, 2, 3]]), [])
+    assert fit.finish(learner, UNJUDGED, local_context(tmp_path / "out"))["frozen_text"]["prompts"] == 1
+    assert steps[:2] == ["cpu", "check"]
+
+
+def test_models_of_equal_shapes_at_other_places_are_not_averaged() -> None:
+    one, other = (model_of(video=True) for _ in range(2))
+    assert built(one) == built(other)
+    assert other.video is not None
+    other.video.config = replace(other.video.config, factor=4)
+    assert built(one) != built(other)
 
 
 def test_encoder_rate_of_its_own(shown: Artifact, tmp_path: Path) -> None:
