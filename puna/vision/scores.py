@@ -12,6 +12,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         found, gates[model.name] = _answers(model, questions, common, settings, ctx)
         by_model |= found
     check_names(settings.compare, list(by_model), ctx.name)
-    scores = {
+    scores: dict[str, Any] = {
         "split": settings.split,
         "models": {name: _scored(items, settings) for name, items in by_model.items()},
         "gates": gates,
@@ -132,9 +133,10 @@ def _answers(
         if not asked:
             continue
         name, those = model.name + ending, [task for task, _ in asked]
+        told = partial(ctx.progress, model=name)
         done = ask(
             engine, tokenizer, those, [one for _, one in asked], max_tokens=settings.max_tokens,
-            seed=derive_seed(ctx.seed, "vision.scores"), progress=lambda n, of, name=name: ctx.progress(n, of, model=name),
+            seed=derive_seed(ctx.seed, "vision.scores"), progress=told,
         )  # fmt: skip
         texts = [(parse(tokenizer, answers[0].drawn).content, answers[0].finished) for answers in done]
         found[name] = [_item(task, name, text, ended, settings) for task, (text, ended) in zip(those, texts, strict=True)]
