@@ -12,6 +12,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +81,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         found, gates[model.name] = _answers(model, questions, common, settings, ctx)
         by_model |= found
     check_names(settings.compare, list(by_model), ctx.name)
-    scores = {
+    scores: dict[str, Any] = {
         "split": settings.split,
         "models": {name: _scored(items, settings) for name, items in by_model.items()},
         "gates": gates,
@@ -134,7 +135,7 @@ def _answers(
             done = ask(
                 engine, tokenizer, [tasks[i] for i in part], [shows[ending](i) for i in part], max_tokens=settings.max_tokens,
                 seed=derive_seed(ctx.seed, "vision.scores"),
-                progress=lambda n, of, first=first, most=len(asked), name=name: ctx.progress(first + n, most, model=name),
+                progress=partial(_told, ctx, name, first, len(asked)),
             )  # fmt: skip
             texts = [(parse(tokenizer, answers[0].drawn).content, answers[0].finished) for answers in done]
             items += [_item(tasks[i], name, text, ended, settings) for i, (text, ended) in zip(part, texts, strict=True)]
@@ -143,6 +144,11 @@ def _answers(
     said = f"{model.name}.commonest"
     found[said] = [_item(task, said, common.get(task.family, ""), True, settings) for task in tasks]
     return found, gates_of(eyes.model)
+
+
+def _told(ctx: StageContext, name: str, first: int, most: int, done: int, of: int) -> None:
+    """Progress of one part of a model's questions."""
+    ctx.progress(first + done, most, model=name)
 
 
 def _of_video(task: Task) -> bool:

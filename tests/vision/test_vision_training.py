@@ -39,9 +39,7 @@ from puna.train.packing import Batch, pack
 from puna.vision import fit
 from puna.vision.average import built
 from puna.vision.collate import with_media
-from puna.vision.config import AdapterConfig, VideoConfig, cross_places
 from puna.vision.dev import UNJUDGED
-from puna.vision.encoder_files import EncoderShape
 from puna.vision.fetch import MediaRules
 from puna.vision.fit import Learner
 from puna.vision.frozen import FrozenText
