@@ -264,7 +264,7 @@ def preprocessor(model: VisionLlama, shape: ImageShape) -> dict[str, Any]:
 
 def image_shape_of(model: VisionLlama, directory: str | Path | None = None) -> ImageShape:
     """How pictures are cut for a model; mean and deviation from the `preprocessor_config.json` of its directory, else CLIP's."""
-    config, given = model.encoder.config, {}
+    config, given = model.encoder.config, dict[str, Any]()
     path = None if directory is None else Path(directory) / PREPROCESSOR
     if path is not None and path.is_file():
         given = {ours: read_json(path).get(theirs) for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))}

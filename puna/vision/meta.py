@@ -162,7 +162,9 @@ def _shapes(params: dict[str, Any], side: dict[str, Any], texts: list[dict[str, 
 
 def _is_shape(given: Any) -> bool:
     """Whether this is the shape of an encoder as `_side` writes it."""
-    kinds = {field.name: int for field in fields(VisionConfig) if field.name not in ("tile", "max_tiles", *FLAGS)}
+    kinds: dict[str, type] = {
+        field.name: int for field in fields(VisionConfig) if field.name not in ("tile", "max_tiles", *FLAGS)
+    }
     kinds |= {"norm_eps": float, "taps": list}
     right = isinstance(given, dict) and all(type(value) is kinds.get(key) for key, value in given.items())
     return right and all(type(tap) is int for tap in given.get("taps", ()))
@@ -249,7 +251,7 @@ def save_meta_vision(
     directory, vision = Path(directory), model.encoder.config
     tensors = {TEXT + name: tensor for name, tensor in text_tensors(model.text, str(directory)).items()}
     own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    rows = {}
+    rows = dict[str, Tensor]()
     for ours, theirs in meta_names(model).items():
         weight = alone(own[ours])
         if ours.removeprefix("encoder.") in TABLES:
