@@ -7,7 +7,7 @@ The defaults of `VisionConfig` are the released Llama 3.2 Vision encoder: ViT-H/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from puna.core.errors import InputError
 
@@ -86,7 +86,7 @@ def ratios(max_tiles: int) -> list[tuple[int, int]]:
     return [(high, wide) for high in sides for wide in sides if high * wide <= max_tiles]
 
 
-def are_places(places: object, layers: int) -> bool:
+def are_places(places: Any, layers: int) -> bool:
     """Whether these are text layers before which adapter layers can run: a list of one or more of `layers`, in order."""
     if not isinstance(places, list) or not all(type(place) is int and 0 <= place < layers for place in places):
         return False

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.model.attention import Mask
 from puna.model.config import ModelConfig
@@ -51,6 +52,9 @@ class VisionLlama(nn.Module):
         seed: int | None = 0, gate: float = 0.0,
     ):  # fmt: skip
         super().__init__()
+        if adapter.leak and not vision.attend_padding:
+            raise InputError("`leak` reads the padding that an encoder without `attend_padding` does not compute",
+                             where="leak, attend_padding", fix="set attend_padding to true")  # fmt: skip
         self.encoder = ImageEncoder(vision)
         self.adapter = ImageAdapter(adapter, vision, text.config)
         self.video = None if video is None else VideoAdapter(video, vision, text.config)

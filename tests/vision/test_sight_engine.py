@@ -112,7 +112,7 @@ def test_cached_is_fresh_and_pictures_are_part_of_the_key(model):
 
 
 def test_text_before_a_picture_is_shared_only_where_it_does_not_depend_on_it():
-    leaking = seeing_model(leak=True)
+    leaking = seeing_model(leak=True, attend_padding=True)
     first, other = (asked([*words(1, 10), picture(seed), *words(2, 21)]) for seed in (1, 2))
     engine = engine_of(leaking)
     engine.generate([first])
@@ -121,6 +121,11 @@ def test_text_before_a_picture_is_shared_only_where_it_does_not_depend_on_it():
     calls.clear()
     engine.generate([first])
     assert calls[0] == 32 - 24
+
+
+def test_a_leaking_model_needs_what_it_leaks():
+    with pytest.raises(InputError, match="reads the padding"):
+        seeing_model(leak=True, attend_padding=False)
 
 
 def test_a_leaking_model_sees_videos_as_any_other_does(model):
