@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from puna.core.rng import derive_seed
-from puna.model.attention import Mask
-from puna.model.config import ModelConfig
-from puna.model.llama import Attached, KVCache, Llama, Trunk
+from puna.model.adapted import Adapted
+from puna.model.llama import Llama
 from puna.speech.adapter import SpeechAdapter, SpeechAdapterConfig
 from puna.speech.encoder import SpeechConfig, SpeechEncoder
 from puna.train.packing import Batch
@@ -31,7 +30,7 @@ class SpeechTokens:
     placeholder: int
 
 
-class SpeechLlama(nn.Module):
+class SpeechLlama(Adapted):
     """A text model with a speech encoder and its adapter.
 
     Args:
@@ -46,31 +45,9 @@ class SpeechLlama(nn.Module):
         self.adapter = SpeechAdapter(adapter, speech, text.config.dim)
         self.marks = nn.Parameter(torch.empty(2, text.config.dim))
         self.tokens = tokens
-        self.text = text.requires_grad_(False)
+        self.swap(text)
         if seed is not None and not self.marks.is_meta:
             self.init_weights(seed)
-
-    @property
-    def config(self) -> ModelConfig:
-        """Shape of the text model."""
-        return self.text.config
-
-    @property
-    def model(self) -> Trunk:
-        """The text model's trunk."""
-        return self.text.model
-
-    @property
-    def lm_head(self) -> nn.Module:
-        """The text model's output matrix."""
-        return self.text.lm_head
-
-    def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
-        attached: Attached | None = None,
-    ) -> Tensor:  # fmt: skip
-        """States [B,T,D] after the final norm, as `Llama.hidden`; `attached` comes from `attach` or is a `Heard`."""
-        return self.text.hidden(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache, attached=attached)
 
     def attach(self, batch: Batch) -> Heard | None:
         """What a batch's clips add: `extra` has `frames_CFM`, `frames_C`; rows and clips are in the order of the placeholders."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.model.attention import Mask
+from puna.model.adapted import Adapted
 from puna.model.config import ModelConfig
-from puna.model.llama import Affine, Attached, KVCache, Llama, Trunk
+from puna.model.llama import Affine, Attached, Llama
 from puna.train.packing import Batch
 from puna.vision.config import EXTRA_ROWS, AdapterConfig, VideoConfig, VisionConfig
 from puna.vision.cross import CrossLayer, Reading
@@ -38,7 +38,7 @@ class ImageAdapter(nn.Module):
         self.embedding = nn.Parameter(torch.empty(EXTRA_ROWS, text.dim))
 
 
-class VisionLlama(nn.Module):
+class VisionLlama(Adapted):
     """A text model with an image encoder, an image adapter and, perhaps, a video adapter.
 
     Args:
@@ -61,39 +61,6 @@ class VisionLlama(nn.Module):
         self.swap(text)
         if seed is not None and not self.adapter.embedding.is_meta:
             self.init_weights(seed, gate)
-
-    @property
-    def config(self) -> ModelConfig:
-        """Shape of the text model."""
-        return self.text.config
-
-    @property
-    def model(self) -> Trunk:
-        """The text model's trunk."""
-        return self.text.model
-
-    @property
-    def lm_head(self) -> nn.Module:
-        """The text model's output matrix."""
-        return self.text.lm_head
-
-    def swap(self, text: Llama) -> None:
-        """Put `text` in, frozen (section 7.4: the instruction-tuned model replaces the one the adapter was trained with)."""
-        self.text = text.requires_grad_(False)
-
-    def forward(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
-        attached: Attached | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Logits [B,T,V] in float32."""
-        return self.lm_head(self.hidden(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache, attached=attached)).float()
-
-    def hidden(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None, cache: KVCache | None = None,
-        attached: Attached | None = None,
-    ) -> Tensor:  # fmt: skip
-        """States [B,T,D] after the final norm, as `Llama.hidden`; `attached` comes from `attach` or `attach_seen`."""
-        return self.text.hidden(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache, attached=attached)
 
     def attach(self, batch: Batch) -> Attached | None:
         """What a batch's media (`puna.vision.sight.Media`) add to the pass; None if it has none."""
