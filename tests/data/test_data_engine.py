@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from puna.core.errors import InputError, Preempted, RunError
 from puna.data.engine import EngineSettings, load_array, map_shards, partition_of, shuffle
-from puna.data.engines import wire
+from puna.data.engines import ray_tasks, wire
 from puna.data.minhash import MinHashSettings
 
 ROW = np.dtype([("key", np.uint64), ("value", np.int64)])
@@ -105,6 +106,32 @@ def end_once(path: Path) -> int:
 def test_ray_tries_a_lost_task_again(tmp_path):
     engine = available("ray")
     assert map_shards(end_once, [tmp_path / "a", tmp_path / "b"], engine=engine, workers=2) == [1, 1]
+
+
+def test_a_lost_ray_driver_is_started_again_once():
+    engine, seen = available("ray"), []
+
+    def lose_once(count: int) -> None:
+        if not seen:
+            ray_tasks._drivers[None][0].kill()
+        seen.append(count)
+
+    assert map_shards(square, range(3), engine=engine, workers=2, done=lose_once) == [0, 1, 4]
+    assert seen == [1, 2, 3]
+    counts = []
+
+    def lose_always(count: int) -> None:
+        counts.append(count)
+        ray_tasks._drivers[None][0].kill()
+
+    with pytest.raises(RunError, match="process that speaks with the Ray cluster ended with code -9"):
+        map_shards(slow_square, range(20), engine=engine, workers=2, done=lose_always)
+    assert len(counts) >= 2
+
+
+def slow_square(shard: int) -> int:
+    time.sleep(0.2)
+    return shard * shard
 
 
 def test_a_dead_process_is_told(tmp_path, monkeypatch):
