@@ -58,6 +58,9 @@ class Tokenizer:
         self.eot_id = self.special_id(special.EOT)
         self.python_tag_id = self.special_id(special.PYTHON_TAG)
         self.image_id = self.special_id(special.IMAGE)
+        self.speech_start_id = self.special_id(special.SPEECH_START)
+        self.speech_end_id = self.special_id(special.SPEECH_END)
+        self.speech_id = self.special_id(special.SPEECH)
         self.stop_ids: tuple[int, ...] = (self.eos_id, self.eom_id, self.eot_id)
 
     @classmethod

@@ -11,6 +11,7 @@ renderer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -85,7 +86,7 @@ class Message:
         tool_calls: an assistant's call as a JSON string, written after the content and <|python_tag|>; always ends in eom.
         end: "eot" (the turn is over) or "eom" (the assistant goes on after a tool's result).
         train: False keeps an assistant's message out of the loss.
-        media: pictures and videos in the content, in order.
+        media: pictures, videos and sounds in the content, in order.
     """
 
     role: str
@@ -104,9 +105,9 @@ class Message:
 class Rendered:
     """Ids of a dialog and, for each id, whether it is learned (`loss_mask`) and whether it is format (`format_mask`).
 
-    Format is what no preference should push up or down (paper 4.1.4): headers, <|python_tag|>, <|image|>, terminators. `spans`
-    holds [start, end) of the body of each message: content and tool call, without header and terminator. `media` holds the
-    position in `ids` of each medium's token, in order.
+    Format is what no preference should push up or down (paper 4.1.4): headers, <|python_tag|>, <|image|>, speech, terminators.
+    `spans` holds [start, end) of the body of each message: content and tool call, without header and terminator. `media` holds
+    the position in `ids` of each medium's token, of a sound that of its first placeholder, in order.
     """
 
     ids: list[int]
@@ -121,19 +122,25 @@ class Rendered:
         self.format_mask.extend([int(form)] * len(ids))
 
 
-def render(tokenizer: Tokenizer, messages: Iterable[MessageLike], *, generation_prompt: bool = False) -> Rendered:
+def render(
+    tokenizer: Tokenizer, messages: Iterable[MessageLike], *, generation_prompt: bool = False, sounds: Sequence[int] = ()
+) -> Rendered:
     """Ids and masks of a dialog, BOS once at the start.
 
     The loss covers an assistant's content, its <|python_tag|> and its terminator, never a header or a medium's token. With
-    `generation_prompt` the ids end in an open assistant header. Raises InputError for an unknown role, an unknown end, a call by
-    another role, a sound, and a medium outside its content.
+    `generation_prompt` the ids end in an open assistant header. `sounds` says how many tokens of 80 ms each sound takes; they
+    stand as placeholders between the two tokens of speech (paper 8.1.1). Raises InputError for an unknown role, an unknown end, a
+    call by another role, a medium outside its content, and other sounds than `sounds` counts.
     """
     rendered = Rendered([], [], [], [])
+    lengths = deque(sounds)
     rendered._extend([tokenizer.bos_id], form=True)
     for message in messages:
         _check(message)
         rendered._extend(_header(tokenizer, message.role), form=True)
-        _render_body(tokenizer, message, rendered)
+        _render_body(tokenizer, message, rendered, lengths)
+    if lengths:
+        raise InputError(f"{len(lengths)} more sounds are counted than the messages hold")
     if generation_prompt:
         rendered._extend(_header(tokenizer, "assistant"), form=True)
     return rendered
@@ -210,8 +217,6 @@ def _check(message: MessageLike) -> None:
         raise InputError(f"a message ends in 'eot' or 'eom', not '{message.end}'")
     if message.tool_calls is not None and message.role != "assistant":
         raise InputError(f"a message of role '{message.role}' cannot call tools", fix="only the assistant calls tools")
-    if any(medium.kind == "audio" for medium in message.media):
-        raise InputError("sounds have no place in the chat format yet", fix="give pictures, videos and text")
     try:
         check_places(message.content, message.media)
     except ValueError as error:
@@ -228,14 +233,15 @@ def _header(tokenizer: Tokenizer, role: str) -> list[int]:
     return [tokenizer.start_header_id, *tokenizer.encode(role), tokenizer.end_header_id, *tokenizer.encode(HEADER_END)]
 
 
-def _render_body(tokenizer: Tokenizer, message: MessageLike, rendered: Rendered) -> None:
+def _render_body(tokenizer: Tokenizer, message: MessageLike, rendered: Rendered, sounds: deque[int]) -> None:
     learned = message.role == "assistant" and message.train is not False
     start = len(rendered.ids)
     done = 0
     for medium in message.media:
         rendered._extend(tokenizer.encode(message.content[done : medium.at]), learned=learned)
-        rendered.media.append(len(rendered.ids))
-        rendered._extend([tokenizer.image_id], form=True)
+        ids = _speech(tokenizer, sounds) if medium.kind == "audio" else [tokenizer.image_id]
+        rendered.media.append(len(rendered.ids) + (medium.kind == "audio"))
+        rendered._extend(ids, form=True)
         done = medium.at
     rendered._extend(tokenizer.encode(message.content[done:]), learned=learned)
     if message.tool_calls is not None:
@@ -244,6 +250,13 @@ def _render_body(tokenizer: Tokenizer, message: MessageLike, rendered: Rendered)
     rendered.spans.append((start, len(rendered.ids)))
     ends_turn = message.end == "eot" and message.tool_calls is None
     rendered._extend([tokenizer.eot_id if ends_turn else tokenizer.eom_id], learned=learned, form=True)
+
+
+def _speech(tokenizer: Tokenizer, sounds: deque[int]) -> list[int]:
+    """The tokens of the next sound."""
+    if not sounds:
+        raise InputError("this model has no ears: a sound needs a model that listens", fix="give pictures, videos and text")
+    return [tokenizer.speech_start_id, *[tokenizer.speech_id] * sounds.popleft(), tokenizer.speech_end_id]
 
 
 def _tool_lines(tools: str) -> list[str]:

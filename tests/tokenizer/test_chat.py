@@ -224,7 +224,7 @@ def test_special_names_in_content_cannot_end_a_turn(tokenizer):
         (Message("tool", "x"), "unknown role 'tool'"),
         (Message("user", "x", end="stop"), "not 'stop'"),
         (Message("user", tool_calls="{}"), "cannot call tools"),
-        (Message("user", "x", media=(Medium(0, "audio", "a.wav"),)), "sounds"),
+        (Message("user", "x", media=(Medium(0, "audio", "a.wav"),)), "has no ears"),
         (Message("user", "x", media=(Medium(2, "image", "a.png"),)), "between characters 0 and 1"),
         (Message("user", "x", media=(Medium(1, "image", "a.png"), Medium(0, "image", "b.png"))), "in order"),
     ],
@@ -240,3 +240,19 @@ def test_bad_tools(tools):
         with_tools([Message("user", "x")], tools)
     with pytest.raises(InputError, match="no user message"):
         with_tools([Message("system", "x")], TOOLS)
+
+
+def test_a_sound_takes_its_placeholders_between_two_tokens(tokenizer):
+    message = Message("user", "ab", media=(Medium(1, "audio", "a.wav"), Medium(1, "image", "b.png")))
+    rendered = render(tokenizer, [message], sounds=[3])
+    start = rendered.ids.index(tokenizer.speech_start_id)
+    speech = [tokenizer.speech_start_id, *[tokenizer.speech_id] * 3, tokenizer.speech_end_id]
+    assert rendered.ids[start : start + 6] == [*speech, tokenizer.image_id]
+    assert rendered.media == [start + 1, start + 5] and rendered.format_mask[start : start + 6] == [1] * 6
+    assert [tokenizer.speech_start_id, tokenizer.speech_end_id, tokenizer.speech_id] == [
+        tokenizer.base_size + i for i in (12, 13, 14)
+    ]
+    with pytest.raises(InputError, match="has no ears"):
+        render(tokenizer, [message])
+    with pytest.raises(InputError, match="1 more sounds"):
+        render(tokenizer, [message], sounds=[3, 1])

@@ -220,7 +220,7 @@ def test_malformed_parts_are_named():
             ({"type": "image_url", "image_url": {"url": "a", "size": 3}}, "'size'"),
             ({"type": "video_url", "video_url": {"url": "a", "num_frames": 0}}, "num_frames"),
             ({"type": "input_image", "image_url": "x"}, "'input_image' are not supported"),
-            ({"type": "audio_url", "audio_url": {"url": "a"}}, "sounds have no place"),
+            ({"type": "audio_url", "audio_url": {"url": "a"}}, "has no ears"),
         ):
             refused(ask(c, part), words)
         refused(ask(c, *[image_part(i) for i in range(3)]), "at most 2 pictures")
