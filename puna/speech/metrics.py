@@ -1,7 +1,7 @@
 """How transcripts and translations are scored (section 8.2): WER, CER, corpus BLEU.
 
-Errors are those of the cheapest alignment. Texts are taken as they are; `puna.speech.normal` says what may differ. WER and CER equal
-jiwer's; BLEU equals sacrebleu's with one reference, mixed case, exponential smoothing and its tokenisers `13a` and `char`.
+Errors are those of the cheapest alignment. Texts are taken as they are; `puna.speech.normal` says what may differ. WER and CER
+equal jiwer's; BLEU equals sacrebleu's with one reference, mixed case, exponential smoothing, and its tokenisers `13a` and `char`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Edits:
 
 
 def errors(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> Edits:
-    """The fewest errors between two sequences of words (lists) or of characters (texts); among equals, the fewest substitutions."""
+    """The fewest errors between two lists of words or two texts of characters; among equals, the fewest substitutions."""
     numbers: dict[Hashable, int] = {}
     wanted, given = (
         np.array([numbers.setdefault(unit, len(numbers)) for unit in units], np.int64) for units in (reference, hypothesis)

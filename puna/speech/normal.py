@@ -1,9 +1,10 @@
 """What may differ between two transcripts of the same speech: `normalise`, after Whisper's normaliser (Radford et al. 2022).
 
 Every language: compatibility forms (NFKC), lower case, what stands in brackets out, decimal digits of any script as 0-9, commas
-between thousands out, punctuation and symbols as spaces, white space collapsed. Unlike Whisper's, marks that combine stay: without
-their vowel signs Hindi and Thai words fall apart. English also: hesitations out, contractions and titles in full, number words as
-digits, the apostrophe dropped. American and British spellings stay apart. Of French and Italian the apostrophe parts words.
+between thousands out, punctuation and symbols as spaces (a decimal point stays), white space collapsed. Unlike Whisper's, marks
+that combine stay: without their vowel signs Hindi and Thai words fall apart. English also: hesitations out, contractions and titles
+in full, number words as digits, the apostrophe dropped. American and British spellings stay apart, as do ordinals, years said in
+pairs, and number words of other languages.
 
 Languages that write without spaces between words are compared by characters, all others by words.
 """
@@ -20,15 +21,17 @@ DECIMAL_POINT = re.compile(r"(?<=\d)\.(?=\d)")
 APOSTROPHES = str.maketrans("’‘ʼ`´", "'''''")
 HESITATIONS = frozenset({"uh", "um", "hmm", "hm", "mm", "mhm", "mmm", "er", "erm"})
 TITLES = {"mr": "mister", "mrs": "missus", "ms": "miss", "dr": "doctor", "st": "saint", "prof": "professor", "ok": "okay"}
-IRREGULAR = {"won't": "will not", "can't": "can not", "cannot": "can not", "let's": "let us", "ain't": "is not", "y'all": "you all",
-             "gonna": "going to", "wanna": "want to", "gotta": "got to"}  # fmt: skip
+IRREGULAR = {"won't": "will not", "can't": "can not", "cannot": "can not", "let's": "let us", "ain't": "is not",
+             "y'all": "you all", "gonna": "going to", "wanna": "want to", "gotta": "got to"}  # fmt: skip
 ENDINGS = (("n't", " not"), ("'re", " are"), ("'ll", " will"), ("'ve", " have"), ("'m", " am"), ("'d", " would"))
 IS = frozenset({"it", "that", "he", "she", "what", "there", "here", "who", "where", "how"})  # whose 's is short for "is"
 
-UNITS = {word: i for i, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen".split())}  # fmt: skip
-TENS = {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
+TO_NINETEEN = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
+"""
+FROM_TWENTY = "twenty thirty forty fifty sixty seventy eighty ninety"
+UNITS = {word: i for i, word in enumerate(TO_NINETEEN.split())}
+TENS = {word: 10 * i for i, word in enumerate(FROM_TWENTY.split(), start=2)}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
@@ -43,12 +46,9 @@ def normalise(text: str, lang: str = "en") -> str:
     text = THOUSANDS.sub("", "".join(_plain_digit(letter) for letter in BRACKETED.sub(" ", text)))
     if lang == "en":
         text = _english(text)
-    point = "\0"  # a decimal point is no punctuation
-    letters = DECIMAL_POINT.sub(point, text)
-    words = "".join(
-        "." if letter == point else " " if unicodedata.category(letter)[0] in "PSZC" else letter for letter in letters
-    )
-    joined = " ".join(words.split())
+    numbers = DECIMAL_POINT.split(text)
+    joined = ".".join("".join(" " if unicodedata.category(c)[0] in "PSZC" else c for c in part) for part in numbers)
+    joined = " ".join(joined.split())
     return joined.replace(" ", "") if lang in BY_CHARACTER else joined
 
 
