@@ -1,9 +1,9 @@
 """Where in a sound somebody speaks (section 8.1.2 keeps pre-training sounds by voice activity), and whether anybody does.
 
 No model: a frame counts when it is loud enough beside the rest, and when the second around it is like speech in three ways. For a
-good part, speech has a period (60 to 400 Hz) and most of its power below 1 kHz, and its spectral envelope keeps moving as one sound
-follows another. Whistles, hiss and clicks fail the first two, held notes and tones the third. Singing passes;
-so may other sounds that come as syllables do, and a whisper fails. The limits are set on few recordings (docs/speech.md).
+good part, speech has a period (60 to 400 Hz) and most of its power below 1 kHz, and its spectral envelope keeps moving as one
+sound follows another. Whistles, hiss and clicks fail the first two, held notes and tones the third. Singing passes; so may other
+sounds that come as syllables do, and a whisper fails. The limits are set on few recordings (docs/speech.md).
 
 Shape legend: N samples at 16 kHz, F frames of 10 ms, M mel channels.
 """

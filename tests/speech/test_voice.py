@@ -1,6 +1,7 @@
 """Voice activity: speech of real and of noisy recordings is found, and whistles, notes, hiss and clicks are not."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def others() -> dict[str, torch.Tensor]:
         "clicks": clicks, "sweep": 0.3 * torch.sin(2 * math.pi * (500 * time + 400 * time**2)),
         "hum": sum(0.2 / k * torch.sin(2 * math.pi * 50 * k * time) for k in range(1, 8)),
         "waves": 0.05 * noise(3 * RATE, 1) * (1 + torch.sin(2 * math.pi * 4 * time)),
-        "piano": 0.1 * notes([262, 294, 330, 349, 392, 440, 494, 523], 5), "organ": 0.1 * notes([131, 165, 196, 262, 196, 131], 0),
+        "piano": 0.1 * notes([262, 294, 330, 349, 392, 440, 494, 523], 5),
+        "organ": 0.1 * notes([131, 165, 196, 262, 196, 131], 0),
         "siren": 0.3 * torch.sin(2 * math.pi * 700 * time + 450 * torch.sin(math.pi * time)), "faint": 1e-4 * noise(3 * RATE, 2),
     }  # fmt: skip
 
@@ -63,7 +65,7 @@ def test_readers_are_heard_most_of_the_time():
         heard = sum(end - start for start, end in found)
         assert 0.85 * seconds < heard < seconds, name
         assert all(0 <= a < b <= seconds for a, b in found)
-        assert all(b < c for (_, b), (c, _) in zip(found, found[1:], strict=False))
+        assert all(b < c for (_, b), (c, _) in pairwise(found))
 
 
 def test_spoken_digits_are_heard():
@@ -73,14 +75,14 @@ def test_spoken_digits_are_heard():
     assert len(clips) == 90 and len(missed) <= 4, missed
 
 
-@pytest.mark.parametrize(("signal_db", "least"), [(20, 0.95), (10, 0.9)])
+@pytest.mark.parametrize(("signal_db", "least"), [(20, 0.9), (10, 0.5)])
 def test_speech_between_noise_is_found_where_it_is(signal_db, least):
     for seed, (name, wave) in enumerate(real("speech_libri/[0-9]*.ogg").items()):
         wave = wave[RATE : 5 * RATE]
         spread = (float(wave.square().mean()) / 10 ** (signal_db / 10)) ** 0.5
         found = segments(torch.cat((torch.zeros(2 * RATE), wave, torch.zeros(2 * RATE))) + spread * noise(8 * RATE, seed))
         assert found and found[0][0] > 1.7 and found[-1][1] < 6.3, name
-        assert found[-1][1] - found[0][0] > 4 * least - 0.4, name
+        assert found[-1][1] - found[0][0] > 4 * least, name
 
 
 def test_another_rate_gives_the_same_times():
