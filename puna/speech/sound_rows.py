@@ -76,7 +76,7 @@ class SoundStore(DialogStore):
         """Seconds of all sounds of a row in whole tokens, 0 if it is left out."""
         if not self.tokens(row):
             return 0.0
-        return float((self.row(row)[0] == self.tokenizer.speech_id).sum()) * TOKEN_SECONDS
+        return int(np.count_nonzero(np.asarray(self.row(row)[0]) == self.tokenizer.speech_id)) * TOKEN_SECONDS
 
 
 def form_for(augment: Augmentation | None) -> Form:
