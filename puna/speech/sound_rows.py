@@ -140,7 +140,7 @@ class SoundBatches:
         return with_sounds(stacked([example for example, _ in drawn], length), [clip for _, clips in drawn for clip in clips])
 
     def _drawn(self, row: int, rng: np.random.Generator) -> tuple[Example, list[Tensor]]:
-        """A row with its sounds as they are this time; unchanged where, slowed down, they would take more tokens than a row has."""
+        """A row with its sounds as they are this time; as recorded where, slowed down, they would not fit a row."""
         rows, example = self.rows, self.rows.row(row)
         for augment in (self.augment, None):
             clips = [changed_frames(rows.recordings, *sound, self.shape, augment, rng) for sound in rows.sounds(row)]
