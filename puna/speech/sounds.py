@@ -22,13 +22,12 @@ from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
 from puna.post.collect import long_forms, source_kind
 from puna.post.row_lineage import RecordedRows
-from puna.speech.spoken import Split, WorldSounds, rows_of, speaker_of, spoken
+from puna.speech.spoken import SPLITS, Split, WorldSounds, rows_of, speaker_of, spoken
 from puna.tokenizer.dialog import Dialog, Task, read_rows, row_line
 
 KIND = "sounds"
 REVISION = 1
 
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 NAMED = {"sentences": "shows", "voices": "voice"}  # what splits are held apart by, and its key among a row's checks
 
 

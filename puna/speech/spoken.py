@@ -34,10 +34,12 @@ RATE = MelConfig().rate
 Split = Literal["train", "dev", "test"]
 Lang = Literal["en", "pt", "es", "fr", "de", "it", "hi", "th"]
 Speak = Callable[[str, str, Voice], tuple[np.ndarray, int]]  # (text, language, voice) -> (samples in -1..1, rate)
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 assert set(get_args(Lang)) == set(LANGUAGES)
 
 
-def _different(languages: tuple[Lang, ...]) -> tuple[Lang, ...]:
+def different(languages: tuple[Lang, ...]) -> tuple[Lang, ...]:
+    """The languages; ValueError if one stands there twice."""
     if len(set(languages)) < len(languages):
         raise ValueError("a language stands there twice")
     return languages
@@ -54,7 +56,7 @@ class WorldSounds(Settings):
         voices: "espeak" is the program espeak-ng, "formant" the built-in synthesiser, "auto" the former where it is installed.
     """
 
-    languages: Annotated[tuple[Lang, ...], Field(min_length=1), AfterValidator(_different)] = LANGUAGES
+    languages: Annotated[tuple[Lang, ...], Field(min_length=1), AfterValidator(different)] = LANGUAGES
     train: NonNegativeInt = 500
     dev: NonNegativeInt = 20
     test: NonNegativeInt = 60
