@@ -106,9 +106,7 @@ def questions_of(sounds: Sequence[Artifact], split: str, limit: int | None) -> l
     ]
 
 
-def _answers(
-    model: Artifact, questions: Sequence[Question], settings: Settings, ctx: StageContext
-) -> dict[str, list[Spoken]]:
+def _answers(model: Artifact, questions: Sequence[Question], settings: Settings, ctx: StageContext) -> dict[str, list[Spoken]]:
     """Items of a model with sound and without, by name."""
     engine, tokenizer, ears = hearing_engine(model.path)
     tasks = [task for task, _ in questions]
@@ -213,4 +211,6 @@ def _compared(claim: Comparison, by_model: dict[str, list[Spoken]], seed: int) -
 
 def _overall(errors: dict[str, Any]) -> dict[str, float]:
     """Rates over all languages, by kind and unit."""
-    return {f"{family} {unit}": rate["rate"] for family, found in errors.items() for unit, rate in found.items() if unit != "lang"}
+    return {
+        f"{family} {unit}": rate["rate"] for family, found in errors.items() for unit, rate in found.items() if unit != "lang"
+    }
