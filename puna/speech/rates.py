@@ -1,7 +1,7 @@
 """Error rates and BLEU of answers about speech, by kind of task and language, with bootstrap intervals (section 8.2).
 
-Errors are counted over normalised texts (`puna.speech.normal`), in words, or in characters where a language has no spaces. The two
-are never added up. An interval draws whole utterances with replacement.
+Errors are counted over normalised texts (`puna.speech.normal`), in words, or in characters where a language has no spaces. The
+two are never added up. An interval draws whole utterances with replacement.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def test_other_pictures_are_as_many_and_of_the_same_kinds(tmp_path):
     two = one.model_copy(update={"messages": [asked.model_copy(update={"media": asked.media * 2}), *one.messages[1:]]})
     tasks = [as_task(row) for row in (one, two, clip, picture_row(tmp_path, 3), clip)]
     assert tasks[0].reference != tasks[3].reference
-    assert scores._others(tasks, np.random.default_rng(0)) == [3, 1, 4, 0, 2]
+    assert swapped(tasks) == [3, 1, 4, 0, 2]
 
 
 def test_what_does_not_fit_is_decoded_again(tmp_path, monkeypatch):
