@@ -60,7 +60,7 @@ def model_of(run_dir: Path, stage: str) -> Path:
     from puna.core.journal import read_status
     from puna.core.modules import did_you_mean
 
-    models = {name: a for name, a in pointed(run_dir).items() if a.kind in ("model", "vision_model")}
+    models = {name: a for name, a in pointed(run_dir).items() if a.kind in ("model", "vision_model", "speech_model")}
     texts = [name for name, a in models.items() if a.kind == "model"]
     if not models:
         raise InputError("this run has made no model yet", where=str(run_dir), fix="puna up, or name a model's directory")

@@ -20,6 +20,7 @@ MARKS = {  # kind: (pattern of a file that is always there, stage file that make
     "model": ("config.json", "train.pretrain"),
     "samples": ("accepted.jsonl", "post.reject"),
     "vision_model": ("preprocessor_config.json", "vision.pretrain"),
+    "speech_model": ("speech.json", "speech.listen"),
     "reward": ("reward_head.safetensors", "post.reward"),
 }
 

@@ -29,8 +29,11 @@ from puna.core.licences import (
 Row = dict[str, Any]  # {"source", "licence", "rows"}, "use", "role", "declared", and obligations a stage declared itself
 
 WEIGHTS, OUTPUTS = "weights", "outputs"  # values of `use`
-MODEL, VISION_MODEL = "model", "vision_model"
-HOLDERS = (MODEL, "reward", "step_reward", "image_encoder", VISION_MODEL, "vision_reward")  # kinds of artifact that hold weights
+MODEL, VISION_MODEL, SPEECH_MODEL = "model", "vision_model", "speech_model"
+HOLDERS = (  # kinds of artifact that hold weights
+    *(MODEL, "reward", "step_reward", "image_encoder", VISION_MODEL, "vision_reward"),
+    *("speech_encoder", SPEECH_MODEL),
+)
 _TERMS_STAY = {ATTRIBUTION, SHARE_ALIKE, NO_DERIVATIVES}  # with a model: its outputs are no copies of it
 
 _FREE = re.compile(r"^(?:LicenseRef-)?(?:CC0|PDDL|Unlicense|0BSD|MIT-0|public-domain|none-needed)\b", re.IGNORECASE)

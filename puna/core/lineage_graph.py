@@ -17,7 +17,7 @@ from typing import Any
 
 from puna.core import store
 from puna.core.errors import InputError
-from puna.core.lineage import MODEL, VISION_MODEL, WEIGHTS, Row, carried_weights, combine, handed_on, identity, owed
+from puna.core.lineage import MODEL, SPEECH_MODEL, VISION_MODEL, WEIGHTS, Row, carried_weights, combine, handed_on, identity, owed
 from puna.core.lineage_rows import Group, groups, row_files
 from puna.core.stage import Artifact
 
@@ -209,7 +209,9 @@ def read_any(path: Path) -> Artifact:
 
 
 def kind_of_model(directory: Path) -> str:
-    """`vision_model` for a directory whose `config.json` is that of a model that sees, else `model`."""
+    """`speech_model` or `vision_model` for the directory of a model that listens or sees, else `model`."""
+    if (directory / "speech.json").is_file():
+        return SPEECH_MODEL
     try:
         described = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except ValueError:  # loading it says what is wrong
@@ -252,7 +254,7 @@ def _declared(artifact: Artifact, inherited: list[Row]) -> list[Row]:
     lineage = artifact.path / LINEAGE
     if lineage.is_file():
         return list(json.loads(lineage.read_text())["sources"])
-    if artifact.kind not in (MODEL, VISION_MODEL):
+    if artifact.kind not in (MODEL, VISION_MODEL, SPEECH_MODEL):
         return []
     card = {"source": artifact.name, "licence": card_licence(artifact.path), "rows": 0, "use": WEIGHTS}
     released = artifact.path / RELEASED

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.model.adapted import Adapted
 from puna.model.llama import Llama
 from puna.speech.adapter import SpeechAdapter, SpeechAdapterConfig
 from puna.speech.encoder import SpeechConfig, SpeechEncoder
+from puna.speech.frames import SoundShape, frames_of
 from puna.train.packing import Batch
 
 
@@ -34,13 +36,20 @@ class SpeechLlama(Adapted):
     """A text model with a speech encoder and its adapter.
 
     Args:
-        text: stays frozen. seed: draws the weights of encoder and adapter; None leaves them unset, for loading.
+        text: stays frozen. sound: how its sound becomes frames (`frames_of`).
+        seed: draws the weights of encoder and adapter; None leaves them unset, for loading.
+
+    InputError where the encoder takes other channels than the frames have.
     """
 
     def __init__(
-        self, text: Llama, speech: SpeechConfig, adapter: SpeechAdapterConfig, tokens: SpeechTokens, *, seed: int | None = 0
-    ):
+        self, text: Llama, speech: SpeechConfig, adapter: SpeechAdapterConfig, tokens: SpeechTokens, *,
+        sound: SoundShape = SoundShape(), seed: int | None = 0,
+    ):  # fmt: skip
         super().__init__()
+        if speech.channels != sound.mel.channels:
+            raise InputError(f"the encoder takes {speech.channels} channels and frames have {sound.mel.channels}")
+        self.sound = sound
         self.encoder = SpeechEncoder(speech)
         self.adapter = SpeechAdapter(adapter, speech, text.config.dim)
         self.marks = nn.Parameter(torch.empty(2, text.config.dim))
@@ -61,6 +70,10 @@ class SpeechLlama(Adapted):
         tokens_CUD, tokens_C = self.adapter(states_CSD, positions_C)
         real_CU = torch.arange(tokens_CUD.shape[1], device=tokens_CUD.device) < tokens_C[:, None]
         return tokens_CUD[real_CU]
+
+    def frames_of(self, wave_N: Tensor) -> Tensor:
+        """Frames [F,M] as the encoder reads them, of mono samples at `sound.mel.rate`."""
+        return frames_of(wave_N, self.sound)
 
     def tokens_of(self, frames: int) -> int:
         """Placeholders that so many frames of 10 ms take."""

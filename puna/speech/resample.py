@@ -22,20 +22,44 @@ MOST_PHASES = 4096  # 44,100 to 16,000 has 160
 
 def resample(wave_N: Tensor, rate: int, target: int) -> Tensor:
     """Mono samples [N] at `rate` as samples at `target`, ceil(N * target / rate) of them, float32."""
-    if rate < 1 or target < 1:
-        raise InputError("a sampling rate is at least one sample a second", where=f"{rate} to {target}")
-    if rate == target or not len(wave_N):
-        return wave_N.float()
-    shared = math.gcd(rate, target)
-    step, phases = rate // shared, target // shared
-    if phases > MOST_PHASES:
-        raise InputError(f"{rate} and {target} samples a second have too little in common", fix="record at a usual rate")
-    kernel_P1K, reach = _kernel(step, phases)
-    count = -(-len(wave_N) * phases // step)
-    blocks = -(-count // phases)
-    missing = max(0, (blocks - 1) * step + kernel_P1K.shape[-1] - reach - len(wave_N))
-    padded = F.pad(wave_N.float(), (reach, missing))
-    return F.conv1d(padded[None, None], kernel_P1K, stride=step)[0, :, :blocks].t().reshape(-1)[:count]
+    stream = ResampleStream(rate, target)
+    return torch.cat((stream.push(wave_N), stream.end()))
+
+
+class ResampleStream:
+    """A sound at another rate as it comes in pieces; memory is that of a piece and of one filter."""
+
+    def __init__(self, rate: int, target: int):
+        if rate < 1 or target < 1:
+            raise InputError("a sampling rate is at least one sample a second", where=f"{rate} to {target}")
+        shared = math.gcd(rate, target)
+        self.step, self.phases = rate // shared, target // shared
+        if self.phases > MOST_PHASES:
+            raise InputError(f"{rate} and {target} samples a second have too little in common", fix="record at a usual rate")
+        self.kernel_P1K, self.reach = _kernel(self.step, self.phases)
+        self.rest_N, self.read, self.told = torch.zeros(self.reach), 0, 0
+
+    def push(self, piece_N: Tensor) -> Tensor:
+        """The samples that can be told now, float32."""
+        self.read += len(piece_N)
+        if self.step == self.phases:
+            return piece_N.float()
+        wave_N = torch.cat((self.rest_N, piece_N.float()))
+        ready = max(0, (len(wave_N) - self.kernel_P1K.shape[-1]) // self.step + 1)
+        self.rest_N = wave_N[ready * self.step :].clone()
+        self.told += ready * self.phases
+        if not ready:
+            return wave_N[:0]
+        return F.conv1d(wave_N[None, None], self.kernel_P1K, stride=self.step)[0].t().reshape(-1)
+
+    def end(self) -> Tensor:
+        """The samples left when silence follows."""
+        left = -(-self.read * self.phases // self.step) - self.told
+        if self.step == self.phases or left <= 0:
+            return self.rest_N[:0]
+        blocks = -(-left // self.phases)
+        missing = (blocks - 1) * self.step + self.kernel_P1K.shape[-1] - len(self.rest_N)
+        return self.push(F.pad(self.rest_N[:0], (0, max(0, missing))))[:left]
 
 
 @lru_cache(maxsize=16)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from puna.core.errors import InputError
 from puna.vision.fetch import MediaRules, read_file, shown
@@ -190,7 +190,7 @@ def _of_video(
     except ImportError:
         raise InputError("reading videos needs PyAV", where=where, fix="pip install 'puna[video]'") from None
     try:
-        with _opened(av, content) as container:
+        with opened(av, io.BytesIO(content)) as container:
             index = _Index.read(container, rules, where)
             inside = stretch.within(index.seconds)
             _check_length(index, inside, rules, where)
@@ -208,10 +208,10 @@ def _of_video(
     return made
 
 
-def _opened(av: Any, content: bytes) -> Any:
-    """A container over bytes in memory that opens nothing else, whatever it names."""
+def opened(av: Any, file: IO[bytes]) -> Any:
+    """A container over an open file that opens nothing else, whatever it names."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-    return av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
+    return av.open(file, mode="r", options=options, metadata_errors="replace")
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class _Decoder:
         self._begin()
 
     def _begin(self) -> None:
-        self.container = _opened(self.av, self.content)
+        self.container = opened(self.av, io.BytesIO(self.content))
         self.stream = self.container.streams.video[0]
         self.stream.codec_context.thread_count = 1
         self.aspect = float(self.stream.sample_aspect_ratio or 1)
