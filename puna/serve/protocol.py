@@ -17,7 +17,7 @@ from puna.core.json_numbers import Number, Whole
 from puna.infer.request import MOST_ALTERNATIVES
 from puna.infer.shaping import Shaping
 from puna.tokenizer.chat import Medium, Message, with_tools
-from puna.tokenizer.dialog import PARTS, MessageRow, reason_of
+from puna.tokenizer.dialog import PART_TYPES, MessageRow, reason_of
 from puna.tokenizer.tool_calls import ROLE_OF, calls_text
 
 HARMLESS = frozenset(
@@ -238,18 +238,18 @@ def _message(message: ChatMessage) -> Message:
     try:
         content, media = _content(message.content)
         if media and role != "user":
-            raise ApiError(400, f"a message of role '{message.role}' shows no pictures: the user's may", param="messages")
+            raise ApiError(400, f"a message of role '{message.role}' shows no pictures and plays no sounds: the user's may", param="messages")
         return Message(role, content, tool_calls=calls_text(calls) if calls else None, media=media)
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from None
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> tuple[str, tuple[Medium, ...]]:
-    """Text, and the pictures and videos in it."""
+    """Text, and the media in it."""
     if content is None or isinstance(content, str):
         return content or "", ()
     for part in content:
-        if part.get("type") not in ("text", *PARTS):
+        if part.get("type") not in PART_TYPES:
             raise ApiError(400, f"content parts of type '{part.get('type')}' are not supported", param="messages")
     try:
         row = MessageRow.model_validate({"role": "user", "content": content})

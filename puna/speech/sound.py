@@ -236,7 +236,7 @@ def _container(file: IO[bytes], where: str) -> Iterator[Any]:
 
 
 def _promised(file: IO[bytes], sound: Any) -> int:
-    """Samples by a file's header. libsndfile cuts those of WAV down to what is there, and guesses at those of MP3 without a table."""
+    """Samples by a file's header. libsndfile cuts WAV down to what is there and guesses at MP3 without a table."""
     at = file.tell()
     file.seek(0)
     head = file.read(HEAD)

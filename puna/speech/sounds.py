@@ -13,14 +13,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Discriminator, Tag, field_validator
+from pydantic import field_validator
 
-from puna.core.errors import InputError
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import StageContext
-from puna.post.collect import long_forms, source_kind
+from puna.post.collect import long_forms
 from puna.post.row_lineage import RecordedRows
 from puna.speech.spoken import SPLITS, Split, WorldSounds, rows_of, speaker_of, spoken
 from puna.tokenizer.dialog import Dialog, Task, read_rows, row_line

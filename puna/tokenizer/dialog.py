@@ -32,6 +32,7 @@ PARTS = {  # keys of a content part that names a medium, and the fields of `Medi
     "video_url": {"url": "url", "num_frames": "frames", "start": "start", "end": "end"},
     "audio_url": {"url": "url"},
 }
+PART_TYPES = ("text", *PARTS, "input_audio")
 Strength = Literal["significantly", "better", "slightly", "marginally"]
 
 
@@ -102,13 +103,17 @@ class MessageRow(Row):
 def read_parts(parts: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
     """Text and media of OpenAI's content parts; each medium as fields of `Medium`, unchecked.
 
-    `video_url` (with `num_frames`, `start`, `end`) and `audio_url` are vLLM's additions. ValueError for any other part.
+    `video_url` (with `num_frames`, `start`, `end`) and `audio_url` are vLLM's additions; OpenAI's `input_audio`, base64 with the
+    name of its format, becomes a `data:` URL. ValueError for any other part.
     """
     content, media = "", []
     for number, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             content += part["text"]
+            continue
+        if kind == "input_audio":
+            media.append({"at": len(content), "kind": "audio", "url": _audio_url(part, number)})
             continue
         about = part.get(kind) if isinstance(kind, str) and kind in PARTS else None
         if not isinstance(kind, str) or not isinstance(about, dict) or "url" not in about:
@@ -119,6 +124,15 @@ def read_parts(parts: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
         named = {PARTS[kind][key]: value for key, value in about.items() if value is not None}
         media.append({"at": len(content), "kind": kind.removesuffix("_url"), **named})
     return content, media
+
+
+def _audio_url(part: dict[str, Any], number: int) -> str:
+    """The `data:` URL of an `input_audio` part."""
+    about = part.get("input_audio")
+    known = isinstance(about, dict) and about.keys() == {"data", "format"}
+    if not known or not all(isinstance(value, str) for value in about.values()):  # type: ignore[union-attr]
+        raise ValueError(f'content.{number}: input_audio holds "data", in base64, and "format", such as "wav"')
+    return f"data:audio/{about['format']};base64,{about['data']}"  # type: ignore[index]
 
 
 def write_parts(content: str, media: Sequence[Medium]) -> list[dict[str, Any]]:
