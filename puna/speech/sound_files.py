@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,8 +83,11 @@ class SoundShelf(Shelf):
         self.seconds.append(about["seconds"])
 
 
+@dataclass
 class SoundRows(FileRows):
     """Rows of files and corpora, read one by one."""
+
+    shelf: SoundShelf
 
     def formed(self, row: dict[str, Any], source: FilePictures) -> dict[str, Any]:
         """A row as `puna.post.formats` reads it; `capability` says which family it is of."""
@@ -136,8 +140,7 @@ def manifest(row: dict[str, Any], lang: str) -> dict[str, Any] | None:
 
 
 def with_urls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with every sound as a part `audio_url`: OpenAI's `input_audio` as a `data:` URL, Hugging Face's `audio` by its
-    path."""
+    """The row with Hugging Face's parts of type `audio` as OpenAI's would be."""
     return {**row, **{name: [_turn(turn) for turn in row[name]] for name in ("messages", "prompt") if _is_chat(row.get(name))}}
 
 
@@ -152,9 +155,6 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
 
 def _part(part: Any) -> Any:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "input_audio" and isinstance(part.get(kind), dict):
-        given = part[kind]
-        return {"type": "audio_url", "audio_url": {"url": f"data:audio/{given.get('format', 'wav')};base64,{given.get('data', '')}"}}
     if kind == "audio":
         url = next((part[key] for key in ("url", "path", "audio") if isinstance(part.get(key), str)), None)
         if url is None:
