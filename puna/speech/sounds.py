@@ -114,7 +114,11 @@ def _spoken(settings: Settings, split: Split, ctx: StageContext) -> Iterator[Dia
         backend, speak = speaker_of(world.voices)
         if backend == "formant" and world.voices == "auto" and split == "train":
             ctx.note("espeak-ng is not installed: the built-in formant synthesiser speaks in its place, which is coarser")
-        seed, total, folder = ctx.stream_seed("world", place), len(world.languages) * getattr(world, split), f"media/world-{place}"
+        seed, total, folder = (
+            ctx.stream_seed("world", place),
+            len(world.languages) * getattr(world, split),
+            f"media/world-{place}",
+        )
 
         def told(done: int, total: int = total) -> None:
             ctx.progress(done, total, split=split)
@@ -126,7 +130,9 @@ def _spoken(settings: Settings, split: Split, ctx: StageContext) -> Iterator[Dia
 
 def _read(settings: Settings, ctx: StageContext) -> SoundRows:
     """Every row of the user's files and corpora, its sounds on a shelf in the scratch folder."""
-    rows = SoundRows(Spool(ctx.scratch / "rows.jsonl"), SoundShelf(ctx.scratch / "media", ctx.scratch / "media.jsonl", MediaRules()))
+    rows = SoundRows(
+        Spool(ctx.scratch / "rows.jsonl"), SoundShelf(ctx.scratch / "media", ctx.scratch / "media.jsonl", MediaRules())
+    )
 
     def pause() -> None:
         ctx.checkpoint_or_stop(lambda: None)

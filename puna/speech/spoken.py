@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt
 
 from puna.core.errors import InputError
 from puna.core.rng import python_stream
-from puna.core.settings import Portion, Settings
+from puna.core.settings import Settings, Share
 from puna.speech.features import MelConfig
 from puna.speech.prompts import heard, recognition, translation
 from puna.speech.resample import resample
@@ -63,8 +63,8 @@ class WorldSounds(Settings):
     dev: NonNegativeInt = 20
     test: NonNegativeInt = 60
     words: int = Field(default=3, ge=2, le=8)
-    names: Portion = 0.0
-    translated: Portion = 0.0
+    names: Share = 0.0
+    translated: Share = 0.0
     voices: Literal["auto", "espeak", "formant"] = "auto"
 
 
@@ -155,5 +155,7 @@ def rows_of(one: Utterance, seconds: float, url: str, seed: int, backend: str) -
 def speaker_of(voices: Literal["auto", "espeak", "formant"]) -> tuple[str, Speak]:
     """The name of the back end that speaks, and what speaks; InputError where espeak-ng is asked for and missing."""
     if voices == "espeak" and not has_espeak():
-        raise InputError("espeak-ng is not installed", where="voices: espeak", fix="apt-get install espeak-ng, or voices: formant")
+        raise InputError(
+            "espeak-ng is not installed", where="voices: espeak", fix="apt-get install espeak-ng, or voices: formant"
+        )
     return ("espeak", espeak) if voices != "formant" and has_espeak() else ("formant", formant)
