@@ -2,7 +2,7 @@
 
 Every language: compatibility forms (NFKC), lower case, what stands in brackets out, decimal digits of any script as 0-9, commas
 between thousands out, punctuation and symbols as spaces (a decimal point stays), white space collapsed. Unlike Whisper's, marks
-that combine stay: without their vowel signs Hindi and Thai words fall apart. English also: hesitations out, contractions and titles
+that combine stay, or Hindi and Thai words would lose their vowels. English also: hesitations out, contractions and titles
 in full, number words as digits, the apostrophe dropped. American and British spellings stay apart, as do ordinals, years said in
 pairs, and number words of other languages.
 

@@ -33,7 +33,7 @@ RATES = (1_000, 768_000)  # samples a second of a file that is believed
 MOST_CHANNELS = 32
 LOUDEST = 1000.0  # times full scale: float files may go beyond 1, and no recording goes this far
 SHORT = 0.9  # of the samples a file says it has: with less it was cut off
-STREAMED = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes in a WAV header whose writer did not know the end
+STREAMED = 0x7FFFF000  # bytes in a WAV header from which on, as with none, its writer did not know the end
 HEAD = 1 << 16  # bytes of a file in which its header is looked for
 
 
@@ -258,7 +258,7 @@ def _promised_by_wave(head: bytes) -> int:
             compressed = struct.unpack_from("<H", head, at + 8)[0] not in (1, 3, 6, 7, 0xFFFE)  # PCM, float, A-law, mu-law
             frame_bytes = 0 if compressed else frame_bytes
         if name == b"data":
-            return size // frame_bytes if frame_bytes and size not in STREAMED else 0
+            return size // frame_bytes if frame_bytes and 0 < size < STREAMED else 0
         at += 8 + size + size % 2
     return 0
 
