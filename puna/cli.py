@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from puna.commands import annotate, explain, export, generate, lineage, models, runs, stores, texts
+from puna.commands import annotate, explain, export, generate, lineage, models, runs, speak, stores, texts
 from puna.core.errors import InputError, PunaError, resource_error
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "doctor": stores.doctor, "why-licence": lineage.why_licence, "affected": lineage.affected, "release": lineage.release,
     "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
     "generate": generate.generate, "annotate": annotate.annotate, "export": export.export,
+    "speak": speak.speak,
 }  # fmt: skip
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)

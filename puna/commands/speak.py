@@ -1,0 +1,41 @@
+"""`puna speak`: a text as a file of sound."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puna.commands.options import Json, show
+
+
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say; - reads it from standard input.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .wav, .flac, .ogg or .mp3.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Directory of `speech.speak`; without it rules speak.")] = None,
+    lang: Annotated[str, typer.Option("--lang", help="Language of the text: en, pt, es, fr, de, it, hi or th.")] = "en",
+    voice: Annotated[str | None, typer.Option("--voice", help="A voice of the back end (default: its first).")] = None,
+    speed: Annotated[float, typer.Option("--speed", help="0.25 to 4.")] = 1.0,
+    backend: Annotated[str | None, typer.Option("--backend", help="formant or espeak (default: espeak where installed).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Speak a text into a file."""
+    import numpy as np
+    import soundfile
+
+    from puna.core.errors import InputError
+    from puna.speech.out.speaker import Speaker
+
+    speaker = Speaker.open(model, backend)  # type: ignore[arg-type]
+    blocks = speaker.say(sys.stdin.read() if text == "-" else text, lang=lang, voice=voice, speed=speed)
+    wave = np.concatenate(list(blocks))
+    try:
+        soundfile.write(out, wave, speaker.rate)
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+        raise InputError(f"this file cannot be written: {error}", where=str(out), fix="give .wav, .flac, .ogg or .mp3") from error
+    seconds = len(wave) / speaker.rate
+    shown = {"out": str(out), "seconds": round(seconds, 3), "rate": speaker.rate, "backend": speaker.backend,
+             "models": str(model) if model else None}  # fmt: skip
+    show(shown, f"{seconds:.1f} s by {speaker.backend}, {'models of ' + str(model) if model else 'rules alone'}: {out}", as_json)
