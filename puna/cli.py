@@ -16,6 +16,7 @@ from typing import NoReturn
 import typer
 
 from puna.commands import annotate, explain, export, generate, lineage, models, runs, speak, stores, texts
+from puna.commands import annotate, explain, export, generate, lineage, models, runs, stores, texts, transcribe
 from puna.core.errors import InputError, PunaError, resource_error
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
     "generate": generate.generate, "annotate": annotate.annotate, "export": export.export,
     "speak": speak.speak,
+    "transcribe": transcribe.transcribe,
 }  # fmt: skip
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)

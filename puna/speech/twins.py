@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeInt
 
 from puna.core.rng import python_stream
-from puna.core.settings import Share
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
 from puna.post.row_lineage import RecordedRows
 from puna.speech.prompts import family_of, recognition, translation

@@ -25,6 +25,7 @@ from puna.core.rng import derive_seed, numpy_stream
 from puna.core.settings import Settings as BaseSettings
 from puna.core.stage import Artifact, StageContext
 from puna.evals.comparison import Comparison, check_names
+from puna.evals.controls import others
 from puna.evals.one import ITEMS_FILE, Item, write_items
 from puna.evals.scores import compare, score_of
 from puna.post.reward_measure import mean_interval
@@ -118,10 +119,10 @@ def _answers(
     known = [question for question in questions if eyes.video or not _of_video(question[0])]
     tasks = [task for task, _ in known]
     files, rng = MediaFiles(eyes, OWN_FILES, settings.frames), numpy_stream(ctx.seed, "vision.scores")
-    others = _others(tasks, rng)
+    swapped = others([_asks(task) for task in tasks], [task.reference for task in tasks], rng)
     shows: dict[str, Callable[[int], Media]] = {
         "": lambda i: files(*known[i]),
-        ".shuffled": lambda i: files(*known[others[i]]),
+        ".shuffled": lambda i: files(*known[swapped[i]]),
         ".blind": lambda i: [],
         ".frames": lambda i: [_shaken(loaded, rng) for loaded in files(*known[i])],
     }
@@ -152,27 +153,6 @@ def _told(ctx: StageContext, name: str, first: int, most: int, done: int, of: in
 
 def _of_video(task: Task) -> bool:
     return any(medium.kind == "video" for medium in media_of(task.prompt))
-
-
-def _others(tasks: Sequence[Task], rng: np.random.Generator) -> list[int]:
-    """For each task another one of its kind, with as many pictures and videos and another answer, by its number.
-
-    Where all answer alike it is any other one. A task that is alone keeps its own picture, which favours the control.
-    """
-    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for i, task in enumerate(tasks):
-        alike[_asks(task)].append(i)
-    differ = {asks: len({str(tasks[i].reference) for i in found}) > 1 for asks, found in alike.items()}
-
-    def other(i: int) -> int:
-        found = alike[_asks(tasks[i])]
-        while len(found) > 1:
-            j = found[int(rng.integers(len(found)))]
-            if j != i and (tasks[j].reference != tasks[i].reference or not differ[_asks(tasks[i])]):
-                return j
-        return i
-
-    return [other(i) for i in range(len(tasks))]
 
 
 def _asks(task: Task) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 A sentence is a list of nouns (and names, where asked for), the same in every language, so each has its translation. Its English
 form is its key, and the hash of the key alone says whether it is for training or held out (`puna.world.drawing.split_of`): no
-seed brings a held-out sentence, or its translation, into training. Single words are all for training. Sound comes from `espeak-ng`, an ordinary Debian package
-started as a program of its own, or from the formant synthesiser of `puna.world.formants`, which is always there.
+seed brings a held-out sentence, or its translation, into training. Single words are all for training. Sound comes from
+`espeak-ng`, an ordinary Debian package started as a program of its own, or from the formant synthesiser of
+`puna.world.formants`, which is always there.
 """
 
 from __future__ import annotations

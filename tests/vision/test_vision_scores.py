@@ -23,6 +23,7 @@ from vision_toys import (
 
 from puna.core.errors import InputError
 from puna.core.stage import Artifact
+from puna.evals.controls import others
 from puna.evals.one import ITEMS_FILE, read_items
 from puna.infer.request import Completion
 from puna.tokenizer.dialog import write_rows
@@ -103,16 +104,20 @@ def test_a_claim_about_no_model_is_refused(tmp_path, sighted):
         scored(tmp_path, list(sighted), compare=[claim("seer.upside-down", "colour")], frames=3)
 
 
+def swapped(tasks: list) -> list[int]:
+    return others([scores._asks(task) for task in tasks], [task.reference for task in tasks], np.random.default_rng(0))
+
+
 def test_other_pictures_have_other_answers(tmp_path):
     (tmp_path / "media").mkdir()
     tasks = [as_task(picture_row(tmp_path, i)) for i in range(12)]
-    others = scores._others(tasks, np.random.default_rng(0))
-    assert all(tasks[other].reference != task.reference for task, other in zip(tasks, others, strict=True))
-    assert len(set(others)) > 6
+    found = swapped(tasks)
+    assert all(tasks[other].reference != task.reference for task, other in zip(tasks, found, strict=True))
+    assert len(set(found)) > 6
     same = [task for task in tasks if task.reference == tasks[0].reference]
-    others = scores._others(same, np.random.default_rng(0))
-    assert len(same) == 3 and all(i != other for i, other in enumerate(others))
-    assert scores._others(tasks[:1], np.random.default_rng(0)) == [0]
+    found = swapped(same)
+    assert len(same) == 3 and all(i != other for i, other in enumerate(found))
+    assert swapped(tasks[:1]) == [0]
 
 
 def test_other_pictures_are_as_many_and_of_the_same_kinds(tmp_path):
@@ -122,7 +127,7 @@ def test_other_pictures_are_as_many_and_of_the_same_kinds(tmp_path):
     two = one.model_copy(update={"messages": [asked.model_copy(update={"media": asked.media * 2}), *one.messages[1:]]})
     tasks = [as_task(row) for row in (one, two, clip, picture_row(tmp_path, 3), clip)]
     assert tasks[0].reference != tasks[3].reference
-    assert scores._others(tasks, np.random.default_rng(0)) == [3, 1, 4, 0, 2]
+    assert swapped(tasks) == [3, 1, 4, 0, 2]
 
 
 def test_what_does_not_fit_is_decoded_again(tmp_path, monkeypatch):
