@@ -15,8 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from puna.commands import annotate, explain, export, generate, lineage, models, runs, speak, stores, texts
-from puna.commands import annotate, explain, export, generate, lineage, models, runs, stores, texts, transcribe
+from puna.commands import annotate, explain, export, generate, lineage, models, runs, speak, stores, texts, transcribe
 from puna.core.errors import InputError, PunaError, resource_error
 
 app = typer.Typer(
