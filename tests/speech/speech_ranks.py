@@ -15,6 +15,7 @@ LABELS = {**PLAIN, "encoder": ENCODER, "books": 2, "codes": 8}
 STAGES = {  # name: (stage file, settings); five rows to a step, of which one process has two
     "listen": ("speech.listen", {**LISTEN, "batch_rows": 5, "steps": 4}),
     "parts": ("speech.listen", {**LISTEN, "batch_rows": 5, "steps": 4, "micro_rows": 1}),
+    "shards": ("speech.listen", {**LISTEN, "batch_rows": 5, "steps": 4, "micro_rows": 1, "shard": True}),
     "pretrain": ("speech.pretrain", {**LABELS, "batch_rows": 5, "steps": 4}),
 }
 
