@@ -147,7 +147,7 @@ def _normalisation(trained: dict[Arm, SpeechOut], held: Sequence[Example], seen:
         wins.append(sum(own))
         numbers.append(len(own))
     low, high = bootstrap_ratio(wins, numbers, seed)
-    scores = {arm: rate(sum(good for _, good in found), len(found)) for arm, found in right.items()}
+    scores: dict[str, Any] = {str(arm): rate(sum(good for _, good in found), len(found)) for arm, found in right.items()}
     known = {arm: _right(arm, models, seen) for arm, models in trained.items()}
     return {
         "ahead": trained["states"].tagger.shape.ahead,
@@ -175,7 +175,7 @@ def _prosody(trained: dict[Arm, SpeechOut], held: Sequence[Example], seed: int) 
     better = (errors["blind"] - errors["states"]).mean(1).tolist()
     low, high = bootstrap(better, seed)
     found: dict[str, Any] = {
-        arm: {"rmse": float(error.mean()), **{name: float(error[:, i].mean()) for i, name in enumerate(VALUE_NAMES)}}
+        str(arm): {"rmse": float(error.mean()), **{name: float(error[:, i].mean()) for i, name in enumerate(VALUE_NAMES)}}
         for arm, error in errors.items()
     }
     difference = {"mean": sum(better) / len(better), "low": low, "high": high}
