@@ -32,6 +32,11 @@ class Example:
     phrase: Phrase
     meant: Prosody
 
+    def beside(self, number: int) -> int:
+        """The piece whose kind decides how the number at piece `number` is read."""
+        before, after = number - 1, number + 1
+        return before if before >= 0 and self.pieces[before] != "and" else after
+
     def heard(self, stream: np.random.Generator) -> Prosody:
         """How it sounded once: as meant, with noise."""
         noise = stream.standard_normal((3, len(self.meant.semitones))) * np.array(NOISE)[:, None]
@@ -62,7 +67,8 @@ def noise_stream(seed: int, name: str) -> np.random.Generator:
 def _example(words: dict[str, list[str]], draw: random.Random) -> Example:
     pieces: list[str] = []
     rules: list[str] = []
-    raised, lowered = [], []
+    raised: list[int] = []
+    lowered: list[int] = []
     for pair in range(draw.randint(1, MOST)):
         if pair:
             pieces.append("and")

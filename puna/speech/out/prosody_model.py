@@ -87,6 +87,7 @@ class ProsodyModel(nn.Module):
             features_BPF: symbol (-1 in padding), flags, mark and piece of each phone. before_BTV: what the step before wrote.
         """
         symbol_BP, piece_BP = features_BPF[..., 0], features_BPF[..., 3]
+        real_BP1 = (symbol_BP >= 0)[..., None]
         keys_BPH = self.symbols(symbol_BP.clamp(min=0)) + self.flags(features_BPF[..., 1]) + self.marks(features_BPF[..., 2])
         steps, phones = before_BTV.shape[1], symbol_BP.shape[1]
         at_T, at_P = torch.arange(steps, device=symbol_BP.device), torch.arange(phones, device=symbol_BP.device)
@@ -96,7 +97,7 @@ class ProsodyModel(nn.Module):
         far_BTS = known.pieces_BS[:, None] - now_BT[..., None]
         until_BT = (now_BT // self.shape.chunk + 1) * self.shape.chunk
         sees_BTS = (known.pieces_BS[:, None] >= 0) & (known.pieces_BS[:, None] < until_BT[..., None])
-        x_BTH = self.written(before_BTV) + F.pad(keys_BPH, (0, 0, 0, DELAY))[:, :steps]
+        x_BTH = self.written(before_BTV) + F.pad(keys_BPH * real_BP1, (0, 0, 0, DELAY))[:, :steps]
         rotation = self.rope(steps, None, x_BTH.device)
         mask = torch.ones(steps, steps, dtype=torch.bool, device=x_BTH.device).tril()
         for layer in self.layers:
@@ -120,12 +121,13 @@ class ProsodyModel(nn.Module):
 
 
 def features(phrases: Sequence[Sequence[Phone]], firsts: Sequence[int]) -> Tensor:
-    """int64 [B,P,4]: symbol, flags (stressed, last of its word), mark and piece of the text; -1 as symbol in padding."""
+    """int64 [B,P,4]: symbol, flags (stressed, last of its word), mark and piece; padding has symbol -1 and the last piece."""
     found = torch.zeros(len(phrases), max(len(phones) for phones in phrases), 4, dtype=torch.int64)
     found[..., 0] = -1
     for row, (phones, first) in enumerate(zip(phrases, firsts, strict=True)):
         rows = [[SYMBOLS.index(p.symbol), 2 * p.stressed + p.last, MARKS.index(p.mark), p.word + first] for p in phones]
         found[row, : len(rows)] = torch.tensor(rows)
+        found[row, len(rows) :, 3] = rows[-1][3]
     return found
 
 

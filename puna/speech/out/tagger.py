@@ -56,10 +56,13 @@ class Near(nn.Module):
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
-    """Draw matrices with std 1 / sqrt(columns), embeddings among them; norms 1, biases 0."""
+    """Draw matrices with std 1 / sqrt(columns), embeddings with 1; norms 1, biases 0."""
     generator = torch.Generator().manual_seed(seed)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, weight in model.named_parameters():
-        if weight.dim() > 1:
+        if id(weight) in tables:
+            weight.normal_(generator=generator)
+        elif weight.dim() > 1:
             weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
         else:
             weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
