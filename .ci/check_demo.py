@@ -18,7 +18,9 @@ MUST_NOT_HURT = ("DPO (round 1)", "DPO (round 2)")
 MUST_ACCEPT = ("maths_verified", "maths_selfcheck", "maths_corrections", "instructions", "parallel_text")  # no program needed
 MUST_SEE = ("counting", "colour", "position", "captions")  # with three adapters, against other pictures and the commonest answer
 MUST_SEE_MOTION = "direction of motion"
-SIGHT = ("sights", "sight", "b-sight", "c-sight", "motion")  # stages whose claims are against controls and not against models
+MUST_HEAR = ("recognition", "translation of speech")  # with three adapters, against other sounds
+WORST_HEARING = 0.75  # of the error rate of recognition; with other sounds it is about 1
+SENSES = ("sights", "sight", "b-sight", "c-sight", "motion", "hearings", "hearing", "b-hearing", "c-hearing")  # claims against controls
 EQUAL_WEIGHTS = ("discarded", "not trained", "same weights")  # verdicts on a model that is its control
 
 
@@ -39,7 +41,7 @@ def problems(run: Path) -> list[str]:
     found += _needle(context["needle"]["models"] | context["student-needle"]["models"])
     found += _claims(report["claims"], run)
     found += _selection(json.loads((_stage(run, "selected") / "summary.json").read_text())["planted"])
-    found += _sight(report)
+    found += _sight(report) + _hearing(report)
     made = json.loads((_stage(run, "synthetic") / "summary.json").read_text())["generators"]
     found += [f"nothing was accepted of {name}" for name in MUST_ACCEPT if not made[name]["accepted"]]
     return found + _release(run)
@@ -47,7 +49,7 @@ def problems(run: Path) -> list[str]:
 
 def _sight(report: dict) -> list[str]:
     """What is claimed of sight holds, and every adapter stage has proved that it left the text model alone."""
-    verdicts = {claim["name"]: claim["verdict"] for claim in report["claims"] if claim["stage"] in SIGHT}
+    verdicts = {claim["name"]: claim["verdict"] for claim in report["claims"] if claim["stage"] in SENSES}
     needed = [
         f"3 adapters: {what} against {control}" for what in MUST_SEE for control in ("other pictures", "the commonest answer")
     ]
@@ -55,6 +57,21 @@ def _sight(report: dict) -> list[str]:
     found = [f"{name}: {verdicts.get(name, 'not tested')}" for name in needed if verdicts.get(name) != "helped"]
     proofs = report["sections"]["What it sees"]["frozen_text"]
     return found + [f"{name} proves nothing about its text" for name in ("seer-base", "seer", "seer-video") if name not in proofs]
+
+
+def _hearing(report: dict) -> list[str]:
+    """What is claimed of hearing holds, every seed hears, and each has proved that it left the text model alone."""
+    verdicts = {claim["name"]: claim["verdict"] for claim in report["claims"] if claim["stage"] in SENSES}
+    needed = [f"3 adapters: {what} against other sounds" for what in MUST_HEAR]
+    found = [f"{name}: {verdicts.get(name, 'not tested')}" for name in needed if verdicts.get(name) != "helped"]
+    section = report["sections"]["What it hears"]
+    for name in ("ear", "b-ear", "c-ear"):
+        rate = section[name.replace("ear", "hearing")]["models"][name]["errors"]["transcribe"]["words"]
+        if rate["high"] > WORST_HEARING:
+            found.append(f"recognition by {name}: {100 * rate['rate']:.0f} % of the words wrong")
+        if name not in section["frozen_text"]:
+            found.append(f"{name} proves nothing about its text")
+    return found
 
 
 def _selection(planted: dict) -> list[str]:
@@ -94,7 +111,7 @@ def _claims(claims: list[dict], run: Path) -> list[str]:
             found.append(f"'{start}' was not tested on {ITEMS} items")
         elif claim["verdict"] == "hurt" or (start in MUST_HELP and claim["verdict"] != "helped"):
             found.append(f"{claim['name']}: {claim['verdict']}")
-    return found + [f"{c['name']}: {c['verdict']} is untrue" for c in claims if c["stage"] not in SIGHT and not _true(c, run)]
+    return found + [f"{c['name']}: {c['verdict']} is untrue" for c in claims if c["stage"] not in SENSES and not _true(c, run)]
 
 
 def _true(claim: dict, run: Path) -> bool:

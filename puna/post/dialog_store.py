@@ -106,7 +106,7 @@ class DialogStore:
         return Left(int(((starts == OVERLONG) | (tokens > longest)).sum()), int((starts == EMPTY).sum()))
 
     def _encode(self, row: int) -> None:
-        encoded = self.encoded(self.dialog(row))
+        encoded = self.encoded(row)
         tokens = len(encoded.ids)
         if tokens > self.limit:
             self._index[row] = OVERLONG, tokens
@@ -119,9 +119,9 @@ class DialogStore:
             self._index[row] = self._size, tokens
             self._size += len(record)
 
-    def encoded(self, dialog: Dialog) -> Encoded:
-        """Ids and masks of a dialog."""
-        return encode_dialog(self.tokenizer, dialog)
+    def encoded(self, row: int) -> Encoded:
+        """Ids and masks of a row as it stands in its file."""
+        return encode_dialog(self.tokenizer, self.dialog(row))
 
     def file(self, row: int) -> Path:
         """The file a row is in."""

@@ -8,7 +8,7 @@ reported, because half an answer teaches to stop half-way and a pair with an emp
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,10 +75,10 @@ class RankedRows:
     weak: int = 0
 
 
-def encode_dialog(tokenizer: Tokenizer, dialog: Dialog) -> Encoded:
-    """Ids and masks of a dialog, its tools offered the way chat offers them."""
+def encode_dialog(tokenizer: Tokenizer, dialog: Dialog, sounds: Sequence[int] = ()) -> Encoded:
+    """Ids and masks of a dialog, its tools offered the way chat offers them; `sounds` are the tokens of each sound in it."""
     messages = with_tools([row.message() for row in dialog.messages], dialog.tools)
-    rendered = render(tokenizer, messages)
+    rendered = render(tokenizer, messages, sounds=sounds)
     return Encoded(rendered.ids, rendered.loss_mask, rendered.format_mask)
 
 

@@ -63,9 +63,9 @@ def _over_seeds(seeds: Artifact, known: Mapping[str, Artifact]) -> list[Claim]:
 
 
 def over_adapters(seeds: Artifact, known: Mapping[str, Artifact]) -> bool:
-    """Whether these seeds are of adapters that give sight, and not of base models."""
+    """Whether these seeds are of adapters that give sight or hearing, and not of base models."""
     first = read_json(seeds, "seeds.json")["scores"][0]
-    return first in known and stage(known[first]) == "vision.scores"
+    return first in known and stage(known[first]) in ("vision.scores", "speech.scores")
 
 
 def _told(claim: Claim, scores: Artifact, known: Mapping[str, Artifact]) -> Claim:

@@ -19,6 +19,7 @@ from puna.report import (
     quality_sections,
     seed_sections,
     sight_sections,
+    sound_sections,
     synth_sections,
     training_sections,
 )
@@ -141,6 +142,7 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
         post_sections.fp8_section(artifacts, claims),
         post_sections.scores_section(artifacts),
         sight_sections.sight_section(artifacts, claims),
+        sound_sections.sound_section(artifacts, claims),
     ]
 
 

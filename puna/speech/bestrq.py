@@ -70,7 +70,7 @@ class BestRQ(nn.Module):
 
     def __init__(self, encoder: SpeechEncoder, config: QuantizerConfig, seed: int = 0):
         super().__init__()
-        self.encoder, self.config = encoder, config
+        self.encoder, self.rules = encoder, config
         shape = encoder.config
         self.quantizer = Quantizer(config, shape.channels * shape.stack, seed)
         self.heads = Linear(shape.dim, config.books * config.codes)
@@ -85,7 +85,7 @@ class BestRQ(nn.Module):
         labels_NQ = self.quantizer(stacked_BSF[masked_BS])
         shown_BSF = torch.where(masked_BS[..., None], batch.extra["noise_BSF"], stacked_BSF)
         states_BSD, _ = self.encoder.encode(shown_BSF, -(-batch.extra["frames_B"] // self.encoder.config.stack))
-        return self.heads(states_BSD[masked_BS]).unflatten(-1, (self.config.books, -1)), labels_NQ
+        return self.heads(states_BSD[masked_BS]).unflatten(-1, (self.rules.books, -1)), labels_NQ
 
 
 class MultiSoftmax:
@@ -103,7 +103,7 @@ class MultiSoftmax:
         logits_NQC, labels_NQ = model(batch)
         loss = F.cross_entropy(logits_NQC.float().flatten(0, 1), labels_NQ.flatten(), reduction="sum")
         right = (logits_NQC.argmax(-1) == labels_NQ).sum()
-        books = model.config.books
+        books = model.rules.books
         return {"bestrq": loss / books}, {"label_accuracy": right.detach() / books}
 
 

@@ -1,7 +1,7 @@
 """Models that listen, on disk: the text model's own directory, with what listens in two files beside it.
 
-Tools for text read the text model out of such a directory as if nothing else were there. `speech.json` holds shapes, token ids and
-the statistics of the training sound; `speech_adapter.safetensors` encoder, adapter and the embeddings of the two special tokens.
+Tools for text read the text model out of such a directory as if nothing else were there. `speech.json` holds shapes, token ids
+and the statistics of the training sound; `speech_adapter.safetensors` encoder, adapter and the embeddings of the special tokens.
 An encoder by itself (kind `speech_encoder`) is `speech_encoder.json` and `speech_encoder.safetensors`.
 """
 

@@ -1,7 +1,7 @@
 """What the encoder reads of a sound: log-mel frames in which every channel has mean 0 and deviation 1 over the training data.
 
-Mean and deviation belong to the model, like its weights. They are one number a channel, so the frames of a stream are those of the
-whole recording. Training, serving and benchmarks all call `frames_of`.
+Mean and deviation belong to the model, like its weights. They are one number a channel, so the frames of a stream are those of
+the whole recording. Training, serving and benchmarks all call `frames_of`.
 
 Shape legend: N samples, F frames of 10 ms, M mel channels.
 """
@@ -9,7 +9,7 @@ Shape legend: N samples, F frames of 10 ms, M mel channels.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class SoundShape:
         mean_M, std_M: of each channel in the training data, natural logarithms of power; empty leaves frames as they are.
     """
 
-    mel: MelConfig = MelConfig()
+    mel: MelConfig = field(default_factory=MelConfig)
     mean_M: tuple[float, ...] = ()
     std_M: tuple[float, ...] = ()
 

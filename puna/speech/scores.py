@@ -37,8 +37,7 @@ from puna.speech.rates import Spoken, bleu_scores, error_difference, error_rates
 from puna.speech.sound import SoundRules
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import parse
-from puna.tokenizer.dialog import Task, read_rows
-from puna.vision.rows import media_of, without_media
+from puna.tokenizer.dialog import Task, media_of, read_rows, without_media
 from puna.vision.tile_store import OWN_FILES
 
 KIND = "scores"

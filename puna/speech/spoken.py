@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field, NonNegativeInt
 
+from puna.core.errors import InputError
 from puna.core.rng import python_stream
-from puna.core.settings import Portion, Settings
+from puna.core.settings import Settings, Share
 from puna.speech.features import MelConfig
 from puna.speech.prompts import heard, recognition, translation
 from puna.speech.resample import resample
 from puna.tokenizer.dialog import Dialog, MessageRow, Task, content_id
 from puna.verify.language import LANGUAGES
 from puna.world.tasks import PROVENANCE
-from puna.world.voices import Sentence, Voice, espeak, sentence, voice
+from puna.world.voices import Sentence, Voice, espeak, formant, has_espeak, sentence, voice
 
 PER_FOLDER = 1000  # files
 RATE = MelConfig().rate
@@ -53,7 +54,8 @@ class WorldSounds(Settings):
         train, dev, test: utterances of each language.
         words: in a sentence, at most; names: how often a word is a name, which is the same in every language.
         translated: share of the training utterances whose answer is a translation and not what is said.
-        voices: "espeak" is the program espeak-ng, "formant" the built-in synthesiser, "auto" the former where it is installed.
+        voices: "espeak" is the program espeak-ng, "formant" the built-in synthesiser, "auto" the former where it is installed;
+            which of them spoke stands in the summary and with every row.
     """
 
     languages: Annotated[tuple[Lang, ...], Field(min_length=1), AfterValidator(different)] = LANGUAGES
@@ -61,8 +63,8 @@ class WorldSounds(Settings):
     dev: NonNegativeInt = 20
     test: NonNegativeInt = 60
     words: int = Field(default=3, ge=2, le=8)
-    names: Portion = 0.0
-    translated: Portion = 0.0
+    names: Share = 0.0
+    translated: Share = 0.0
     voices: Literal["auto", "espeak", "formant"] = "auto"
 
 
@@ -150,6 +152,10 @@ def rows_of(one: Utterance, seconds: float, url: str, seed: int, backend: str) -
             )  # fmt: skip
 
 
-def speaker_of(world: WorldSounds, has_program: bool) -> tuple[str, Speak]:
-    """The back end that speaks, and its name."""
-    return "espeak", espeak
+def speaker_of(voices: Literal["auto", "espeak", "formant"]) -> tuple[str, Speak]:
+    """The name of the back end that speaks, and what speaks; InputError where espeak-ng is asked for and missing."""
+    if voices == "espeak" and not has_espeak():
+        raise InputError(
+            "espeak-ng is not installed", where="voices: espeak", fix="apt-get install espeak-ng, or voices: formant"
+        )
+    return ("espeak", espeak) if voices != "formant" and has_espeak() else ("formant", formant)

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeInt
 
 from puna.core.rng import python_stream
-from puna.core.settings import Portion
 from puna.core.settings import Settings as BaseSettings
+from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
 from puna.post.row_lineage import RecordedRows
 from puna.speech.prompts import family_of, recognition, translation
@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     dev: NonNegativeInt = 200
     test: NonNegativeInt = 400
     words: int = Field(default=3, ge=2, le=8)
-    names: Portion = 0.0
-    translated: Portion = 0.6
+    names: Share = 0.0
+    translated: Share = 0.6
 
 
 def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
@@ -62,7 +62,9 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
                 file.write(row_line(row))
                 recorded.rows(split, [row])
                 found[row.capability] += 1
-                texts[split].add("\n".join(message.content for message in (row.messages if isinstance(row, Dialog) else row.prompt)))
+                texts[split].add(
+                    "\n".join(message.content for message in (row.messages if isinstance(row, Dialog) else row.prompt))
+                )
         counts[split] = found
     recorded.close()
     prompts = {"overlap": {f"{a}/{b}": len(texts[a] & texts[b]) for a, b in combinations(SPLITS, 2)}}
@@ -91,7 +93,9 @@ def _transcripts(sounds: Iterable[Artifact]) -> Iterator[Dialog]:
                 said = row.messages[-1].content
                 twin = _twin(row.messages[0].content, said, said, row.lang, "train", row.id)
                 assert isinstance(twin, Dialog)
-                yield twin.model_copy(update={"provenance": row.provenance.model_copy(update={"parents": [row.id], "checks": {}})})
+                yield twin.model_copy(
+                    update={"provenance": row.provenance.model_copy(update={"parents": [row.id], "checks": {}})}
+                )
 
 
 def _twin(system: str, said: str, answer: str, lang: str, split: Split, identity: str) -> Dialog | Task:

@@ -148,6 +148,16 @@ def write_parts(content: str, media: Sequence[Medium]) -> list[dict[str, Any]]:
     return parts if done == len(content) else [*parts, {"type": "text", "text": content[done:]}]
 
 
+def media_of(messages: Sequence[MessageRow]) -> list[Medium]:
+    """The media of messages, in the order of their tokens."""
+    return [medium for message in messages for medium in message.media]
+
+
+def without_media(messages: Sequence[MessageRow]) -> list[MessageRow]:
+    """The messages with their text alone."""
+    return [message.model_copy(update={"media": ()}) for message in messages]
+
+
 class Dialog(Row):
     """A conversation to learn from. `tools` is a JSON array of function descriptions as a string."""
 

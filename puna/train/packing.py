@@ -218,6 +218,11 @@ def pack(examples: Sequence[Example], rows: int | None, length: int) -> Batch:
     return _fill(examples, plan, max(1, len(plan)) if rows is None else rows, length)
 
 
+def stacked(examples: Sequence[Example], length: int) -> Batch:
+    """One example a row, numbered as by `pack`; none may be longer than `length`."""
+    return _fill(examples, [[i] for i in range(len(examples))], len(examples), length)
+
+
 def _fill(examples: Sequence[Example], plan: list[list[int]], rows: int, length: int) -> Batch:
     ids = np.zeros((rows, length), np.int64)
     targets = np.full((rows, length), IGNORED, np.int64)

@@ -13,11 +13,10 @@ from puna.infer.load import load_engine
 from puna.infer.request import Shown
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium, render
-from puna.tokenizer.dialog import Task
+from puna.tokenizer.dialog import Task, media_of, without_media
 from puna.vision.eyes import Eyes, open_seeing
 from puna.vision.fetch import MediaRules
 from puna.vision.media import FRAMES, Loaded, load
-from puna.vision.rows import media_of, without_media
 
 
 def seeing_engine(directory: str | Path) -> tuple[Engine, Tokenizer, Eyes]:

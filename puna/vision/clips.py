@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import NonNegativeFloat, PositiveInt
 
 from puna.core.stage import StageContext
-from puna.post import spread
+from puna.post import adapters, spread
 from puna.vision import fit
 from puna.vision.config import MOST_FRAMES, VideoConfig, video_places
 from puna.vision.fit import Learner
@@ -51,7 +51,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     learner = fit.opened(ctx, ctx.inputs.one("vision_model"))
-    learner = fit.swapped(learner, *fit.opened_text(ctx)) if ctx.inputs.all("model") else learner
+    learner = fit.swapped(learner, *adapters.opened_text(ctx)) if ctx.inputs.all("model") else learner
     _give_adapter(learner, settings, ctx)
     return {"factor": settings.factor, "frames": settings.frames, **fit.fit(learner, ("video",), settings, ctx, meshes, "videos")}
 

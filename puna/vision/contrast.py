@@ -22,18 +22,16 @@ from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
 from puna.model.config import ModelConfig
-from puna.post import spread
+from puna.post import adapters, spread
 from puna.post.examples import row_length
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Dialog, MessageRow, Task, read_rows
+from puna.tokenizer.dialog import Dialog, MessageRow, Task, media_of, read_rows
 from puna.train.objectives import beside
 from puna.train.packing import Batch, epochs
 from puna.train.world import World
-from puna.vision import fit
 from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import EncoderShape
-from puna.vision.rows import media_of
 from puna.vision.tile_store import OWN_FILES, TileStore
 from puna.vision.tiles import ImageShape
 from puna.vision.two_towers import TwoTowers, caption_ids, load_scorer, pair_batch, save_towers
@@ -48,7 +46,7 @@ KIND = "image_encoder"
 REVISION = 1
 
 
-class Settings(fit.Rates):
+class Settings(adapters.Rates):
     """The towers, and how they learn.
 
     Attributes:
@@ -163,7 +161,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
     tiles = TileStore(ImageShape(config.tile, config.max_tiles), OWN_FILES, frames=1, limit=settings.cache_mb << 20)
     seed = derive_seed(ctx.seed, "vision.contrast")
     batches = PairBatches(pairs, settings.pairs_per_step, length, seed, tiles, **spread.share())
-    result = fit.optimise(model, InfoNCE(), batches, settings.steps, settings, ctx)
+    result = adapters.optimise(model, InfoNCE(), batches, settings.steps, settings, ctx)
     held, _ = read_pairs(tokenizer, settings, ctx, "dev")
     found = retrieval(model.eval(), held[: settings.held], length, tiles)
     if World.current().process == 0:

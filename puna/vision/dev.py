@@ -13,27 +13,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from puna.core.intervals import wilson
 from puna.core.stage import Artifact
+from puna.post import adapters
 from puna.post.collect import gold_dialog
 from puna.post.examples import Encoded, encode_dialog, row_length
-from puna.post.gate import Verdict, by_family
+from puna.post.gate import Verdict
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Task, read_rows
-from puna.train.objectives import beside, document_sums, hidden_at_targets
+from puna.tokenizer.dialog import Task, media_of, read_rows
 from puna.train.packing import pack
-from puna.train.world import World
 from puna.vision.collate import with_media
 from puna.vision.picture_rows import encode_pair
-from puna.vision.rows import Form, Sees, media_of, suits
+from puna.vision.rows import Form, Sees, suits
 from puna.vision.tile_store import TileStore
 
 TOGETHER = 32  # questions of a forward pass
-UNJUDGED = Verdict("none", 0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -64,18 +58,10 @@ def _questions(pictures: Sequence[Artifact], tokenizer: Tokenizer, limit: int, s
                 yield Question(task, encoded, media, artifact.path)
 
 
-@torch.no_grad()
 def judged(model: Any, asked: Sequence[Question], tokenizer: Tokenizer, tiles: TileStore) -> Verdict:
     """The verdict on these questions, of which every process finds a part; the model's mode stays as it is."""
-    if not asked:
-        return UNJUDGED
-    training = model.training
-    model.eval()
-    passed = World.current().shared(asked, lambda mine: _passed(model, mine, tokenizer, tiles))
-    model.train(training)
-    low, high = wilson(sum(passed), len(passed))
-    families = by_family([question.task for question in asked], passed)
-    return Verdict("accuracy", sum(passed) / len(passed), len(passed), low, high, tuple(passed), families)
+    tasks = [question.task for question in asked]
+    return adapters.judged(model, asked, tasks, lambda mine: _passed(model, mine, tokenizer, tiles))
 
 
 def _passed(model: Any, asked: Sequence[Question], tokenizer: Tokenizer, tiles: TileStore) -> list[bool]:
@@ -85,14 +71,5 @@ def _passed(model: Any, asked: Sequence[Question], tokenizer: Tokenizer, tiles: 
         examples = [(question.encoded.ids, question.encoded.loss_mask) for question in part]
         batch = pack(examples, None, row_length(max(len(ids) for ids, _ in examples), model.config.max_seq_len))
         shown = [[tiles(medium, question.root) for medium in question.media] for question in part]
-        batch = beside(model, with_media(batch, shown, tokenizer.image_id, tiles.shape))
-        states_ND, targets_N = hidden_at_targets(model, batch)
-        wrong_BT = torch.zeros(batch.targets_BT.numel(), device=states_ND.device)
-        wrong_BT[batch.supervised()] = _wrong(model, states_ND, targets_N)
-        found += (document_sums(wrong_BT.view_as(batch.targets_BT), batch.documents_BT, len(part)) == 0).tolist()
+        found += adapters.told(model, with_media(batch, shown, tokenizer.image_id, tiles.shape), len(part))
     return found
-
-
-def _wrong(model: Any, states_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """1.0 where the target is not the likeliest token, [N]."""
-    return (model.lm_head(states_ND).argmax(-1) != targets_N).float()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from puna.core.rng import derive_seed
 from puna.core.settings import Share, execution
 from puna.core.stage import StageContext
-from puna.post import gated, spread
+from puna.post import adapters, gated, spread
 from puna.post.answer_rows import row_tokens
 from puna.post.dpo import PairLoss
 from puna.post.gate import Verdict
@@ -134,7 +134,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
         ctx.note(f"{reason}: {learner.parents[0].name} is handed on unchanged")
         return {**summary, "skipped": reason, **fit.finish(learner, judged(policy, asked, tokenizer, tiles), ctx)}
     parts: tuple[Part, ...] = ("encoder", "adapter") if settings.sees == "images" else ("video",)
-    fit.free(policy, parts)
+    adapters.free(policy, parts)
     model = Followed(policy)
     batches = RankedBatches(
         found.rows, settings.pairs_per_step, max(map(row_tokens, found.rows)), derive_seed(ctx.seed, "vision.dpo"),

@@ -1,9 +1,8 @@
 """What the adapter stages of section 7 have in common: which parts learn, on which rows, and what each stage must show.
 
-Encoder and adapter learn together at rates of their own, the text model never (section 7.4). Gradients, weights and the
-optimiser's state are float32 whatever the precision of the products: pictures enter at every cross-attention layer, and the
-paper found accumulation in BF16 to be unstable. The gates are in the metrics; a gate that stays near 0 is an adapter that does
-not learn.
+Encoder and adapter learn together (section 7.4), and all they add up is float32 (`puna.post.adapters`): pictures enter at every
+cross-attention layer, and the paper found accumulation in BF16 to be unstable. The gates are in the metrics; a gate that stays
+near 0 is an adapter that does not learn.
 """
 
 from __future__ import annotations
@@ -12,29 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import nn
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
-from puna.core.settings import Share, execution
+from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.model.llama import Llama
 from puna.post import checkpoints, spread
+from puna.post.adapters import Rates, free, optimise
+from puna.post.frozen import FrozenText, text_prompts
 from puna.post.gate import Verdict, write_verdict
 from puna.tokenizer.bpe import Tokenizer
-from puna.train.loop import train
-from puna.train.objectives import CrossEntropy, Objective
-from puna.train.optim import OptimSettings, build
-from puna.train.packing import Batches
-from puna.train.parallel.layout import Products, resolved
-from puna.train.place import Place
-from puna.train.result import TrainResult
-from puna.train.schedule import LearningRate, Schedule
+from puna.train.objectives import CrossEntropy
 from puna.train.world import World
 from puna.vision.dev import judged, questions
-from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates, gates_of
 from puna.vision.hf import image_shape_of, load_vision, save_vision
 from puna.vision.model import VisionLlama
@@ -47,37 +38,8 @@ if TYPE_CHECKING:
     from puna.train.parallel.meshes import Meshes
 
 SHAPE = ("vocab_size", "dim", "layers", "heads", "kv_heads", "ffn_dim", "head_size", "tied")  # shared by text models swapped
-ENCODERS = ("encoder.", "trunk.encoder.")  # how names of the encoder's weights begin, in a model and in a reward model
-TINY = 1e-30
 
 Part = Literal["encoder", "adapter", "video"]
-
-
-class Rates(spread.Settings):
-    """How the parts of a model learn.
-
-    Attributes:
-        lr: peak learning rate of the adapter; `encoder_lr` is that of the encoder (None: the same, 0: it stays as it is).
-        curve, warmup, decay, final: as in `puna.train.schedule.LearningRate`, whose `shape` the curve is.
-        cache_mb: decoded tiles kept in memory.
-    """
-
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: NonNegativeFloat = 1e-3
-    encoder_lr: NonNegativeFloat | None = None
-    weight_decay: NonNegativeFloat = 0.01
-    curve: Literal["wsd", "cosine", "linear", "constant"] = "cosine"
-    warmup: NonNegativeFloat = 0.05
-    decay: Share = 0.3
-    final: NonNegativeFloat = 0.03
-    precision: Products = "fp32"
-    log_every: PositiveInt = 10
-    checkpoint_seconds: NonNegativeFloat = execution(20.0)
-    cache_mb: NonNegativeInt = execution(512)
-
-    def learning(self, parts: Sequence[Part]) -> list[Part]:
-        """Those of these parts that learn at all."""
-        return [part for part in parts if part != "encoder" or self.encoder_lr != 0]
 
 
 class Settings(Rates):
@@ -125,13 +87,6 @@ class Learner:
     def shape(self) -> ImageShape:
         """How its pictures are cut."""
         return image_shape_of(self.model, self.parents[0].path if self.parents else None)
-
-
-def opened_text(ctx: StageContext) -> tuple[Llama, Tokenizer, Artifact, FrozenText]:
-    """The text model of the `model` input, its tokenizer, the artifact, and what it is known by before anything surrounds it."""
-    artifact = ctx.inputs.one("model")
-    text, tokenizer = checkpoints.load_to_train(artifact, checkpoints.TO_BF16)
-    return text, tokenizer, artifact, FrozenText.of(text, text_prompts(tokenizer, ctx, text.config.max_seq_len))
 
 
 def opened(ctx: StageContext, artifact: Artifact) -> Learner:
@@ -201,37 +156,6 @@ def fit(
         "products": result.products,
         **finish(learner, judged(model, asked, tokenizer, tiles), ctx),
     }
-
-
-def free(model: VisionLlama, learns: Sequence[Part]) -> None:
-    """Let these parts learn and no other."""
-    model.requires_grad_(False)
-    for part in learns:
-        getattr(model, part).requires_grad_(True)
-
-
-def optimise(
-    model: nn.Module | Place, objective: Objective, batches: Batches, steps: int, settings: Rates, ctx: StageContext
-) -> TrainResult:
-    """The loop with the schedule and optimiser of `settings`; the encoder, wherever in `model` it is, at its own rate."""
-    optim = OptimSettings(name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
-    curve = LearningRate(shape=settings.curve, warmup=settings.warmup, decay=settings.decay, final=settings.final)
-    named = dict(model.to(settings.device).named_parameters()) if isinstance(model, nn.Module) else model.named()
-    rate = 1.0 if settings.encoder_lr is None else settings.encoder_lr / max(settings.lr, TINY)
-    narrow = resolved(settings.precision, settings.device) == "bf16"
-    return train(
-        model,
-        objective,
-        batches,
-        Schedule(steps=steps, lr=curve),
-        optim,
-        ctx,
-        optimizer=build(named, optim, torch.bfloat16 if narrow else torch.float32, dict.fromkeys(ENCODERS, rate)),
-        log_every=settings.log_every,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        device=settings.device,
-        precision=settings.precision,
-    )
 
 
 def finish(learner: Learner, verdict: Verdict, ctx: StageContext) -> dict[str, Any]:

@@ -118,17 +118,22 @@ class FileRows:
         for number, row in _rows(path, root, self.shelf.rules.max_bytes, self.bad):
             pause()
             try:
-                found = read_row(to_parts(row, source.ask) if isinstance(row, dict) else row, "auto", provenance, media=True)
+                found = read_row(self.formed(row, source) if isinstance(row, dict) else row, "auto", provenance, media=True)
                 if any(not task.gold for task in found.tasks):
                     raise UnreadableRow("a task without a worked answer")
                 usable: list[PictureRow] = [*found.dialogs, *found.tasks, *found.preferences]
                 for one in usable:
-                    self._add(one, root, source.split, str(row.get("id", "")))
+                    self.add(one, root, source.split, str(row.get("id", "")))
             except (UnreadableRow, InputError) as error:
                 reason = str(error) if isinstance(error, UnreadableRow) else f"{error.what}: {error.where}"
                 self.bad.append({"file": path.name, "line": number, "reason": reason})
 
-    def _add(self, one: PictureRow, root: Path, split: str, given_id: str) -> None:
+    def formed(self, row: dict[str, Any], source: FilePictures) -> dict[str, Any]:
+        """A row as `puna.post.formats` reads it."""
+        return to_parts(row, source.ask)
+
+    def add(self, one: PictureRow, root: Path, split: str, given_id: str) -> None:
+        """Take one row, its media read and put on the shelf; `given_id` is what its source calls it."""
         name, messages, answers = _parts(one)
         numbers = [self.shelf.take(medium, root) for message in messages for medium in message.media]
         names = iter(f"{FOLDER}/{self.shelf.names[number]}" for number in numbers)

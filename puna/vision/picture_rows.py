@@ -51,9 +51,9 @@ class PictureStore(DialogStore):
 class PairStore(PictureStore):
     """The same rows as `encode_pair` writes them."""
 
-    def encoded(self, dialog: Dialog) -> Encoded:
+    def encoded(self, row: int) -> Encoded:
         """Ids and masks of the picture and what is said of it."""
-        return encode_pair(self.tokenizer, dialog)
+        return encode_pair(self.tokenizer, self.dialog(row))
 
 
 def encode_pair(tokenizer: Tokenizer, dialog: Dialog) -> Encoded:

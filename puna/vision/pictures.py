@@ -97,13 +97,13 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
                 kinds[split][row.capability] += 1
     _write_preferences(rows, chosen, ctx, recorded)
     recorded.close()
-    _keep_media(rows, chosen, ctx)
+    keep_media(rows, chosen, ctx)
     if not any(kinds.values()) and not len(chosen.preferences()):
         reason = rows.bad[0]["reason"] if rows.bad else ", ".join(chosen.reasons)
         raise InputError(f"no source gave a usable row: {reason}", fix="see docs/vision.md for the forms that are read")
     proof = _proof(ctx)
     (ctx.out / "split.json").write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n")
-    _tell_bad_rows(rows, ctx)
+    tell_bad_rows(rows, ctx)
     return {
         "rows": {split: sum(found.values()) for split, found in kinds.items()},
         "preferences": len(chosen.preferences()),
@@ -207,7 +207,7 @@ def _write_preferences(rows: FileRows, chosen: Chosen, ctx: StageContext, record
         recorded.file("preferences", ctx.out / "preferences.jsonl")
 
 
-def _keep_media(rows: FileRows, chosen: Chosen, ctx: StageContext) -> None:
+def keep_media(rows: FileRows, chosen: Chosen, ctx: StageContext) -> None:
     """Move the shelf into the artifact, without what only rows that were left out show."""
     if not len(rows.shelf):
         return
@@ -245,7 +245,8 @@ def _proof(ctx: StageContext) -> dict[str, Any]:
     }
 
 
-def _tell_bad_rows(rows: FileRows, ctx: StageContext) -> None:
+def tell_bad_rows(rows: FileRows, ctx: StageContext) -> None:
+    """Write what could not be used, and say so."""
     if rows.bad:
         (ctx.out / "bad_rows.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows.bad))
         ctx.note(f"{len(rows.bad)} rows could not be used and are listed in bad_rows.jsonl ({rows.bad[0]['reason']})")

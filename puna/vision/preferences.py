@@ -14,10 +14,10 @@ from puna.post.answer_rows import in_blocks
 from puna.post.examples import Left, Ranked, encode_preferences, read_preferences
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Preference
+from puna.tokenizer.dialog import Preference, media_of
 from puna.train.packing import Batch
 from puna.vision.collate import with_media
-from puna.vision.rows import LeftOut, Sees, media_of, suits
+from puna.vision.rows import LeftOut, Sees, suits
 from puna.vision.tile_store import TileStore
 
 FILE = "preferences.jsonl"

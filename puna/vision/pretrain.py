@@ -13,7 +13,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.stage import Artifact, StageContext
-from puna.post import spread
+from puna.post import adapters, spread
 from puna.vision import fit
 from puna.vision.config import AdapterConfig, cross_places
 from puna.vision.encoder import ImageEncoder
@@ -50,7 +50,7 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
-    text, tokenizer, artifact, frozen = fit.opened_text(ctx)
+    text, tokenizer, artifact, frozen = adapters.opened_text(ctx)
     adapter = AdapterConfig(cross_places(text.config.layers, settings.cross_layers), image_id=tokenizer.image_id)
     model = VisionLlama(text, settings.encoder.config(), adapter, seed=ctx.stream_seed("weights"), gate=settings.gate)
     check_sayable(model, ctx.out, tokenizer)

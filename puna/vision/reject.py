@@ -32,14 +32,13 @@ from puna.post.gate import MAX_RUNNING
 from puna.post.row_lineage import RecordedRows, terms_of_outputs
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Dialog, MessageRow, Sample, Task, read_rows, write_rows
+from puna.tokenizer.dialog import Dialog, MessageRow, Sample, Task, media_of, read_rows, write_rows
 from puna.vision.ask import MediaFiles, ask
 from puna.vision.eyes import Eyes
 from puna.vision.fetch import MediaRules, find_file, scheme_of
 from puna.vision.hf import image_shape_of, load_vision
 from puna.vision.preferences import Shows, laid
 from puna.vision.reward import RewardModel, load_vision_reward, scores_of
-from puna.vision.rows import media_of
 from puna.vision.tile_store import OWN_FILES, TileStore
 
 KIND = "pictures"

@@ -19,8 +19,10 @@ from torch import Tensor
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed
 from puna.core.stage import StageContext
-from puna.post import spread
+from puna.post import adapters, spread
+from puna.post.adapters import UNJUDGED
 from puna.post.answer_rows import row_tokens
+from puna.post.frozen import FrozenText, text_prompts
 from puna.post.losses import bradley_terry
 from puna.post.pairs import ABSENT, RankedBatches
 from puna.post.reward import HEAD_FILE, STATE_FILE, WEIGHED, RewardModel, best_weight, is_held, load_reward
@@ -29,9 +31,7 @@ from puna.train.objectives import beside
 from puna.train.packing import Batch
 from puna.train.world import World
 from puna.vision import fit
-from puna.vision.dev import UNJUDGED
 from puna.vision.fit import Learner, Part
-from puna.vision.frozen import FrozenText, text_prompts
 from puna.vision.gates import Gates
 from puna.vision.hf import load_vision
 from puna.vision.preferences import Lay, Shows, laid, shown_rows
@@ -47,7 +47,7 @@ REVISION = 1
 TOGETHER = 16  # rows of a forward pass when scoring
 
 
-class Settings(fit.Rates):
+class Settings(adapters.Rates):
     """What it learns from, and how.
 
     Attributes:
@@ -135,7 +135,7 @@ def _fit(
     model: RewardModel, learner: Learner, rows: list[Shows], tiles: TileStore, settings: Settings, ctx: StageContext
 ) -> dict[str, Any]:
     parts: tuple[Part, ...] = ("encoder", "adapter") if settings.sees == "images" else ("encoder", "adapter", "video")
-    fit.free(learner.model, settings.learning(parts))
+    adapters.free(learner.model, settings.learning(parts))
     model.head.requires_grad_(True)
     model.to(settings.device)
     summary, lay = {}, laid(learner.tokenizer, tiles)
@@ -146,7 +146,7 @@ def _fit(
         micro=settings.micro_pairs, lay=lay, **spread.share(),
     )  # fmt: skip
     objective = Gates(SquaredRanking(settings.square), learner.model)
-    result = fit.optimise(model, objective, batches, settings.steps, settings, ctx)
+    result = adapters.optimise(model, objective, batches, settings.steps, settings, ctx)
     return {**summary, "steps": result.steps, "first_loss": result.first_loss, "loss": result.loss}
 
 

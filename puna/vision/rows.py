@@ -19,7 +19,6 @@ from puna.post.examples import Left, row_length
 from puna.post.sft import STREAMED_BYTES, largest_and_some
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import MessageRow
 from puna.train.packing import Batch, DialogBatches, Example
 from puna.vision.collate import with_media
 from puna.vision.picture_rows import PairStore, PictureStore
@@ -28,11 +27,6 @@ from puna.vision.tile_store import Shown, TileStore
 Sees = Literal["images", "videos"]
 Form = Literal["dialogs", "pairs"]
 UNKNOWN, WANTED, OTHER = 0, 1, 2
-
-
-def media_of(messages: Sequence[MessageRow]) -> list[Medium]:
-    """The media of messages, in the order of their tokens."""
-    return [medium for message in messages for medium in message.media]
 
 
 def suits(media: Sequence[Medium], sees: Sees) -> bool:
@@ -107,8 +101,3 @@ class MediaBatches(DialogBatches):
         rows = self.examples
         batch = super()._batch(plan)
         return with_media(batch, [rows.shown(i) for i in members], rows.tokenizer.image_id, rows.tiles.shape)
-
-
-def without_media(messages: Sequence[MessageRow]) -> list[MessageRow]:
-    """The messages with their text alone."""
-    return [message.model_copy(update={"media": ()}) for message in messages]

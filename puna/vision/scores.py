@@ -30,12 +30,11 @@ from puna.evals.one import ITEMS_FILE, Item, write_items
 from puna.evals.scores import compare, score_of
 from puna.post.reward_measure import mean_interval
 from puna.tokenizer.chat import parse
-from puna.tokenizer.dialog import Dialog, Task, read_rows
+from puna.tokenizer.dialog import Dialog, Task, media_of, read_rows
 from puna.vision.ask import MediaFiles, ask, seeing_engine
 from puna.vision.gates import gates_of
 from puna.vision.media import FRAMES, Loaded
 from puna.vision.metrics import METRICS
-from puna.vision.rows import media_of
 from puna.vision.tile_store import OWN_FILES
 
 KIND = "scores"

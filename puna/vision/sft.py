@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from puna.core.stage import StageContext
-from puna.post import spread
+from puna.post import adapters, spread
 from puna.vision import fit
 
 if TYPE_CHECKING:
@@ -29,5 +29,5 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
-    learner = fit.swapped(fit.opened(ctx, ctx.inputs.one("vision_model")), *fit.opened_text(ctx))
+    learner = fit.swapped(fit.opened(ctx, ctx.inputs.one("vision_model")), *adapters.opened_text(ctx))
     return fit.fit(learner, ("encoder", "adapter"), settings, ctx, meshes)

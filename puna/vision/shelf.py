@@ -50,7 +50,7 @@ class Shelf:
     def take(self, medium: Medium, root: Path) -> int:
         """The number of a medium; InputError if it cannot be read or decoded."""
         try:
-            source = fetch(medium, root, self.rules)
+            source = self._fetch(medium, root)
         except OSError as error:
             raise InputError(f"the file cannot be read ({error.strerror})", where=shown(medium.url)) from error
         digest = _digest(source, medium.kind)
@@ -61,9 +61,7 @@ class Shelf:
             self._numbers[digest] = len(self.names)
             self.names.append(about["name"])
             self.digests.append(digest)
-            self._hashes.append(int(about["hash"], 16))
-            self._places.append(about["copy"])
-            self._pictures.append(medium.kind == "image")
+            self._note(about, medium)
         return self._numbers[digest]
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,16 +74,29 @@ class Shelf:
         in_order = np.array_equal(places, np.arange(len(copies)))  # then they stay in their file
         return which, np.array(self._hashes, np.uint64)[which], copies if in_order else copies[places]
 
-    def _add(self, source: bytes | Path, medium: Medium, digest: bytes) -> dict[str, Any]:
-        """Decode a new medium and put it on the shelf; its line in the log comes last."""
+    def _fetch(self, medium: Medium, root: Path) -> bytes | Path:
+        """The content of a medium."""
+        return fetch(medium, root, self.rules)
+
+    def _look(self, source: bytes | Path, medium: Medium) -> dict[str, Any]:
+        """What a new medium is known by besides its content; InputError if it cannot be decoded."""
         where = shown(medium.url)
         if medium.kind == "image":
             assert isinstance(source, bytes)
             image = read_image(source, self.rules, where)
-            seen = f"{dhash(image):016x}", self._keep_copy(small_copy(image))
-        else:
-            frames_of(source, LOOKED_AT, self.rules, start=medium.start, end=medium.end, each=lambda frame: None, where=where)
-            seen = "0", -1
+            return {"hash": f"{dhash(image):016x}", "copy": self._keep_copy(small_copy(image))}
+        frames_of(source, LOOKED_AT, self.rules, start=medium.start, end=medium.end, each=lambda frame: None, where=where)
+        return {"hash": "0", "copy": -1}
+
+    def _note(self, about: dict[str, Any], medium: Medium) -> None:
+        """Keep in memory what `_look` found of the medium that comes next."""
+        self._hashes.append(int(about["hash"], 16))
+        self._places.append(about["copy"])
+        self._pictures.append(medium.kind == "image")
+
+    def _add(self, source: bytes | Path, medium: Medium, digest: bytes) -> dict[str, Any]:
+        """Decode a new medium and put it on the shelf; its line in the log comes last."""
+        seen = self._look(source, medium)
         name = f"{digest.hex()[:2]}/{digest.hex()}"
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
@@ -96,7 +107,7 @@ class Shelf:
         else:
             name += next((ending for start, ending in ENDINGS.items() if source.startswith(start)), "")
             (self.folder / name).write_bytes(source)
-        about = {"digest": digest.hex(), "name": name, "hash": seen[0], "copy": seen[1]}
+        about = {"digest": digest.hex(), "name": name, **seen}
         with self._log.open("a") as log:
             log.write(json.dumps(about) + "\n")
         return about

@@ -2,8 +2,9 @@
 
 A sentence is a list of nouns (and names, where asked for), the same in every language, so each has its translation. Its English
 form is its key, and the hash of the key alone says whether it is for training or held out (`puna.world.drawing.split_of`): no
-seed brings a held-out sentence, or its translation, into training. Single words are all for training. Sound comes from `espeak-ng`, an ordinary Debian package
-started as a program of its own, or from the formant synthesiser of `puna.world.formants`, which is always there.
+seed brings a held-out sentence, or its translation, into training. Single words are all for training. Sound comes from
+`espeak-ng`, an ordinary Debian package started as a program of its own, or from the formant synthesiser of
+`puna.world.formants`, which is always there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 from puna.core.errors import InputError, RunError
 from puna.core.rng import python_stream
 from puna.world.drawing import split_of
+from puna.world.formants import FormantVoice, render
 from puna.world.lexicon import NAMES, NOUN_COUNT, NOUNS
+from puna.world.phones import PAUSE, Phone, phones_of
 
 PROGRAM = "espeak-ng"
 SECONDS = 30.0  # for one sentence, after which the program counts as hung
@@ -33,6 +36,16 @@ VARIANTS = {  # of espeak-ng: its men and women of other pitch and formants
 LANGUAGE = {"fr": "fr-fr", "en": "en-us"}  # espeak-ng's names of languages, where they are not ours
 PITCH = (35, 65)  # of espeak-ng, 50 being a voice's own
 SPEED = (140, 190)  # words a minute
+TRACTS = {  # of the formant synthesiser under the same names: pitch in Hz, scale of formants, breath, tilt
+    "m1": (112, 1.00, 0.04, 9), "m2": (96, 0.95, 0.06, 10), "m3": (128, 1.03, 0.03, 8), "m4": (104, 0.98, 0.10, 11),
+    "m6": (120, 0.93, 0.05, 9), "f1": (205, 1.16, 0.08, 10), "f2": (188, 1.12, 0.05, 9), "f4": (230, 1.20, 0.10, 11),
+    "m8": (134, 1.01, 0.07, 10), "f5": (196, 1.14, 0.06, 9), "m7": (108, 0.97, 0.05, 8), "f3": (215, 1.18, 0.11, 10),
+}  # fmt: skip
+PITCH_STEP = 1.01  # of the formant synthesiser's pitch, for one of espeak-ng's
+VOWEL, STRESSED, CONSONANT, PAUSE_S = 0.095, 0.135, 0.07, 0.1  # seconds at the usual speed
+USUAL_SPEED = 165
+FALL = 0.8  # pitch at the end of a sentence over that at its beginning
+FORMANT_RATE = 16_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Voice:
 
     name: str
     pitch: int = 50
-    speed: int = 165
+    speed: int = USUAL_SPEED
 
 
 def sentence(split: str, rng: random.Random, most: int = 3, names: float = 0.0) -> Sentence:
@@ -108,3 +121,19 @@ def espeak(text: str, lang: str, speaker: Voice) -> tuple[np.ndarray, int]:
         raise InputError(f"{PROGRAM} cannot speak this", where=f"{name}: {text[:60]}", fix=said or "try another language")
     samples = np.frombuffer(done.stdout[HEADER : len(done.stdout) // 2 * 2], "<i2")
     return samples.astype(np.float32) / 2**15, int.from_bytes(done.stdout[RATE_AT : RATE_AT + 4], "little")
+
+
+def formant(text: str, lang: str, speaker: Voice) -> tuple[np.ndarray, int]:
+    """The same by the built-in synthesiser, read with even rhythm and falling pitch: coarser, and on every machine."""
+    pitch, scale, breath, tilt = TRACTS[speaker.name]
+    own = FormantVoice(speaker.name, pitch * PITCH_STEP ** (speaker.pitch - 50), scale, breath, tilt)
+    phones = phones_of(text, lang)
+    durations = [_seconds(phone) * USUAL_SPEED / speaker.speed for phone in phones]
+    f0 = own.f0 * np.linspace(1.0, FALL, len(phones))
+    return render(phones, durations, f0, np.zeros(len(phones)), own, FORMANT_RATE), FORMANT_RATE
+
+
+def _seconds(phone: Phone) -> float:
+    if phone.symbol == PAUSE:
+        return PAUSE_S
+    return (STRESSED if phone.stressed else VOWEL) if phone.vowel else CONSONANT

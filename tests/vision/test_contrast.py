@@ -12,13 +12,12 @@ from vision_toys import ENCODER, FIT, caption_row, draw, finished, pictures, run
 
 from puna.core.errors import InputError
 from puna.model.config import ModelConfig
-from puna.tokenizer.dialog import write_rows
+from puna.tokenizer.dialog import media_of, write_rows
 from puna.train.packing import Batch
 from puna.vision.contrast import InfoNCE
 from puna.vision.encoder import ImageEncoder
 from puna.vision.encoder_files import EncoderShape, load_encoder
 from puna.vision.hf import load_vision
-from puna.vision.rows import media_of
 from puna.vision.two_towers import TwoTowers, caption_ids, load_scorer, load_towers, pair_batch
 
 CONTRAST = {"encoder": {**ENCODER, "global_layers": 0}, "text_dim": 16, "text_heads": 2, "text_layers": 1, "width": 8,

@@ -26,6 +26,7 @@ from vision_toys import (
 from puna.core.errors import InputError, Preempted
 from puna.core.modules import load_stage
 from puna.core.stage import Artifact, local_context
+from puna.post.adapters import free
 from puna.post.checkpoints import weights_digest
 from puna.post.losses import bradley_terry
 from puna.post.pairs import RankedBatches, answer_logps
@@ -35,7 +36,6 @@ from puna.train.objectives import states_of
 from puna.train.packing import pack
 from puna.vision.collate import with_media
 from puna.vision.dpo import Followed, FollowedBatches, FollowedPairLoss
-from puna.vision.fit import free
 from puna.vision.hf import load_vision
 from puna.vision.preferences import Shows, laid, shown_rows
 from puna.vision.reward import SquaredRanking, load_vision_reward

@@ -10,11 +10,10 @@ from vision_toys import ENCODER, FIT, pictures, run_stage, summary_of, text_mode
 
 from puna.core.errors import InputError
 from puna.core.stage import Artifact
-from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Sample, read_rows
+from puna.tokenizer.dialog import Dialog, MessageRow, Preference, Sample, media_of, read_rows
 from puna.vision.fetch import MediaRules
 from puna.vision.reject import VisionScorer, tasks_of
 from puna.vision.reward import load_vision_reward
-from puna.vision.rows import media_of
 from puna.vision.tile_store import TileStore
 from puna.vision.tiles import ImageShape
 

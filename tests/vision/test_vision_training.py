@@ -30,24 +30,25 @@ from puna.core.errors import InputError, Preempted, RunError
 from puna.core.modules import load_stage
 from puna.core.stage import Artifact, local_context
 from puna.model.checkpoint import load_model
+from puna.post import adapters
+from puna.post.adapters import UNJUDGED
 from puna.post.checkpoints import weights_digest
 from puna.post.examples import encode_dialog
+from puna.post.frozen import FrozenText
 from puna.tokenizer.chat import Medium
-from puna.tokenizer.dialog import Dialog, MessageRow, write_rows
+from puna.tokenizer.dialog import Dialog, MessageRow, media_of, write_rows
 from puna.train.objectives import CrossEntropy, states_of
 from puna.train.packing import Batch, pack
 from puna.vision import fit
 from puna.vision.average import built
 from puna.vision.collate import with_media
-from puna.vision.dev import UNJUDGED
 from puna.vision.fetch import MediaRules
 from puna.vision.fit import Learner
-from puna.vision.frozen import FrozenText
 from puna.vision.hf import load_vision
 from puna.vision.media import load
 from puna.vision.model import VisionLlama
 from puna.vision.resize import resized
-from puna.vision.rows import MediaBatches, MediaRows, media_of
+from puna.vision.rows import MediaBatches, MediaRows
 from puna.vision.tile_store import Shown, normalised
 
 
@@ -224,7 +225,8 @@ def test_gradients_stay_float32_under_bf16_products(base: Artifact, shown: Artif
     rows, ctx = rows_of(shown, tmp_path / "rows"), local_context(tmp_path / "out")
     settings = fit.Settings(steps=1, precision="bf16", log_every=1)
     before = {name: w.detach().clone() for name, w in learner.model.named_parameters()}
-    with_products = fit.optimise(learner.model, CrossEntropy(), MediaBatches(rows, 64, 256, 11, micro_rows=1), 1, settings, ctx)
+    batches = MediaBatches(rows, 64, 256, 11, micro_rows=1)
+    with_products = adapters.optimise(learner.model, CrossEntropy(), batches, 1, settings, ctx)
     assert with_products.products == "bf16" and dtypes == {torch.float32}
     after = dict(learner.model.named_parameters())
     assert all(w.dtype == torch.float32 for w in after.values())
@@ -338,10 +340,12 @@ def test_encoder_rate_of_its_own(shown: Artifact, tmp_path: Path) -> None:
     moved = {}
     for rate in (None, 5e-4):
         model, rows = model_of(), rows_of(shown, tmp_path / f"rows{rate}")
-        fit.free(model, ("encoder", "adapter"))
+        adapters.free(model, ("encoder", "adapter"))
         before = {name: w.detach().clone() for name, w in model.named_parameters()}
         settings = fit.Settings(lr=5e-3, encoder_lr=rate, warmup=0, curve="constant", weight_decay=0.0)
-        fit.optimise(model, CrossEntropy(), MediaBatches(rows, 64, 256, 11), 1, settings, local_context(tmp_path / f"{rate}"))
+        adapters.optimise(
+            model, CrossEntropy(), MediaBatches(rows, 64, 256, 11), 1, settings, local_context(tmp_path / f"{rate}")
+        )
         names = ("encoder.patch_embedding.weight", "adapter.projector.weight")
         after = {name: w.detach() for name, w in model.named_parameters()}
         moved[rate] = [float((after[name] - before[name]).abs().max()) for name in names]

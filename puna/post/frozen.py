@@ -1,7 +1,7 @@
-"""The frozen-text contract (section 7: the language model's quality is untouched because its weights are): proved, not assumed.
+"""The frozen-text contract (sections 7, 8: a language model stays as good because its weights stay): proved, not assumed.
 
 Each stage that trains adapters takes the text model's fingerprint before it begins: the digest of its weights and, for some
-prompts of text alone, of its logits. Afterwards both must be the same to the bit, asked through the model that sees.
+prompts of text alone, of its logits. Afterwards both must be the same to the bit, asked through the model with its adapters.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from puna.model.llama import Llama
 from puna.post.checkpoints import weights_digest
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import render
-from puna.tokenizer.dialog import Dialog, MessageRow, Task, read_rows
-from puna.vision.rows import without_media
+from puna.tokenizer.dialog import Dialog, MessageRow, Task, read_rows, without_media
 
 PROMPTS = 16  # prompts whose logits are compared
+WITH_MEDIA = ("pictures", "sounds")  # kinds of artifact whose rows have media
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class FrozenText:
         asked = tuple(tuple(prompt) for prompt in prompts)
         return cls(weights_digest(text), logits_digest(text, asked), asked)
 
-    def check(self, text: Llama, seeing: Any, ctx: StageContext) -> dict[str, Any]:
+    def check(self, text: Llama, adapted: Any, ctx: StageContext) -> dict[str, Any]:
         """The proof for the summary.
 
         Args:
-            text: the text model inside. seeing: the model that sees, asked for logits without pictures.
+            text: the text model inside. adapted: the model around it, asked for logits without media.
 
         Raises RunError where a weight or a logit has changed.
         """
-        digest, logits = weights_digest(text), logits_digest(seeing, self.prompts)
+        digest, logits = weights_digest(text), logits_digest(adapted, self.prompts)
         if (digest, logits) != (self.digest, self.logits):
             changed = "a weight" if digest != self.digest else "a logit"
             raise RunError(f"{changed} of the frozen text model has changed", where=ctx.name,
@@ -70,13 +70,16 @@ def logits_digest(model: Any, prompts: Iterable[Sequence[int]]) -> str:
 
 
 def text_prompts(tokenizer: Tokenizer, ctx: StageContext, limit: int) -> list[list[int]]:
-    """Prompts without media, of at most `limit` tokens: the first tasks if there are any, else the texts of picture rows."""
+    """Prompts without media, of at most `limit` tokens: the first tasks if there are any, else the texts of rows with media."""
     found: Iterable[list[MessageRow]]
     tasks = ctx.inputs.all("tasks")
     if tasks:
         found = (task.prompt for task in read_rows(tasks[0].path / "dev.jsonl", Task))
     else:
         found = (
-            row.messages for pictures in ctx.inputs.all("pictures") for row in read_rows(pictures.path / "train.jsonl", Dialog)
+            row.messages
+            for kind in WITH_MEDIA
+            for artifact in ctx.inputs.all(kind)
+            for row in read_rows(artifact.path / "train.jsonl", Dialog)
         )
     return [render(tokenizer, without_media(messages)).ids[:limit] for messages in islice(found, PROMPTS)]
