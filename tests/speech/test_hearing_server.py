@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ import soundfile
 from fastapi.testclient import TestClient
 from hearing import RATE, TOKENIZER, engine_of, hearing_model, sound_file, tone
 
+import puna.serve.app
 from puna.infer.engine import Engine
 from puna.serve.app import Limits, build_app
 from puna.serve.local import bind
@@ -25,7 +29,7 @@ from puna.speech.clip import load_clip
 from puna.speech.ears import Ears
 from puna.speech.hear import spoken_to
 from puna.speech.prompts import recognition, translation
-from puna.speech.sound import SoundRules, blocks
+from puna.speech.sound import SoundRules, blocks, read_sound
 from puna.speech.transcribe import transcript
 from puna.tokenizer.chat import Medium, Message, parse
 from puna.vision.fetch import MediaRules
@@ -228,7 +232,8 @@ def test_speech_that_is_refused():
 
 
 def form_of(*parts: tuple[str, bytes], boundary: str = "xyz") -> bytes:
-    return b"".join(f"--{boundary}\r\n{head}\r\n\r\n".encode() + body + b"\r\n" for head, body in parts) + f"--{boundary}--\r\n".encode()
+    written = [f"--{boundary}\r\n{head}\r\n\r\n".encode() + body + b"\r\n" for head, body in parts]
+    return b"".join([*written, f"--{boundary}--\r\n".encode()])
 
 
 def test_forms_are_read_to_the_byte():
@@ -265,3 +270,14 @@ def test_the_page_has_a_microphone():
         page, script = c.get("/").text, c.get("/chat_sound.js").text
         assert 'id="microphone"' in page and 'src="/chat_sound.js"' in page
         assert "getUserMedia" in script and "innerHTML" not in script and "http" not in script
+
+
+@pytest.mark.cores
+def test_recordings_are_files_that_we_read():
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is absent: the page's script is not run")
+    script = (Path(puna.serve.app.__file__).parent / "static" / "chat_sound.js").read_text()
+    run = script + "\nprocess.stdout.write(Buffer.from(asWave(Float32Array.from([0, 0.5, -0.5, 2, -2]))));"
+    wave_N = read_sound(subprocess.run([node, "-e", run], capture_output=True, check=True, timeout=60).stdout)
+    assert wave_N.rate == RATE and wave_N.wave_N.tolist() == pytest.approx([0, 0.5, -0.5, 1, -1], abs=1e-4)

@@ -10,7 +10,7 @@ class Microphone {
     this.button.addEventListener('click', () => (this.recorder ? this.recorder.stop() : this.record()));
   }
 
-  // Browsers give the microphone to pages of this machine or of https alone.
+  // Browsers give the microphone to pages of this machine, or over TLS, alone.
   allow(modalities) {
     this.button.hidden = !modalities.includes('audio') || !navigator.mediaDevices || !window.MediaRecorder;
   }
