@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from puna.core.errors import InputError
 from puna.core.rng import derive_seed, numpy_stream
+from puna.core.settings import execution
 from puna.core.stage import Artifact, StageContext
 from puna.post import adapters, checkpoints, spread
 from puna.post.adapters import Rates, free, optimise
@@ -31,6 +32,7 @@ from puna.speech.files import save_speech
 from puna.speech.frames import SoundShape, measured, normalised
 from puna.speech.model import SpeechLlama
 from puna.speech.recordings import Recordings
+from puna.speech.sharded import ShardedEars
 from puna.speech.sound_rows import SoundBatches, SoundStore, encode_spoken, form_for
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium
@@ -38,6 +40,9 @@ from puna.tokenizer.dialog import Dialog, Task, media_of, read_rows
 from puna.train.objectives import CrossEntropy
 from puna.train.packing import stacked
 from puna.train.world import World
+
+if TYPE_CHECKING:
+    from puna.train.parallel.meshes import Meshes
 
 PARTS = ("encoder", "adapter", "marks")  # of a model that listens, those that learn
 TOGETHER = 32  # dev questions of a forward pass
@@ -72,10 +77,12 @@ class Settings(Steps):
 
     Attributes:
         length: longest row in tokens (None: the longest that the text model reads).
+        shard: cut the weights over the processes of `parallel` (FSDP) instead of keeping a copy in each.
         dev: dev questions that the result is judged on, 0 for none. variant: a label for the report.
     """
 
     length: PositiveInt | None = None
+    shard: bool = execution(False)
     dev: NonNegativeInt = 200
     variant: str = ""
 
@@ -140,7 +147,7 @@ def shape_of(sounds: Sequence[tuple[Medium, Path]], recordings: Recordings, sett
     return measured((recordings.frames(*sounds[i]) for i in drawn), recordings.mel)
 
 
-def fit(learner: Learner, settings: Settings, ctx: StageContext) -> dict[str, Any]:
+def fit(learner: Learner, settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict[str, Any]:
     """Train a model on the train rows, judge it, prove that its text is as it was, and write it."""
     model = learner.model
     limit = min(settings.length or model.config.max_seq_len, model.config.max_seq_len)
@@ -151,7 +158,10 @@ def fit(learner: Learner, settings: Settings, ctx: StageContext) -> dict[str, An
     )
     batches = SoundBatches(rows, buckets, model.sound, settings.augment, seed, micro_rows=settings.micro_rows, **spread.share())
     free(model, settings.learning(PARTS))
-    result = optimise(model, CrossEntropy(), batches, settings.steps, settings, ctx)
+    place = ShardedEars(model, meshes, settings.precision) if settings.shard and meshes is not None else model
+    result = optimise(place, CrossEntropy(), batches, settings.steps, settings, ctx)
+    if isinstance(place, ShardedEars):
+        learner.model = place.copy().to(settings.device)
     left = rows.left_out(settings.batch_seconds)
     if any(vars(left).values()):
         ctx.note(left.text(len(rows), limit))

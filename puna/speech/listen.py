@@ -59,7 +59,7 @@ def _train(settings: Settings, ctx: StageContext, meshes: Meshes | None) -> dict
         model.encoder.load_state_dict(trained.encoder.state_dict())
     sizes = {part: sum(w.numel() for w in getattr(model, part).parameters()) for part in ("encoder", "adapter", "text")}
     parents = [artifact] if known is None else [artifact, known]
-    return {"parameters": sizes, **fit.fit(Learner(model, tokenizer, frozen, parents, sounds, recordings), settings, ctx)}
+    return {"parameters": sizes, **fit.fit(Learner(model, tokenizer, frozen, parents, sounds, recordings), settings, ctx, meshes)}
 
 
 def _encoder_of(source: Artifact, wanted: SpeechConfig) -> TrainedEncoder:

@@ -81,7 +81,7 @@ class Clips:
     def seconds(self, i: int) -> float:
         """Seconds of a sound as it is read, a minute at most."""
         if not self._frames[i]:
-            self._frames[i] = len(self.recordings.frames(*self.sounds[i]))
+            self._frames[i] = self.recordings.count(*self.sounds[i])
         return min(int(self._frames[i]), CROP) * FRAME_SECONDS
 
 

@@ -47,6 +47,11 @@ class Recordings:
                 self.bytes += found.nbytes
         return found
 
+    def count(self, medium: Medium, root: Path) -> int:
+        """Frames of a sound, unchanged."""
+        found = self(medium, root)
+        return self.mel.frames(len(found)) if self.form == "samples" else len(found)
+
     def frames(self, medium: Medium, root: Path) -> Tensor:
         """Log-mel frames [F, M] of a sound, unchanged."""
         found = self(medium, root)

@@ -43,7 +43,7 @@ def encode_spoken(
     media = media_of(dialog.messages)
     if not media or any(medium.kind != "audio" for medium in media):
         return NOTHING
-    return encode_dialog(tokenizer, dialog, [tokens_of(len(recordings.frames(medium, root))) for medium in media])
+    return encode_dialog(tokenizer, dialog, [tokens_of(recordings.count(medium, root)) for medium in media])
 
 
 class SoundStore(DialogStore):
@@ -140,10 +140,11 @@ class SoundBatches:
         return with_sounds(stacked([example for example, _ in drawn], length), [clip for _, clips in drawn for clip in clips])
 
     def _drawn(self, row: int, rng: np.random.Generator) -> tuple[Example, list[Tensor]]:
-        """A row with its sounds as they are this time; slowed down it may take more tokens, but never more than a row has."""
-        example, rows = self.rows.row(row), self.rows
-        clips = [self._clip(medium, root, rng) for medium, root in rows.sounds(row)]
-        return respaced(example, rows.tokenizer.speech_id, [rows.tokens_of(len(clip)) for clip in clips]), clips
-
-    def _clip(self, medium: Medium, root: Path, rng: np.random.Generator) -> Tensor:
-        return changed_frames(self.rows.recordings, medium, root, self.shape, self.augment, rng)
+        """A row with its sounds as they are this time; as recorded where, slowed down, they would not fit a row."""
+        rows, example = self.rows, self.rows.row(row)
+        for augment in (self.augment, None):
+            clips = [changed_frames(rows.recordings, *sound, self.shape, augment, rng) for sound in rows.sounds(row)]
+            drawn = respaced(example, rows.tokenizer.speech_id, [rows.tokens_of(len(clip)) for clip in clips])
+            if len(drawn[0]) <= rows.limit:
+                break
+        return drawn, clips
