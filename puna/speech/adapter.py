@@ -3,7 +3,7 @@
 A convolution of width 3 and stride 2, one rotary Transformer layer of width 3,072 with a feed-forward of 4,096, a projection:
 102M parameters with the 8B model. With a chunked encoder the layer sees as far as the encoder does, in its own positions.
 
-Shape legend: B recordings, S positions of 40 ms, U tokens of 80 ms, D encoder's width, W adapter's width.
+Shape legend: B recordings, S positions of 40 ms, U tokens of 80 ms, N real ones of a batch, D encoder's width, W adapter's width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puna.model.llama import Affine, Linear, Rope
-from puna.speech.encoder import ROPE_THETA, SpeechAttention, SpeechConfig, reach
+from puna.speech.encoder import ROPE_THETA, RealRows, SpeechAttention, SpeechConfig, reach
 
 STRIDE, KERNEL = 2, 3
 
@@ -59,10 +59,12 @@ class SpeechAdapter(nn.Module):
         x_BUW = x_BUW[:, : -(-states_BSD.shape[1] // STRIDE)]
         real_BU = torch.arange(x_BUW.shape[1], device=x_BUW.device) < tokens_B[:, None]
         mask = reach(real_BU, self.chunk and max(1, self.chunk // STRIDE), self.left)
-        x_BUW = x_BUW + self.self_attn(self.norm_attn(x_BUW), self.rope(x_BUW.shape[1], None, x_BUW.device), mask)
-        y_BUW = self.norm_mlp(x_BUW)
-        x_BUW = x_BUW + self.down(F.silu(self.gate(y_BUW)) * self.up(y_BUW))
-        return self.projector(self.norm(x_BUW)) * real_BU[..., None], tokens_B
+        rows, rotation = RealRows(real_BU), self.rope(x_BUW.shape[1], None, x_BUW.device)
+        x_NW = rows.packed(x_BUW)
+        x_NW = x_NW + self.self_attn(self.norm_attn(x_NW), rotation, mask, rows)
+        y_NW = self.norm_mlp(x_NW)
+        x_NW = x_NW + self.down(F.silu(self.gate(y_NW)) * self.up(y_NW))
+        return rows.padded(self.projector(self.norm(x_NW))), tokens_B
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

@@ -8,7 +8,8 @@ not depend on its neighbours in the batch.
 With `chunk`, attention reaches to the end of a position's chunk and `left` chunks back, and the convolution looks back alone: a
 stream then gives the states of the whole recording.
 
-Shape legend: B recordings, T frames of 10 ms, S stacked frames of 40 ms, M mel channels, D width, H heads, E head dim.
+Shape legend: B recordings, T frames of 10 ms, S stacked frames of 40 ms, N real ones of a batch, M mel channels, D width,
+H heads, E head dim.
 """
 
 from __future__ import annotations
@@ -79,12 +80,13 @@ class SpeechEncoder(nn.Module):
     def encode(self, stacked_BSF: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor]:
         """The same from stacked frames."""
         real_BS = torch.arange(stacked_BSF.shape[1], device=stacked_BSF.device) < positions_B[:, None]
-        x_BSD = self.input(stacked_BSF)
-        rotation = self.rope(x_BSD.shape[1], None, x_BSD.device)
+        rows = RealRows(real_BS)
+        rotation = self.rope(real_BS.shape[1], None, real_BS.device)
         mask = reach(real_BS, self.config.chunk, self.config.left)
+        x_ND = self.input(rows.packed(stacked_BSF))
         for layer in self.layers:
-            x_BSD = layer(x_BSD, rotation, mask, real_BS)
-        return x_BSD * real_BS[..., None], positions_B
+            x_ND = layer(x_ND, rotation, mask, rows)
+        return rows.padded(x_ND), positions_B
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -97,6 +99,28 @@ class SpeechEncoder(nn.Module):
             std = weight[0].numel() ** -0.5
             writes = name.endswith(("o_proj.weight", "down.weight", "out.weight"))
             weight.normal_(0.0, std / depth if writes else std, generator=generator)
+
+
+class RealRows:
+    """A padded batch and its real positions alone: matrices are multiplied with these, as padding can be half of a batch.
+
+    Shape: N real positions of all recordings, one recording after the other.
+    """
+
+    def __init__(self, real_BS: Tensor):
+        self.shape = real_BS.shape
+        self.at_N = None if bool(real_BS.all()) else real_BS.flatten().nonzero().flatten()
+
+    def packed(self, x_BSD: Tensor) -> Tensor:
+        """[N, D] of [B, S, D]."""
+        x_PD = x_BSD.flatten(0, 1)
+        return x_PD if self.at_N is None else x_PD.index_select(0, self.at_N)
+
+    def padded(self, x_ND: Tensor) -> Tensor:
+        """[B, S, D] of [N, D], zeros where padding is."""
+        if self.at_N is not None:
+            x_ND = x_ND.new_zeros(self.shape.numel(), x_ND.shape[1]).index_copy(0, self.at_N, x_ND)
+        return x_ND.unflatten(0, tuple(self.shape))
 
 
 def reach(real_BS: Tensor, chunk: int | None, left: int) -> Tensor:
@@ -130,11 +154,11 @@ class ConformerLayer(nn.Module):
         self.self_attn = SpeechAttention(config.dim, config.heads)
         self.conv = Convolution(config)
 
-    def forward(self, x_BSD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, real_BS: Tensor) -> Tensor:
-        x_BSD = x_BSD + 0.5 * self.ffn_before(x_BSD)
-        x_BSD = x_BSD + self.self_attn(self.norm_attn(x_BSD), rotation, mask)
-        x_BSD = x_BSD + self.conv(x_BSD, real_BS)
-        return self.norm(x_BSD + 0.5 * self.ffn_after(x_BSD))
+    def forward(self, x_ND: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, rows: RealRows) -> Tensor:
+        x_ND = x_ND + 0.5 * self.ffn_before(x_ND)
+        x_ND = x_ND + self.self_attn(self.norm_attn(x_ND), rotation, mask, rows)
+        x_ND = x_ND + self.conv(x_ND, rows)
+        return self.norm(x_ND + 0.5 * self.ffn_after(x_ND))
 
 
 class FeedForward(nn.Module):
@@ -145,8 +169,8 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(config.dim, config.norm_eps)
         self.up, self.down = Affine(config.dim, config.ffn_dim), Affine(config.ffn_dim, config.dim)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        return self.down(F.silu(self.up(self.norm(x_BSD))))
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return self.down(F.silu(self.up(self.norm(x_ND))))
 
 
 class SpeechAttention(nn.Module):
@@ -157,11 +181,12 @@ class SpeechAttention(nn.Module):
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (Linear(dim, dim) for _ in range(4))
 
-    def forward(self, x_BSD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        q, k, v = (part(x_BSD).unflatten(-1, (self.heads, -1)) for part in (self.q_proj, self.k_proj, self.v_proj))
+    def forward(self, x_ND: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, rows: RealRows) -> Tensor:
+        projected = (rows.padded(part(x_ND)) for part in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (x_BSD.unflatten(-1, (self.heads, -1)) for x_BSD in projected)
         q, k, v = rotate(q, rotation).transpose(1, 2), rotate(k, rotation).transpose(1, 2), v.transpose(1, 2)
         y_BHSE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(y_BHSE.transpose(1, 2).flatten(2))
+        return self.o_proj(rows.packed(y_BHSE.transpose(1, 2).flatten(2)))
 
 
 class Convolution(nn.Module):
@@ -175,7 +200,7 @@ class Convolution(nn.Module):
         before = config.kernel - 1 if config.chunk is not None else config.kernel // 2
         self.sides = (before, config.kernel - 1 - before)
 
-    def forward(self, x_BSD: Tensor, real_BS: Tensor) -> Tensor:
-        y_BSD = F.glu(self.expand(self.norm_in(x_BSD)), -1) * real_BS[..., None]  # padding counts as silence
+    def forward(self, x_ND: Tensor, rows: RealRows) -> Tensor:
+        y_BSD = rows.padded(F.glu(self.expand(self.norm_in(x_ND)), -1))  # padding counts as silence
         y_BDS = F.conv1d(F.pad(y_BSD.transpose(1, 2), self.sides), self.depthwise, groups=len(self.depthwise))
-        return self.out(F.silu(self.norm_out(y_BDS.transpose(1, 2))))
+        return self.out(F.silu(self.norm_out(rows.packed(y_BDS.transpose(1, 2)))))
