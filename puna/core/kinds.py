@@ -21,6 +21,7 @@ MARKS = {  # kind: (pattern of a file that is always there, stage file that make
     "samples": ("accepted.jsonl", "post.reject"),
     "vision_model": ("preprocessor_config.json", "vision.pretrain"),
     "speech_model": ("speech.json", "speech.listen"),
+    "speech_out": ("speech_out.json", "speech.speak"),
     "reward": ("reward_head.safetensors", "post.reward"),
 }
 

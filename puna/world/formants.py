@@ -186,7 +186,7 @@ def _filtered(
     frequencies_K = np.fft.rfftfreq(size, 1 / rate)
     window_W = np.hanning(2 * hop + 1)[:-1]
     frames = len(tracks["voice"])
-    tract_FK = _tract(tracks["formants"], frequencies_K, rate)
+    tract_FK = _tract(tracks["formants"], frequencies_K.astype(np.float64), rate)
     tract_FK *= 1 - 0.6 * tracks["nasal"][:, None] * ((frequencies_K > 600) & (frequencies_K < 1400))
     tilt_K = (1 + (frequencies_K / 500) ** 2) ** (-voice.tilt / 12.04) * (frequencies_K > 50)
     shape_FK = np.exp(-0.5 * ((frequencies_K - tracks["centre"][:, None]) / tracks["width"][:, None]) ** 2)

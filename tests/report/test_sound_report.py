@@ -25,8 +25,7 @@ def made(path, name, stage, files):
 
 
 def error_rate(value):
-    return {"rate": value, "low": value - 0.05, "high": value + 0.05, "substitutions": 1, "deletions": 0, "insertions": 0, "length": 4,
-            "n": 3}  # fmt: skip
+    return {"rate": value, "low": value - 0.05, "high": value + 0.05, "length": 4, "n": 3}
 
 
 def scored(tmp_path, prefix=""):
@@ -52,9 +51,9 @@ def sounds(tmp_path):
     for i in range(3):
         soundfile.write(artifact.path / f"{i}.flac", np.zeros(800), 16_000)
     write_rows(artifact.path / "test.jsonl", [
-        Task(id=str(i), prompt=heard(f"{i}.flac", recognition("en")), verifier="exact", reference=[("house pen", "bird", "cup")[i]],
-             family="transcribe", provenance=Provenance(source="toy", licence="CC0-1.0"))
-        for i in range(3)
+        Task(id=str(i), prompt=heard(f"{i}.flac", recognition("en")), verifier="exact", reference=[truth], family="transcribe",
+             provenance=Provenance(source="toy", licence="CC0-1.0"))
+        for i, truth in enumerate(("house pen", "bird", "cup"))
     ])  # fmt: skip
     return artifact
 

@@ -117,7 +117,7 @@ def _samples(data: bytes) -> NDArray[np.float32]:
     """Samples of a wave file whose length in the header may be open, as it is from a pipe."""
     with wave.open(io.BytesIO(data)) as file:
         frames = file.readframes(len(data))
-    return np.frombuffer(frames[: len(frames) // 2 * 2], "<i2").astype(np.float32) / 32768
+    return np.frombuffer(frames[: len(frames) // 2 * 2], "<i2").astype(np.float32) * np.float32(1 / 32768)
 
 
 def open_backend(name: BackendName | None) -> Backend:

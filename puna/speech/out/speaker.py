@@ -1,11 +1,11 @@
 """Text to speech, a block of sound per phrase: normalisation, phones, prosody, back end (section 8.1.2).
 
-With a directory of `speech.speak` its tagger and its prosody model read the text; without one the rules do.
+With a directory of `speech.speak` its tagger and its prosody model read English; without one, and elsewhere, the rules do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from puna.core.errors import InputError
 from puna.speech.out.backends import LANGUAGES, Backend, BackendName, open_backend
-from puna.speech.out.prosody import by_rule
-from puna.speech.out.reading import by_shape, phrases_of, pieces_of
+from puna.speech.out.files import SpeechOut, load_speech_out
+from puna.speech.out.prosody import Prosody, by_rule
+from puna.speech.out.reading import Phrase, by_shape, phrases_of, pieces_of
 
+TRAINED = "en"  # the language that models learn; the others are read by rules
 SLOWEST, FASTEST = 0.25, 4.0  # speeds, as OpenAI's API bounds them
 
 
@@ -26,8 +28,8 @@ class Speaker:
         rate: samples a second. voices: names for `say`; the first is the default. backend: its name.
     """
 
-    def __init__(self, backend: Backend):
-        self._backend = backend
+    def __init__(self, backend: Backend, models: SpeechOut | None = None):
+        self._backend, self._models = backend, models
         self.rate, self.voices, self.backend = backend.rate, list(backend.voices), backend.name
 
     @classmethod
@@ -37,7 +39,8 @@ class Speaker:
         Args:
             backend: None is espeak-ng where it is installed, else the formant synthesiser; `Speaker.backend` says which.
         """
-        return cls(open_backend(backend))
+        chosen = open_backend(backend)
+        return cls(chosen, None if directory is None else load_speech_out(directory))
 
     def say(self, text: str, *, lang: str = "en", voice: str | None = None, speed: float = 1.0) -> Iterator[NDArray[np.float32]]:
         """The sound of a text, a mono block [N] within -1 and 1 for each phrase.
@@ -53,8 +56,20 @@ class Speaker:
             )
         if not SLOWEST <= speed <= FASTEST:
             raise InputError("this speed is out of bounds", where=str(speed), fix=f"{SLOWEST} to {FASTEST}")
-        pieces = pieces_of(text)
-        phrases = phrases_of(pieces, map(by_shape, pieces), lang)
+        phrases, spoken = self._read(pieces_of(text), lang)
         if not phrases:
             raise InputError("there is nothing to speak in this text", where=repr(text[:40]), fix="give words or numbers")
-        return (self._backend.wave(phrase, by_rule(phrase.phones), lang, chosen, speed) for phrase in phrases)
+        return (self._backend.wave(phrase, prosody, lang, chosen, speed) for phrase, prosody in zip(phrases, spoken, strict=True))
+
+    def _read(self, pieces: list[str], lang: str) -> tuple[list[Phrase], Iterable[Prosody]]:
+        """The phrases of a text and, as they are asked for, how each is spoken."""
+        rules = [by_shape(piece) for piece in pieces]
+        if self._models is None or lang != TRAINED or not pieces:
+            phrases = phrases_of(pieces, rules, lang)
+            return phrases, (by_rule(phrase.phones) for phrase in phrases)
+        known = self._models.states.of([pieces])
+        told = self._models.tagger.rules(pieces, known)
+        rules = [told[i] if rule == "cardinal" else rule for i, rule in enumerate(rules)]  # other shapes leave no choice
+        phrases = phrases_of(pieces, rules, lang)
+        model = self._models.prosody
+        return phrases, (model.read(phrase.phones, phrase.first, known) for phrase in phrases)
