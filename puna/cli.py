@@ -34,8 +34,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "doctor": stores.doctor, "why-licence": lineage.why_licence, "affected": lineage.affected, "release": lineage.release,
     "chat": models.chat, "serve": models.serve, "eval": models.evaluate, "convert": models.convert,
     "generate": generate.generate, "annotate": annotate.annotate, "export": export.export,
-    "speak": speak.speak,
-    "transcribe": transcribe.transcribe,
+    "speak": speak.speak, "transcribe": transcribe.transcribe,
 }  # fmt: skip
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)

@@ -44,6 +44,7 @@ def chat(
     kernels: Kernels = "auto",
     image: Annotated[list[str] | None, typer.Option("--image", help="A picture for the first message: file or address.")] = None,
     video: Annotated[list[str] | None, typer.Option("--video", help="A video for the first message.")] = None,
+    audio: Annotated[list[str] | None, typer.Option("--audio", help="A sound for the first message.")] = None,
     directory: Dir = HERE,
     as_json: Json = False,
 ) -> None:
@@ -69,6 +70,7 @@ def chat(
         kernels=kernels,
         images=image or (),
         videos=video or (),
+        sounds=audio or (),
     )
 
 
@@ -87,10 +89,14 @@ def serve(
     ] = False,
     allow_media_domains: Annotated[
         list[str] | None,
-        typer.Option("--allow-media-domains", help="Fetch pictures from this host; `*.name`: all below it, `*`: any public one."),
+        typer.Option("--allow-media-domains", help="Fetch media from this host; `*.name`: all below it, `*`: any public one."),
     ] = None,
     media_root: Annotated[
-        Path | None, typer.Option("--media-root", help="Read pictures that requests name from this folder.", file_okay=False)
+        Path | None, typer.Option("--media-root", help="Read media that requests name from this folder.", file_okay=False)
+    ] = None,
+    speaker: Annotated[
+        Path | None,
+        typer.Option("--speaker", help="Models of /v1/audio/speech (default: rules).", file_okay=False),
     ] = None,
     directory: Dir = HERE,
 ) -> None:
@@ -103,7 +109,7 @@ def serve(
     serve_model(
         path, host=host, port=port, layout=Layout(tensor, pipeline), device=device, lora=_adapters(lora),
         draft=_draft(directory, draft), kernels=kernels, log_requests=log_requests,
-        rules=MediaRules(domains=_words(allow_media_domains)), media_root=media_root,
+        rules=MediaRules(domains=_words(allow_media_domains)), media_root=media_root, speaker=speaker,
     )  # fmt: skip
 
 

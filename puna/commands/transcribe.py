@@ -16,9 +16,7 @@ FORMS = ("text", "json", "verbose_json", "srt", "vtt")
 
 def transcribe(
     file: Annotated[Path, typer.Argument(help="WAV, FLAC, OGG or MP3; m4a, webm and mp4 where PyAV is installed.")],
-    model: Annotated[
-        str | None, typer.Option("--model", help="A model that listens: a directory, or a stage of the last run.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model that listens: a directory, or a stage of a run.")] = None,
     lang: Annotated[str, typer.Option("--lang", help="What is spoken, as an ISO 639 code.")] = "en",
     translate: Annotated[str | None, typer.Option("--translate", help="Write it in this language instead.")] = None,
     form: Annotated[str, typer.Option("--format", help=", ".join(FORMS))] = "text",

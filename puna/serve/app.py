@@ -1,4 +1,4 @@
-"""The OpenAI-compatible server: chat and plain completions, streaming or not, and a chat page at `/`.
+"""The OpenAI-compatible server: chat, plain completions, sound in and out, streaming or not, and a chat page at `/`.
 
 Every answer comes from one engine with continuous batching, through the renderer that training used. The server listens on
 loopback unless told otherwise, refuses pages of other sites, and bounds what one client can ask for: size, answers, time, and
@@ -11,31 +11,34 @@ import asyncio
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import JSONResponse
 
 from puna.core.errors import InputError, PunaError
 from puna.infer.engine import Engine
 from puna.infer.parallel import ONE, first_rank
+from puna.infer.request import Shown
 from puna.infer.shards import Layout
+from puna.serve.audio_api import add_hearing, add_speaking
 from puna.serve.forms import grammar_of
 from puna.serve.generate import Generator
 from puna.serve.local import BODY_BYTES, LOOPBACK, address, bind, listen, local_app, read_body
-from puna.serve.media import MediaReader, eyes_of
+from puna.serve.media import MediaReader, ears_of, eyes_of, sounds_of
 from puna.serve.models import opened_model
 from puna.serve.protocol import ApiError, ChatRequest, CompletionRequest, Sampling, as_api_error, read_request
 from puna.serve.replies import chat_reply, chat_stream, completion_reply, completion_stream
 from puna.serve.request_log import JOB, RequestLog, show
+from puna.serve.requests import EventStream, Limits, Running, check_model, unless_gone
 from puna.serve.worker import EngineThread
 from puna.tokenizer.bpe import Tokenizer
-from puna.tokenizer.chat import Medium, render
+from puna.tokenizer.chat import Message, render
 from puna.vision.fetch import MediaRules
 
 PAGE_FILES = {
@@ -43,41 +46,18 @@ PAGE_FILES = {
     "/chat.css": ("chat.css", "text/css"),
     "/chat.js": ("chat.js", "text/javascript"),
     "/chat_media.js": ("chat_media.js", "text/javascript"),
+    "/chat_sound.js": ("chat_sound.js", "text/javascript"),
 }
-ALIASES = ("", "default", "puna")  # model names a client may give when it does not care which model answers
-MEDIA_BODY_BYTES = 64 << 20  # of a request to a model that sees
+MEDIA_BODY_BYTES = 64 << 20  # of a request to a model that sees or listens
 LARGE_BODY = 1 << 20  # bytes of a request that is parsed outside the event loop
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client may ask for.
-
-    Attributes:
-        body_bytes: size of a request.
-        max_tokens: tokens of one answer; also what a chat request gets that names no number (the context bounds both).
-        answers: answers to one request (prompts times n).
-        concurrent: requests being answered or waiting at once.
-        seconds: time for one request.
-        media: pictures and videos of one request.
-    """
-
-    body_bytes: int = BODY_BYTES
-    max_tokens: int = 4096
-    answers: int = 64
-    concurrent: int = 128
-    seconds: float = 600.0
-    media: int = 16
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ids, and what they show: each medium with the place of its token."""
+    """Ids, and the places of the media among them."""
 
     ids: list[int]
-    media: tuple[tuple[int, Medium], ...] = ()
+    places: tuple[int, ...] = ()
 
 
 def serve(
@@ -90,12 +70,14 @@ def serve(
     log_requests: bool = False,
     rules: MediaRules | None = None,
     media_root: Path | None = None,
+    speaker: Path | None = None,
     **options: Any,
 ) -> None:
     """Serve a model directory until Ctrl-C; InputError when the address cannot be used or the model cannot be loaded.
 
     With a `layout` of several ranks every process of it comes here, and the first one listens. `log_requests`: a line each on
-    stderr (`puna.serve.request_log`). `rules`, `media_root`: what pictures and videos may be read, for a model that sees.
+    stderr (`puna.serve.request_log`). `rules`, `media_root`: what media may be read, for a model that sees or listens.
+    `speaker`: a `speech_out` directory; speech out goes by rules without one.
     `options`: as in `opened_model`.
     """
     if media_root is not None and not media_root.is_dir():
@@ -107,7 +89,7 @@ def serve(
         with opened_model(directory, layout, **options) as found:
             if found is not None and listening is not None:
                 name = Path(directory).absolute().name
-                app = build_app(*found, name, host=host, limits=limits, rules=rules, media_root=media_root)
+                app = build_app(*found, name, host=host, limits=limits, rules=rules, media_root=media_root, speaker=speaker)
                 _listen(app, host, listening)
     except KeyboardInterrupt:
         print("stopped")
@@ -133,12 +115,14 @@ def create_app(directory: str | Path, *, host: str = "127.0.0.1", limits: Limits
 
 def build_app(
     engine: Engine, tokenizer: Tokenizer, name: str, *, host: str = "127.0.0.1", limits: Limits | None = None,
-    rules: MediaRules | None = None, media_root: Path | None = None,
+    rules: MediaRules | None = None, media_root: Path | None = None, speaker: Path | None = None,
 ) -> FastAPI:  # fmt: skip
-    """The app around a loaded engine, which from now on belongs to the app's thread."""
-    worker, eyes = EngineThread(engine), eyes_of(engine)
-    limits = limits or Limits(body_bytes=BODY_BYTES if eyes is None else MEDIA_BODY_BYTES)
-    reader = MediaReader(eyes, rules or MediaRules(), media_root, limits.media)
+    """The app around a loaded engine, which from now on belongs to the app's thread; `speaker` is a `speech_out` directory."""
+    worker, ears = EngineThread(engine), ears_of(engine)
+    senses = ears or eyes_of(engine)
+    limits = limits or Limits(body_bytes=BODY_BYTES if senses is None else MEDIA_BODY_BYTES)
+    reader = MediaReader(senses, rules or MediaRules(), media_root, limits.media)
+    generator, running = Generator(worker, tokenizer, limits.max_tokens, limits.seconds), Running(limits.concurrent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -150,7 +134,9 @@ def build_app(
     app.add_middleware(RequestLog)
     app.state.worker = worker
     _add_models(app, worker, name, reader.modalities)
-    _add_api(app, Generator(worker, tokenizer, limits.max_tokens, limits.seconds), name, limits, reader)
+    _add_api(app, generator, running, name, limits, reader)
+    add_hearing(app, generator, running, name, limits, ears)
+    add_speaking(app, running, name, limits, speaker)
     return app
 
 
@@ -164,7 +150,7 @@ def _add_models(app: FastAPI, worker: EngineThread, name: str, modalities: list[
 
     @app.get("/v1/models/{model}")
     async def model(model: str) -> Any:
-        _check_model(model, name)
+        check_model(model, name)
         return card
 
     @app.get("/health")
@@ -174,23 +160,30 @@ def _add_models(app: FastAPI, worker: EngineThread, name: str, modalities: list[
         return {"status": "ok"}
 
 
-def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits, reader: MediaReader) -> None:
-    running, tokenizer = Running(limits.concurrent), generator.tokenizer
+def _add_api(
+    app: FastAPI, generator: Generator, running: Running, name: str, limits: Limits, reader: MediaReader
+) -> None:  # fmt: skip
+    tokenizer, engine = generator.tokenizer, generator.worker.engine
 
-    async def answer(request: Request, cls: type[Sampling], prepare: Callable[[Any], list[Prompt]], kind: str) -> Any:
+    async def answer(request: Request, cls: type[Sampling], kind: str) -> Any:
         chat = cls is ChatRequest
         asked = await _read(await read_body(request, limits.body_bytes), cls)
-        _check_model(asked.model, name)
-        prompts = _prepared(prepare, asked)
-        shows = [medium for prompt in prompts for medium in prompt.media]
-        reader.check([medium for _, medium in shows])
-        if asked.n * len(prompts) > limits.answers:
+        check_model(asked.model, name)
+        dialog = _prepared(ChatRequest.dialog, asked) if chat else []
+        shows = [medium for message in dialog for medium in message.media]
+        reader.check(shows)
+        heard = any(medium.kind == "audio" for medium in shows)
+        prompts = [] if heard else _prepared(partial(_prompts, tokenizer, dialog), asked)
+        if asked.n * max(1, len(prompts)) > limits.answers:
             raise ApiError(400, f"at most {limits.answers} answers per request", param="n")
         head = {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         running.enter()
         try:
             grammar = await asyncio.to_thread(_prepared, lambda asked: grammar_of(asked, tokenizer), asked)
-            media = await _unless_gone(request, reader.shown(shows)) if shows else ()
+            loaded = await unless_gone(request, reader.read(shows)) if shows else []
+            if heard:  # how long a prompt is, its sounds say
+                prompts = _prepared(partial(_prompts, tokenizer, dialog, sounds=sounds_of(engine, loaded)), asked)
+            media = [Shown(at, one) for prompt in prompts for at, one in zip(prompt.places, loaded, strict=True)]
             ids = [prompt.ids for prompt in prompts]
             job = generator.start(asked, ids, calls=chat and asked.offers_tools, grammar=grammar, media=media)
             request.scope[JOB] = job
@@ -203,7 +196,7 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits, read
             running.leave()
 
         try:
-            await _unless_gone(request, job.open() if asked.stream else job.collect())
+            await unless_gone(request, job.open() if asked.stream else job.collect())
         except BaseException:
             end()
             raise
@@ -214,58 +207,11 @@ def _add_api(app: FastAPI, generator: Generator, name: str, limits: Limits, read
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Any:
-        return await answer(request, ChatRequest, lambda asked: [_chat_prompt(tokenizer, asked)], "chatcmpl")
+        return await answer(request, ChatRequest, "chatcmpl")
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Any:
-        return await answer(request, CompletionRequest, lambda asked: _prompts(tokenizer, asked), "cmpl")
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events; `at_end` runs when they end or the client hangs up, even before the first one."""
-
-    def __init__(self, events: AsyncIterator[str], at_end: Callable[[], None]):
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.at_end = at_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.at_end()
-
-
-class Running:
-    """Counts the requests being answered; one too many is refused with 429."""
-
-    def __init__(self, most: int):
-        self.most, self.now = most, 0
-
-    def enter(self) -> None:
-        if self.now >= self.most:
-            raise ApiError(429, f"{self.most} requests are being answered: try again shortly", code="too_many_requests")
-        self.now += 1
-
-    def leave(self) -> None:
-        self.now -= 1
-
-
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, but give up when the client hangs up."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, hangs_up = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait([working, hangs_up], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ApiError(499, "the client closed the connection")
-        return working.result()
-    finally:
-        working.cancel()
-        hangs_up.cancel()
+        return await answer(request, CompletionRequest, "cmpl")
 
 
 def _prepared(prepare: Callable[[Any], Any], asked: Any) -> Any:
@@ -280,17 +226,11 @@ async def _read(body: bytes, cls: type[Sampling]) -> Any:
     return read_request(body, cls) if len(body) < LARGE_BODY else await asyncio.to_thread(read_request, body, cls)
 
 
-def _chat_prompt(tokenizer: Tokenizer, asked: ChatRequest) -> Prompt:
-    dialog = asked.dialog()
-    rendered = render(tokenizer, dialog, generation_prompt=True)
-    media = [medium for message in dialog for medium in message.media]
-    return Prompt(rendered.ids, tuple(zip(rendered.media, media, strict=True)))
-
-
-def _prompts(tokenizer: Tokenizer, asked: CompletionRequest) -> list[Prompt]:
-    return [Prompt([tokenizer.bos_id, *tokenizer.encode(p)] if isinstance(p, str) else list(p)) for p in asked.prompts()]
-
-
-def _check_model(asked: str | None, name: str) -> None:
-    if asked not in (None, name, *ALIASES):
-        raise ApiError(404, f"the model '{asked}' is not served here; '{name}' is", param="model", code="model_not_found")
+def _prompts(
+    tokenizer: Tokenizer, dialog: Sequence[Message], asked: ChatRequest | CompletionRequest, sounds: Sequence[int] = ()
+) -> list[Prompt]:
+    """The prompt of a dialog whose sounds take so many tokens, or those of plain completions."""
+    if isinstance(asked, CompletionRequest):
+        return [Prompt([tokenizer.bos_id, *tokenizer.encode(p)] if isinstance(p, str) else list(p)) for p in asked.prompts()]
+    rendered = render(tokenizer, dialog, generation_prompt=True, sounds=sounds)
+    return [Prompt(rendered.ids, tuple(rendered.media))]

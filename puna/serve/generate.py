@@ -78,6 +78,10 @@ class Generator:
         streams = [AnswerStream(self.tokenizer, asked.stops(), calls=calls) for _ in range(asked.n * len(prompts))]
         return Job(self, requests, [Answer(stream) for stream in streams], alternatives, echo)
 
+    def ready(self, requests: list[Request]) -> Job:
+        """The job that gathers the one answer to each of these."""
+        return Job(self, requests, [Answer(AnswerStream(self.tokenizer, calls=False)) for _ in requests], None, False)
+
 
 class Job:
     """The answers to one API request, in order: all of the first prompt, then all of the second, ...

@@ -1,4 +1,4 @@
-"""Opening whatever a directory holds: a text model, or one that sees."""
+"""Opening whatever a directory holds: a text model, or one that sees or listens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from puna.infer.engine import Engine
 from puna.infer.parallel import ONE, opened
 from puna.infer.shards import Layout
+from puna.speech.ears import open_hearing
+from puna.speech.files import is_speech
 from puna.tokenizer.bpe import Tokenizer
 from puna.vision.eyes import open_seeing, sees
 
@@ -16,5 +18,6 @@ from puna.vision.eyes import open_seeing, sees
 def opened_model(
     directory: str | Path, layout: Layout = ONE, **options: Any
 ) -> AbstractContextManager[tuple[Engine, Tokenizer] | None]:  # fmt: skip
-    """Engine and tokenizer of a directory, with eyes if it is a `vision_model`; `options` as in `puna.infer.load.load_engine`."""
-    return opened(directory, layout, **options, **({"opener": open_seeing} if sees(directory) else {}))
+    """Engine and tokenizer of a directory, with eyes or ears where its model has them; `options` as in `load_engine`."""
+    opener = open_seeing if sees(directory) else open_hearing if is_speech(directory) else None
+    return opened(directory, layout, **options, **({} if opener is None else {"opener": opener}))

@@ -238,7 +238,7 @@ def _message(message: ChatMessage) -> Message:
     try:
         content, media = _content(message.content)
         if media and role != "user":
-            raise ApiError(400, f"a message of role '{message.role}' shows no pictures and plays no sounds: the user's may", param="messages")
+            raise ApiError(400, f"a message of role '{message.role}' holds no media: the user's may", param="messages")
         return Message(role, content, tool_calls=calls_text(calls) if calls else None, media=media)
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from None

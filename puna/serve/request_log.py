@@ -13,6 +13,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.serve.generate import Job
+from puna.serve.hearing import Hearing
 
 LOGGER = logging.getLogger("puna.requests")
 JOB = "puna.job"  # where the scope of a request keeps what it asked of the engine
@@ -56,7 +57,7 @@ class RequestLog:
         finally:
             status = 499 if gone else status
             took = 1000 * (time.perf_counter() - started)
-            job: Job | None = scope.get(JOB)
+            job: Job | Hearing | None = scope.get(JOB)
             tokens = "" if job is None else f" {job.prompt_tokens} + {job.completion_tokens} tokens"
             LOGGER.info("%s %s %d %.1f ms%s", scope["method"], quote(scope["path"]), status, took, tokens)
 

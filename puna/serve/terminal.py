@@ -17,15 +17,19 @@ from puna.infer.parallel import ONE
 from puna.infer.request import Shown
 from puna.infer.shards import Layout
 from puna.serve.answer import AnswerStream
-from puna.serve.media import eyes_of
+from puna.serve.media import ears_of, eyes_of, load_for, sounds_of
 from puna.serve.models import opened_model
+from puna.speech.clip import Clip
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import Medium, Message, parse, render
 from puna.vision.fetch import MediaRules, scheme_of
-from puna.vision.media import Loaded, load
+from puna.vision.media import Loaded
 
+Kind = Literal["image", "video", "audio"]
+
+KINDS: dict[str, Kind] = {"/image": "image", "/video": "video", "/audio": "audio"}
 COMMANDS = "/reset forgets the conversation · /system TEXT sets the system prompt · /quit ends · Ctrl-C stops an answer"
-SHOWING = "/image FILE and /video FILE go with the next message"
+SHOWING, PLAYING = "/image FILE and /video FILE go with the next message", "/audio FILE goes with the next message"
 
 
 @dataclass
@@ -39,23 +43,21 @@ class Conversation:
     max_tokens: int
     seed: int
     messages: list[Message] = field(default_factory=list)
-    loaded: dict[Medium, Loaded] = field(default_factory=dict)
+    loaded: dict[Medium, Loaded | Clip] = field(default_factory=dict)
 
     def request(self) -> Request:
         """The engine request for the assistant's next message."""
         head = [Message("system", self.system)] if self.system else []
-        rendered = render(self.tokenizer, [*head, *self.messages], generation_prompt=True)
-        media = [medium for message in self.messages for medium in message.media]
-        shown = [Shown(at, self._load(medium)) for at, medium in zip(rendered.media, media, strict=True)]
+        loaded = [self._load(medium) for message in self.messages for medium in message.media]
+        sounds = sounds_of(self.engine, loaded)
+        rendered = render(self.tokenizer, [*head, *self.messages], generation_prompt=True, sounds=sounds)
+        shown = [Shown(at, one) for at, one in zip(rendered.media, loaded, strict=True)]
         return Request(rendered.ids, temperature=self.temperature, max_tokens=self.max_tokens, seed=self.seed, media=shown)
 
-    def _load(self, medium: Medium) -> Loaded:
+    def _load(self, medium: Medium) -> Loaded | Clip:
         """A medium, read once. Whoever sits at the terminal may read any file, and fetch from any public address."""
-        eyes = eyes_of(self.engine)
-        if eyes is None:
-            raise InputError("this model reads text alone", fix="leave pictures out, or take a model that sees")
         if medium not in self.loaded:
-            self.loaded[medium] = load(medium, Path("/"), MediaRules(domains=("*",)), eyes.shape, eyes.frames)
+            self.loaded[medium] = load_for(self.engine, medium, Path("/"), MediaRules(domains=("*",)))
         return self.loaded[medium]
 
 
@@ -70,17 +72,19 @@ def chat(
     layout: Layout = ONE,
     images: Sequence[str] = (),
     videos: Sequence[str] = (),
+    sounds: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Answer `prompt` and return, or converse until /quit when there is none; of a layout's processes the first one does.
 
     With `as_json`, the one answer is printed as a JSON object: text, tool_calls, finished (an end token came), tokens.
-    `images`, `videos`: files or addresses that go with the first message. `options`: as in `opened_model`.
+    `images`, `videos`, `sounds`: files or addresses that go with the first message. `options`: as in `opened_model`.
     Raises InputError for a directory that holds no model, or a prompt that does not fit.
     """
     if as_json and prompt is None:
         raise InputError("JSON output needs a prompt", fix="add --prompt TEXT")
-    shown = (*(_medium("image", url) for url in images), *(_medium("video", url) for url in videos))
+    named: tuple[tuple[Kind, Sequence[str]], ...] = (("image", images), ("video", videos), ("audio", sounds))
+    shown = tuple(_medium(kind, url) for kind, urls in named for url in urls)
     with opened_model(directory, layout, max_running=1, **options) as found:
         if found is None:
             return
@@ -92,7 +96,7 @@ def chat(
             _answer_once(talk, as_json)
 
 
-def _medium(kind: Literal["image", "video"], url: str) -> Medium:
+def _medium(kind: Kind, url: str) -> Medium:
     return Medium(0, kind, url if scheme_of(url) else str(Path(url).expanduser().absolute()))
 
 
@@ -108,8 +112,9 @@ def _answer_once(talk: Conversation, as_json: bool) -> None:
 
 def _converse(talk: Conversation, name: str, waiting: list[Medium]) -> None:
     """Take turns; `waiting` are media that go with the next message."""
-    sees = eyes_of(talk.engine) is not None
-    print(f"{name} · {COMMANDS}" + (f" · {SHOWING}" if sees else ""))
+    told = SHOWING if eyes_of(talk.engine) is not None else PLAYING if ears_of(talk.engine) is not None else ""
+    commands = COMMANDS + (told and f" · {told}")
+    print(f"{name} · {commands}")
     while True:
         try:
             line = input("\n> ")
@@ -125,10 +130,10 @@ def _converse(talk: Conversation, name: str, waiting: list[Medium]) -> None:
             waiting.clear()
             talk.system = rest.strip() or None if command == "/system" else talk.system
             print("a new conversation" + (f" with system prompt: {talk.system}" if talk.system else ""))
-        elif command in ("/image", "/video") and rest.strip() and sees:
-            waiting.append(_medium("image" if command == "/image" else "video", rest.strip()))
+        elif command in told.split() and rest.strip():
+            waiting.append(_medium(KINDS[command], rest.strip()))
         elif command.startswith("/"):
-            print(COMMANDS + (f" · {SHOWING}" if sees else ""))
+            print(commands)
         elif command:
             _take_turn(talk, line, tuple(waiting))
             waiting.clear()

@@ -57,15 +57,9 @@ def _segment(number: int, piece: Said, temperature: float) -> dict[str, Any]:
 
 def subtitles(pieces: Sequence[Said], form: Literal["srt", "vtt"]) -> str:
     """SubRip or WebVTT; pieces without text are left out."""
-    told = [piece for piece in pieces if piece.text]
-    if form == "vtt":
-        cues = [f"{_clock(piece.start, '.')} --> {_clock(piece.end, '.')}\n{_line(piece.text)}\n\n" for piece in told]
-        return "WEBVTT\n\n" + "".join(cues)
-    cues = [
-        f"{i}\n{_clock(piece.start, ',')} --> {_clock(piece.end, ',')}\n{_line(piece.text)}\n\n"
-        for i, piece in enumerate(told, 1)
-    ]
-    return "".join(cues)
+    told, point = [piece for piece in pieces if piece.text], "." if form == "vtt" else ","
+    cues = [f"{_clock(piece.start, point)} --> {_clock(piece.end, point)}\n{_line(piece.text)}\n\n" for piece in told]
+    return "WEBVTT\n\n" + "".join(cues) if form == "vtt" else "".join(f"{i}\n{cue}" for i, cue in enumerate(cues, 1))
 
 
 def _line(text: str) -> str:

@@ -109,6 +109,7 @@ byId('toggle').addEventListener('click', () => {
   byId('toggle').setAttribute('aria-expanded', String(!hidden));
 });
 const attachments = new Attachments(what => show('error', what));
+const microphone = new Microphone(attachments, what => show('error', what));
 prompt.addEventListener('input', grow);
 prompt.addEventListener('keydown', event => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
@@ -123,4 +124,5 @@ fetch('/v1/models').then(reply => reply.json()).then(list => {
   byId('model').textContent = list.data[0].id; document.title = `${list.data[0].id} · puna chat`;
   byId('max_tokens').max = list.data[0].max_model_len;
   attachments.allow(list.data[0].input_modalities);
+  microphone.allow(list.data[0].input_modalities);
 }).catch(() => show('error', 'the server does not answer'));

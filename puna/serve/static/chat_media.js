@@ -1,6 +1,6 @@
 'use strict';
-// Pictures and videos for the next message: by button, drop or paste, with thumbnails. They travel as data: URLs.
-const KINDS = { image: 'image/*', video: 'video/*' };
+// Pictures, videos and sounds for the next message: by button, drop or paste, with thumbnails. They travel as data: URLs.
+const KINDS = { image: 'image/*', video: 'video/*', audio: 'audio/*' };
 
 // OpenAI's content parts: media first, as the model learnt it, then the text.
 function parts(media, text) {
@@ -9,10 +9,10 @@ function parts(media, text) {
 }
 
 function thumbnail({ kind, name, url }) {
-  const picture = document.createElement(kind === 'image' ? 'img' : 'video');
+  const picture = document.createElement(kind === 'image' ? 'img' : kind);
   picture.src = url; picture.title = name;
   if (kind === 'image') picture.alt = name;
-  else { picture.muted = true; picture.controls = true; picture.preload = 'metadata'; picture.setAttribute('aria-label', name); }
+  else { picture.muted = kind === 'video'; picture.controls = true; picture.preload = 'metadata'; picture.setAttribute('aria-label', name); }
   return picture;
 }
 
