@@ -20,7 +20,17 @@ MUST_SEE = ("counting", "colour", "position", "captions")  # with three adapters
 MUST_SEE_MOTION = "direction of motion"
 MUST_HEAR = ("recognition", "translation of speech")  # with three adapters, against other sounds
 WORST_HEARING = 0.75  # of the error rate of recognition; with other sounds it is about 1
-SENSES = ("sights", "sight", "b-sight", "c-sight", "motion", "hearings", "hearing", "b-hearing", "c-hearing")  # claims against controls
+SENSES = (
+    "sights",
+    "sight",
+    "b-sight",
+    "c-sight",
+    "motion",
+    "hearings",
+    "hearing",
+    "b-hearing",
+    "c-hearing",
+)  # claims against controls
 EQUAL_WEIGHTS = ("discarded", "not trained", "same weights")  # verdicts on a model that is its control
 
 

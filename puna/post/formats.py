@@ -70,7 +70,7 @@ def read_row(row: Any, shape: str, provenance: Provenance, *, media: bool = Fals
             raise
         raise UnreadableRow(f"{shape} row: {type(error).__name__}: {error}") from error
     if not media and any(message.media for message in rows.messages()):
-        raise UnreadableRow(f"{shape} row: a content part that is no text (vision.pictures reads pictures)")
+        raise UnreadableRow(f"{shape} row: a content part that is no text (vision.pictures reads pictures, speech.sounds sounds)")
     return rows
 
 

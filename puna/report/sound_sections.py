@@ -14,7 +14,8 @@ from puna.evals.one import ITEMS_FILE, read_items
 from puna.report import charts
 from puna.report.claims import sentence
 from puna.report.page import Section
-from puna.report.sources import made_by, percent, read_json
+from puna.report.sources import made_by, read_json
+from puna.speech.normal import by_character
 from puna.tokenizer.chat import Medium
 from puna.tokenizer.dialog import Task, media_of, read_rows
 
@@ -76,40 +77,31 @@ def _data(section: Section, artifacts: Sequence[Artifact]) -> None:
 
 
 def _rates(section: Section, model: str, models: Mapping[str, Any]) -> None:
-    """Error rates of a model: a figure by language, and a table with the controls."""
+    """Error rates of a model by language with the controls, sentences without an error, and BLEU."""
+    shown = {CONTROLS[ending]: models[model + ending] for ending in CONTROLS if model + ending in models}
+    own, families = models[model], list(models[model]["errors"])
+    names = [FAMILIES.get(family, family) for family in families]
     section.heading(model)
-    shown = {ending: models[model + ending]["errors"] for ending in CONTROLS if model + ending in models}
-    for family, found in shown[""].items():
-        name = FAMILIES.get(family, family)
+    for family, name in zip(families, names, strict=True):
         for unit, title in UNITS.items():
-            if unit in found:
-                kinds = [f"{name}, {lang}" for lang in found["lang"]] if len(found) == 2 else []
-                langs = list(found["lang"]) if kinds else []
-                rows = [["all languages", found[unit]["n"], *(_rate(of[family].get(unit)) for of in shown.values())]]
-                rows += [[lang, found["lang"][lang]["n"], *(_rate(of[family]["lang"].get(lang)) for of in shown.values())]
-                         for lang in langs]  # fmt: skip
-                section.table(
-                    [name, "n", *(CONTROLS[ending] for ending in shown)], rows, f"{title} of {name}, percent (95 %); lower is better."
-                )
-    series = {
-        CONTROLS[ending]: [models[model + ending]["family"].get(family, {}) for family in shown[""]] for ending in shown
-    }  # fmt: skip
+            if unit in own["errors"][family]:
+                errors = [of["errors"].get(family, {}) for of in shown.values()]
+                rows = [["all languages", own["errors"][family][unit]["n"], *(_percent(of.get(unit)) for of in errors)]]
+                for lang, one in own["errors"][family]["lang"].items():
+                    if by_character(lang) == (unit == "characters"):
+                        rows.append([lang, one["n"], *(_percent(of.get("lang", {}).get(lang)) for of in errors)])
+                section.table([name, "n", *shown], rows, f"{title} of {name}, percent (95 %); lower is better.")
+    series = {control: [of["family"].get(family, {}) for family in families] for control, of in shown.items()}
     section.figure(
-        *charts.grouped_rates([FAMILIES.get(family, family) for family in shown[""]], series, "whole sentences right, percent"),
+        *charts.grouped_rates(names, series, "whole sentences right, percent"),
         f"{model}: held-out sentences right to the last word (95 % intervals), and with the sound of another item.",
     )
-    bleu = models[model].get("bleu") or {}
-    if bleu:
-        section.table(
-            ["into", "n", "BLEU (95 %)"],
-            [[lang, one["n"], f"{one['bleu']:.1f} ({one['low']:.1f}-{one['high']:.1f})"] for lang, one in bleu.items()],
-            "BLEU of translations from speech, by the language translated into.",
-        )
-    exact = [[FAMILIES.get(family, family), of["n"], percent(of)] for family, of in models[model]["family"].items()]
-    section.table(["whole sentences right", "n", "percent (95 %)"], exact)
+    if own.get("bleu"):
+        rows = [[lang, one["n"], f"{one['bleu']:.1f} ({one['low']:.1f}-{one['high']:.1f})"] for lang, one in own["bleu"].items()]
+        section.table(["into", "n", "BLEU (95 %)"], rows, "BLEU of translations from speech, by the language translated into.")
 
 
-def _rate(rate: Mapping[str, Any] | None) -> str:
+def _percent(rate: Mapping[str, Any] | None) -> str:
     return "–" if rate is None else f"{100 * rate['rate']:.1f} ({100 * rate['low']:.1f}-{100 * rate['high']:.1f})"
 
 
@@ -139,7 +131,9 @@ def _card(task: Task, item: Mapping[str, Any], file: Path) -> str:
     kind = TYPES.get(file.suffix.lower())
     small = kind is not None and file.exists() and file.stat().st_size <= MOST_BYTES
     player = (
-        f"<audio controls preload='none' src='data:{kind};base64,{b64encode(file.read_bytes()).decode()}'></audio>" if small else ""
+        f"<audio controls preload='none' src='data:{kind};base64,{b64encode(file.read_bytes()).decode()}'></audio>"
+        if small
+        else ""
     )
     truth = task.reference[0] if isinstance(task.reference, list) else task.reference
     said, colour = html.escape(item["text"]), "good" if item["passed"] else "bad"

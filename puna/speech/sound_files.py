@@ -119,6 +119,11 @@ def _dialog(one: Utterance, root: Path, provenance: Provenance) -> Dialog:
     )  # fmt: skip
 
 
+def tables_of(root: Path) -> list[Path]:
+    """The files of a corpus that say what its sounds say."""
+    return sorted(path for ending in ("*.tsv", "*.trans.txt") for path in root.rglob(ending))
+
+
 def manifest(row: dict[str, Any], lang: str) -> dict[str, Any] | None:
     """A sound with its text, as NeMo's manifests and Hugging Face's data sets have them, as a dialog; None for another row.
 

@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, combinations
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,12 +26,13 @@ from puna.core.stage import StageContext
 from puna.post.collect import file_digests, long_forms, source_files, source_kind
 from puna.post.row_lineage import RecordedRows
 from puna.post.spool import Spool
-from puna.speech.sound_files import CorpusSounds, FileSounds, SoundRows, SoundShelf, named
+from puna.speech.sound_files import CorpusSounds, FileSounds, SoundRows, SoundShelf, named, tables_of
 from puna.speech.spoken import SPLITS, Split, WorldSounds, rows_of, speaker_of, spoken
 from puna.tokenizer.dialog import Dialog, Preference, Task, read_rows, row_line
 from puna.vision.fetch import MediaRules
 from puna.vision.picture_files import Choice, Chosen, asked, choose, learnt
 from puna.vision.pictures import keep_media, tell_bad_rows
+from puna.world.voices import PROGRAM, version
 
 KIND = "sounds"
 REVISION = 1
@@ -102,9 +104,15 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
 
 
 def outside(settings: Settings) -> dict[str, str]:
-    """Content digests of the user's files of rows, by path. Sounds are not among them: give changed ones other names."""
-    files = (source for source in settings.sources if isinstance(source, FileSounds))
-    return file_digests(path for source in files for path in source_files(source.path))
+    """Content digests of the user's files of rows and of a corpus's tables, by path, and the program that speaks, if one does.
+
+    Sounds are not among them: give changed ones other names.
+    """
+    files = [path for source in settings.sources if isinstance(source, FileSounds) for path in source_files(source.path)]
+    tables = [path for source in settings.sources if isinstance(source, CorpusSounds) for path in tables_of(Path(source.path))]
+    worlds = [source.world for source in settings.sources if isinstance(source, WorldSource)]
+    program = {PROGRAM: version()} if any(speaker_of(world.voices)[0] == "espeak" for world in worlds) else {}
+    return {**file_digests([*files, *tables]), **program}
 
 
 def _spoken(settings: Settings, split: Split, ctx: StageContext) -> Iterator[Dialog | Task]:

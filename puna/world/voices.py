@@ -103,6 +103,13 @@ def has_espeak() -> bool:
     return shutil.which(PROGRAM) is not None
 
 
+@cache
+def version() -> str:
+    """What the program says of itself: another one may speak otherwise."""
+    done = subprocess.run([PROGRAM, "--version"], capture_output=True, timeout=SECONDS)
+    return done.stdout.decode("utf-8", "replace").partition("Data at")[0].strip()
+
+
 def espeak(text: str, lang: str, speaker: Voice) -> tuple[np.ndarray, int]:
     """A text spoken by espeak-ng: (mono samples float32 in -1..1, samples a second).
 

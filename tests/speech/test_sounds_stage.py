@@ -170,6 +170,7 @@ def test_settings_in_short_and_refused(tmp_path):
     with pytest.raises(InputError, match="no source gave a usable row"):
         made(tmp_path / "out", sources={"world": {"train": 0, "dev": 0, "test": 0}})
     (tmp_path / "rows.jsonl").write_text("{}\n")
+    assert outside(Settings.model_validate({"sources": {"world": {"voices": "formant"}}})) == {}
     assert list(outside(Settings.model_validate({"sources": [str(tmp_path / "rows.jsonl")]}))) == [str(tmp_path / "rows.jsonl")]
 
 
