@@ -17,7 +17,7 @@ from puna.commands.options import HERE, Dir, Json, show, size, table
 NEEDED = (
     "torch", "numpy", "safetensors", "pyarrow", "pydantic", "PyYAML", "typer", "rich", "fastapi", "uvicorn", "regex", "tiktoken",
     "numba", "fastwarc", "resiliparse", "py3langid", "xxhash", "fsspec", "gguf", "plotly", "llguidance",
-    "pillow",
+    "pillow", "soundfile",
 )  # fmt: skip
 OPTIONAL = ("av", "ray", "transformers")
 
