@@ -182,12 +182,18 @@ def scored(model: Any, tokenizer: Any, data: Path, person: str) -> dict[str, Any
     found = clips(data, f"speech_fsdd/*_{person}_*.wav")
     said = {name: likeliest(model, tokenizer, wave) for name, wave in found.items()}
     right = [answer == DIGITS[int(name[0])] for name, answer in said.items()]
+    learnt = [
+        likeliest(model, tokenizer, wave) == DIGITS[int(name[0])]
+        for other in PEOPLE
+        if other != person
+        for name, wave in clips(data, f"speech_fsdd/*_{other}_0.wav").items()
+    ]
     names = list(found)
     order = np.random.default_rng(0).permutation(len(names))
     swapped = [said[names[j]] == DIGITS[int(names[i][0])] for i, j in enumerate(order) if names[i][0] != names[j][0]]
     others = clips(data, "speech_libri/[bt]*.ogg")
     return {
-        "right": right, "swapped": swapped, "silent": sum(answer == NOTHING for answer in said.values()),
+        "right": right, "swapped": swapped, "learnt": learnt, "silent": sum(answer == NOTHING for answer in said.values()),
         "others": {name: likeliest(model, tokenizer, wave) for name, wave in others.items()},
         "voice": {"digits": sum(bool(segments(wave)) for wave in found.values()),
                   "others": sum(bool(segments(wave)) for wave in others.values())},
@@ -207,7 +213,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one person, fewer steps")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--model", type=Path, help="a text model that can repeat, in place of the small one")
-    parser.add_argument("--steps", type=int, help="of speech.listen for each person (400; quick: 120)")
+    parser.add_argument("--steps", type=int, help="of speech.listen for each person (800; quick: 240)")
     args = parser.parse_args()
     if not (args.data / "speech_fsdd").is_dir():
         sys.exit(f"no recordings under {args.data}: name the folder with --data")
@@ -215,7 +221,7 @@ def main() -> None:
     from puna.tokenizer.bpe import Tokenizer
 
     torch.set_num_threads(1)
-    steps = args.steps or (120 if args.quick else 400)
+    steps = args.steps or (240 if args.quick else 800)
     results, began = {}, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -231,6 +237,7 @@ def main() -> None:
             one = results[person]
             print(
                 f"{person}: {share(one['right'])}; swapped {share(one['swapped'])}; loss {summary['loss']:.3f}; {one['others']}"
+                f"; of those it learnt from {share(one['learnt'])}"
             )
     right, swapped = ([passed for one in results.values() for passed in one[key]] for key in ("right", "swapped"))
     print(f"all: {share(right)}; swapped {share(swapped)}; chance 10 %")
