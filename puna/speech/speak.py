@@ -48,15 +48,16 @@ class Settings(BaseSettings):
 
     Attributes:
         sentences: of training; `held` are judged on, with words of their own.
-        batch: sentences a step.
+        batch: sentences a step. lr: of the prosody model; `tagger_lr` of the tagger.
         ahead: pieces the tagger waits for. phones_ahead, chunk: how far the prosody model sees, in phones and in pieces.
     """
 
     sentences: PositiveInt = 1000
-    held: PositiveInt = 200
+    held: PositiveInt = 120
     steps: int = Field(120, ge=1)
     batch: PositiveInt = 24
     lr: NonNegativeFloat = 3e-3
+    tagger_lr: NonNegativeFloat = 1e-2
     weight_decay: NonNegativeFloat = 0.01
     dim: PositiveInt = 48
     ahead: NonNegativeInt = 3
@@ -107,7 +108,7 @@ def _train(arm: Arm, states: MiddleStates, rows: Sequence[Example], settings: Se
         def batches(step: int, collate: Collate = collate) -> list[Batch]:
             return [collate(_chosen(rows, settings.batch, ctx.seed, step), step)]
 
-        _fit(f"{name}.{arm}", model, objective, batches, settings, ctx)
+        _fit(f"{name}.{arm}", model, objective, batches, settings.tagger_lr if name == "tagger" else settings.lr, settings, ctx)
     return SpeechOut(states, tagger.eval(), prosody.eval())
 
 
@@ -121,9 +122,9 @@ def _heard(chosen: list[Example], known: Known, seed: int, step: int) -> Batch:
 
 
 def _fit(
-    name: str, model: nn.Module, objective: Objective, batches: Batches, settings: Settings, ctx: StageContext
+    name: str, model: nn.Module, objective: Objective, batches: Batches, lr: float, settings: Settings, ctx: StageContext
 ) -> None:  # fmt: skip
-    optim = OptimSettings(lr=settings.lr, weight_decay=settings.weight_decay)
+    optim = OptimSettings(lr=lr, weight_decay=settings.weight_decay)
     schedule = Schedule(steps=settings.steps, lr=LearningRate(shape="cosine", warmup=0.05))
     train(model, objective, batches, schedule, optim, ctx, log_every=settings.log_every,
           checkpoint_seconds=settings.checkpoint_seconds, name=name)  # fmt: skip
@@ -146,7 +147,7 @@ def _normalisation(trained: dict[Arm, SpeechOut], held: Sequence[Example], seen:
         wins.append(sum(own))
         numbers.append(len(own))
     low, high = bootstrap_ratio(wins, numbers, seed)
-    scores = {arm: rate(sum(good for _, good in found), len(found)) for arm, found in right.items()}
+    scores: dict[str, Any] = {str(arm): rate(sum(good for _, good in found), len(found)) for arm, found in right.items()}
     known = {arm: _right(arm, models, seen) for arm, models in trained.items()}
     return {
         "ahead": trained["states"].tagger.shape.ahead,
@@ -174,7 +175,7 @@ def _prosody(trained: dict[Arm, SpeechOut], held: Sequence[Example], seed: int) 
     better = (errors["blind"] - errors["states"]).mean(1).tolist()
     low, high = bootstrap(better, seed)
     found: dict[str, Any] = {
-        arm: {"rmse": float(error.mean()), **{name: float(error[:, i].mean()) for i, name in enumerate(VALUE_NAMES)}}
+        str(arm): {"rmse": float(error.mean()), **{name: float(error[:, i].mean()) for i, name in enumerate(VALUE_NAMES)}}
         for arm, error in errors.items()
     }
     difference = {"mean": sum(better) / len(better), "low": low, "high": high}

@@ -21,12 +21,14 @@ from puna.core.rng import derive_seed, numpy_stream
 from puna.world.phones import PAUSE, Phone
 
 Floats = NDArray[np.float64]
+Spectra = NDArray[np.complex128]
 
 HOP_S, GLIDE_S, SOFT_S = 0.005, 0.045, 0.015  # between frames; how long formants and loudness take from one target to the next
 BURST = 0.3  # share of a stop that is its release
 ASPIRED_S = 0.012
 NOISE = 0.5  # loudness of a fricative's noise beside a vowel's voice
 PEAK = 0.9
+BLOCK = 2000  # frames filtered at a time
 LEVEL = 0.1  # root mean square of a vowel at 0 dB
 
 # formants in Hz of a man's voice (Peterson and Barney 1952 for the vowels of English, the like for others)
@@ -183,20 +185,29 @@ def _filtered(
 ) -> Floats:
     """Both sources through the filters of every frame, added up again."""
     size = 1 << (8 * hop - 1).bit_length()  # room for the resonators to ring
-    frequencies_K = np.fft.rfftfreq(size, 1 / rate)
     window_W = np.hanning(2 * hop + 1)[:-1]
     frames = len(tracks["voice"])
-    tract_FK = _tract(tracks["formants"], frequencies_K.astype(np.float64), rate)
+    pulses_FW, noise_FW = (_cut(source, frames, hop) for source in (pulses_N, noise_N))
+    out_N = np.zeros((frames + 1) * hop + size)
+    for start in range(0, frames, BLOCK):  # so that memory does not grow with the length
+        part = slice(start, start + BLOCK)
+        own = {name: track[part] for name, track in tracks.items()}
+        voiced_FK, noisy_FK = (np.fft.rfft(cut[part] * window_W, size) for cut in (pulses_FW, noise_FW))
+        piece_N = _added(np.fft.irfft(_shaped(voiced_FK, noisy_FK, own, voice, rate), size), hop)
+        out_N[start * hop : start * hop + len(piece_N)] += piece_N[: len(out_N) - start * hop]
+    return out_N[hop : hop + samples]
+
+
+def _shaped(voiced_FK: Spectra, noisy_FK: Spectra, tracks: dict[str, Floats], voice: FormantVoice, rate: int) -> Spectra:
+    """The spectra of both sources, each through its filter."""
+    frequencies_K = np.fft.rfftfreq(2 * (voiced_FK.shape[1] - 1), 1 / rate).astype(np.float64)
+    tract_FK = _tract(tracks["formants"], frequencies_K, rate)
     tract_FK *= 1 - 0.6 * tracks["nasal"][:, None] * ((frequencies_K > 600) & (frequencies_K < 1400))
-    tilt_K = (1 + (frequencies_K / 500) ** 2) ** (-voice.tilt / 12.04) * (frequencies_K > 50)
+    tract_FK *= (1 + (frequencies_K / 500) ** 2) ** (-voice.tilt / 12.04) * (frequencies_K > 50)
+    tract_FK *= (tracks["voice"] / np.sqrt((np.abs(tract_FK) ** 2).mean(1)))[:, None]
     shape_FK = np.exp(-0.5 * ((frequencies_K - tracks["centre"][:, None]) / tracks["width"][:, None]) ** 2)
     shape_FK = shape_FK / np.sqrt((shape_FK**2).mean(1, keepdims=True) + 1e-9)
-    loud_F = np.sqrt((np.abs(tract_FK * tilt_K) ** 2).mean(1))
-    tract_FK *= (tracks["voice"] / loud_F)[:, None]
-    cut = [_cut(source, frames, hop) * window_W for source in (pulses_N, noise_N)]
-    voiced_FK, noisy_FK = (np.fft.rfft(part, size) for part in cut)
-    out_FK = (voiced_FK + voice.breath * noisy_FK) * tract_FK * tilt_K + NOISE * tracks["noise"][:, None] * noisy_FK * shape_FK
-    return _added(np.fft.irfft(out_FK, size), hop)[hop : hop + samples]
+    return (voiced_FK + voice.breath * noisy_FK) * tract_FK + NOISE * tracks["noise"][:, None] * noisy_FK * shape_FK
 
 
 def _tract(formants_FR: Floats, frequencies_K: Floats, rate: int) -> NDArray[np.complex128]:

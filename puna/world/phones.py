@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import cache
 
 from puna.core.errors import InputError
 from puna.world import letter_rules as table
@@ -81,19 +82,24 @@ def _word(word: str, lang: str) -> list[str]:
         return _hindi(word)
     if any("ก" <= letter <= "ฮ" for letter in word):
         return _thai(word)
-    rules = table.LATIN.get(lang, table.LATIN["en"])  # a Latin name in a Hindi or Thai sentence
+    rules = _rules(lang if lang in table.LATIN else "en")  # a Latin name in a Hindi or Thai sentence
     found: list[str] = []
     at = 0
     while at < len(word):
         for pattern, phones in rules:
-            match = re.compile(pattern).match(word, at)
+            match = pattern.match(word, at)
             if match and match.end() > at:
-                found += phones.split()
+                found += phones
                 at = match.end()
                 break
         else:
             at += 1
     return found
+
+
+@cache
+def _rules(lang: str) -> list[tuple[re.Pattern[str], list[str]]]:
+    return [(re.compile(pattern), phones.split()) for pattern, phones in table.LATIN[lang]]
 
 
 def _hindi(word: str) -> list[str]:

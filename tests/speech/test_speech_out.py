@@ -77,6 +77,8 @@ def test_phrases_end_at_stops_and_know_their_pieces() -> None:
     assert {phone.word for phone in phrases[0].phones} == {0, 1, 2, 3}
     long = phrases_of(["word"] * 60, ["as_is"] * 60, "en")
     assert [len(p.pieces) for p in long] == [24, 24, 12]
+    endless = phrases_of(pieces_of("a" * 1000), map(by_shape, pieces_of("a" * 1000)), "en")
+    assert [len(p.phones) for p in endless] == [201] * 5
 
 
 def test_rules_of_prosody() -> None:

@@ -125,7 +125,7 @@ def test_words_held_out_are_in_no_sentence_of_training() -> None:
 def test_the_stage_learns_and_its_directory_speaks(tmp_path: Path) -> None:
     save_model(text_model(2), tmp_path / "text", tokenizer=tokenizer())
     stage = load_stage("speech.speak")
-    settings = stage.Settings(steps=12, sentences=40, held=6, batch=8, dim=16, log_every=6, lr=1e-2)
+    settings = stage.Settings(steps=6, sentences=30, held=4, batch=4, dim=16, log_every=3, lr=1e-2)
     summaries = []
     for name in ("one", "two"):
         ctx = local_context(tmp_path / name, inputs=[local_artifact(tmp_path / "text", "model")])

@@ -15,7 +15,8 @@ from puna.world.phones import PAUSE, Phone, phones_of
 
 RULES = ("as_is", "cardinal", "ordinal", "digits", "year", "money", "letters")
 STOPS = ".,;:!?।…"
-LONGEST_PHRASE = 24  # pieces spoken in one go where the text has no stops
+LONGEST_PHRASE, MOST_LETTERS = 24, 200  # pieces and letters spoken in one go where the text has no stops
+LONGEST_PIECE = 40  # letters; what is longer is cut, as Thai without spaces
 AROUND = "\"'()[]{}«»“”„‘’*_#<>"
 CURRENCIES = {
     "$": {"en": "dollars", "de": "Dollar", "fr": "dollars", "es": "dólares", "pt": "dólares", "it": "dollari",
@@ -65,8 +66,8 @@ class Phrase:
 
 
 def pieces_of(text: str) -> list[str]:
-    """A text cut at its blanks."""
-    return text.split()
+    """A text cut at its blanks, and within what is too long for a word."""
+    return [word[at : at + LONGEST_PIECE] for word in text.split() for at in range(0, len(word), LONGEST_PIECE)]
 
 
 def core(piece: str) -> str:
@@ -115,7 +116,8 @@ def phrases_of(pieces: Sequence[str], rules: Iterable[str], lang: str) -> list[P
     first = 0
     for i, piece in enumerate(pieces):
         stop = piece.rstrip(AROUND)[-1:] if piece.rstrip(AROUND)[-1:] in STOPS else ""
-        if stop or i + 1 == len(pieces) or i + 1 - first == LONGEST_PHRASE:
+        full = i + 1 - first == LONGEST_PHRASE or sum(map(len, said[first : i + 1])) >= MOST_LETTERS
+        if stop or full or i + 1 == len(pieces):
             phones = _phones(said[first : i + 1], stop or ",", lang)
             if phones:
                 found.append(Phrase(first, list(pieces[first : i + 1]), said[first : i + 1], phones))
