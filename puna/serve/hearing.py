@@ -18,7 +18,7 @@ from puna.infer.request import Request
 from puna.serve.generate import Generator, Job
 from puna.serve.protocol import as_api_error
 from puna.speech.clip import clip_of
-from puna.speech.cuts import BLOCK_S, Cut, cuts
+from puna.speech.cuts import BLOCK_S, LONGEST_S, Cut, cuts
 from puna.speech.ears import Ears
 from puna.speech.sound import RATE, SoundRules, blocks
 from puna.speech.transcribe import request_of
@@ -116,7 +116,7 @@ class Hearing:
             self._pieces.append(Piece(cut.start, cut.end, job, asyncio.create_task(job.open())))
 
     def _cut(self, content: bytes, rules: SoundRules, name: str) -> Iterator[tuple[Cut, Request]]:
-        for cut in cuts(self._counted(content, rules, name)):
+        for cut in cuts(self._counted(content, rules, name), longest=min(LONGEST_S, self.ears.room)):
             clip = clip_of(cut.wave_N, self.ears.model.sound)
             request = request_of(
                 self.generator.tokenizer, self.ears, clip, self.system, temperature=self.temperature, seed=self.seed

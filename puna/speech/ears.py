@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from puna.core.errors import InputError
 from puna.infer.request import Shown
 from puna.model.llama import Llama
+from puna.speech.adapter import STRIDE
 from puna.speech.clip import Clip
 from puna.speech.files import load_speech
 from puna.speech.model import SpeechLlama
@@ -46,6 +47,12 @@ class Ears:
     def tokens(self, clip: Clip) -> int:
         """Placeholders that a sound takes in a prompt."""
         return self.model.tokens_of(len(clip.frames_FM))
+
+    @property
+    def room(self) -> float:
+        """Seconds of sound that take half of the text model's context."""
+        mel, tokens = self.model.sound.mel, self.model.config.max_seq_len // 2
+        return tokens * STRIDE * self.model.encoder.config.stack * mel.hop / mel.rate
 
     def check(self, media: Sequence[Shown]) -> None:
         """InputError for what is no sound, and for one that is too short to have a token."""

@@ -1,9 +1,10 @@
 """What models hear: transcripts, translations and answers of held-out speech, and what they say when they cannot hear (8.2).
 
 A model can be right without listening: sentences have words that are common. So every model is asked again with the sound of
-another item of its kind and language that has another answer (`MODEL.shuffled`) and without any (`MODEL.blind`). These stand
-among the scores as models of their own, on the same items, so a claim against a control is a paired test. An item passes where
-its normalised text is the reference's; WER, CER and BLEU are told with bootstrap intervals.
+another item of its kind and language that has another answer (`MODEL.shuffled`) and without any (`MODEL.blind`). With `spoken` it
+also writes down what our own speech out makes of each transcript by rules (`MODEL.spoken`). These stand among the scores as
+models of their own, on the same items, so a claim against a control is a paired test. An item passes where its normalised text
+is the reference's; WER, CER and BLEU are told with bootstrap intervals.
 
 How fast it goes is written apart from what it finds, to `volatile/timing.jsonl`.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from pydantic import PositiveInt
 
 from puna.core.errors import InputError
@@ -29,11 +32,14 @@ from puna.evals.controls import others
 from puna.evals.one import ITEMS_FILE, write_items
 from puna.evals.scores import compare, score_of
 from puna.infer.engine import Engine, Request
-from puna.speech.clip import Clip, load_clip
+from puna.speech.clip import Clip, clip_of, load_clip
 from puna.speech.ears import Ears
 from puna.speech.hear import hearing_engine, spoken_to
 from puna.speech.normal import units
+from puna.speech.out.backends import LANGUAGES as SPOKEN
+from puna.speech.out.speaker import Speaker
 from puna.speech.rates import Spoken, bleu_scores, error_difference, error_rates
+from puna.speech.resample import resample
 from puna.speech.sound import SoundRules
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat import parse
@@ -48,7 +54,7 @@ TOGETHER = 256  # questions whose sounds are in memory
 TIMED = 8  # questions asked one at a time, for latency
 OWN_SOUNDS = SoundRules(max_bytes=1 << 30, max_seconds=3600.0)  # their owner has put them there
 
-Control = Literal["shuffled", "blind"]
+Control = Literal["shuffled", "blind", "spoken"]
 Question = tuple[Task, Path]  # and the folder of its file
 
 
@@ -112,23 +118,33 @@ def _answers(model: Artifact, questions: Sequence[Question], settings: Settings,
     kinds = [(task.family, task.lang) for task in tasks]
     swapped = others(kinds, [task.reference for task in tasks], numpy_stream(ctx.seed, "speech.scores"))
     _time(engine, tokenizer, ears, questions[:TIMED], model.name, settings, ctx)
-    sources: dict[str, list[int] | None] = {"": list(range(len(tasks))), "shuffled": swapped, "blind": None}
+    speaker = Speaker.open(None) if "spoken" in settings.controls else None
+    sounds: dict[str, Callable[[int], Clip | None]] = {
+        "": lambda i: clip_of_question(questions[i], ears),
+        "shuffled": lambda i: clip_of_question(questions[swapped[i]], ears),
+        "blind": lambda i: None,
+        "spoken": lambda i: clip_of_speaker(speaker, tasks[i], ears),
+    }
     found = {}
     for control in ("", *settings.controls):
-        name, source, items = f"{model.name}.{control}".rstrip("."), sources[control], list[Spoken]()
-        for first in range(0, len(tasks), TOGETHER):
-            part = range(first, min(first + TOGETHER, len(tasks)))
+        name, items = f"{model.name}.{control}".rstrip("."), list[Spoken]()
+        asked = [
+            i for i, task in enumerate(tasks) if control != "spoken" or (task.family == "transcribe" and task.lang in SPOKEN)
+        ]
+        for first in range(0, len(asked), TOGETHER):
+            part = asked[first : first + TOGETHER]
             began = time.perf_counter()
-            clips = [None if source is None else clip_of_question(questions[source[i]], ears) for i in part]
+            clips = [sounds[control](i) for i in part]
             requests = [
                 request_of(tokenizer, ears, tasks[i], clip, settings.max_tokens) for i, clip in zip(part, clips, strict=True)
             ]
-            answers = engine.generate(requests, partial(_told, ctx, name, first, len(tasks)))
+            answers = engine.generate(requests, partial(_told, ctx, name, first, len(asked)))
             seconds = sum(_seconds(clip, ears) for clip in clips if clip is not None)
             _note_rate(ctx, name, len(part), seconds, time.perf_counter() - began)
             for i, (answer, *_) in zip(part, answers, strict=True):
                 items.append(_item(tasks[i], name, parse(tokenizer, answer.drawn).content, answer.finished))
-        found[name] = items
+        if items:
+            found[name] = items
     return found
 
 
@@ -136,6 +152,13 @@ def clip_of_question(question: Question, ears: Ears) -> Clip:
     """The sound of a task; InputError where it cannot be read."""
     task, root = question
     return load_clip(media_of(task.prompt)[0], root, OWN_FILES, ears.model.sound, OWN_SOUNDS)
+
+
+def clip_of_speaker(speaker: Speaker | None, task: Task, ears: Ears) -> Clip:
+    """The transcript of a task as our own speech out speaks it."""
+    assert speaker is not None
+    wave_N = torch.from_numpy(np.concatenate(list(speaker.say(_references(task)[0], lang=task.lang))))
+    return clip_of(resample(wave_N, speaker.rate, ears.model.sound.mel.rate), ears.model.sound)
 
 
 def request_of(tokenizer: Tokenizer, ears: Ears, task: Task, clip: Clip | None, max_tokens: int) -> Request:
@@ -181,8 +204,7 @@ def _told(ctx: StageContext, name: str, first: int, most: int, done: int, of: in
 
 def _item(task: Task, model: str, text: str, finished: bool) -> Spoken:
     """An answer; it passes where it was ended, and says what a reference says."""
-    references = [task.reference] if isinstance(task.reference, str) else list(task.reference)
-    said = units(text, task.lang)
+    references, said = _references(task), units(text, task.lang)
     return {
         "task_id": task.id,
         "model": model,
@@ -194,6 +216,10 @@ def _item(task: Task, model: str, text: str, finished: bool) -> Spoken:
         "passed": finished and any(said == units(reference, task.lang) for reference in references),
         "finished": finished,
     }
+
+
+def _references(task: Task) -> list[str]:
+    return [task.reference] if isinstance(task.reference, str) else list(task.reference)
 
 
 def _scored(items: list[Spoken], seed: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from puna.infer.engine import Engine, Request
 from puna.speech.clip import Clip, clip_of
-from puna.speech.cuts import BLOCK_S, Cut, cuts
+from puna.speech.cuts import BLOCK_S, LONGEST_S, Cut, cuts
 from puna.speech.ears import Ears
 from puna.speech.hear import hearing_engine, instructed, spoken_to
 from puna.speech.prompts import recognition, translation
@@ -75,7 +75,7 @@ def transcribe(
             seconds += len(block_N) / RATE
             yield block_N
 
-    pieces = cuts(counted(), activity=not everything)
+    pieces = cuts(counted(), longest=min(LONGEST_S, ears.room), activity=not everything)
     for piece in transcript(engine, tokenizer, ears, pieces, system):
         said.append(piece)
         if form == "json":

@@ -1,4 +1,4 @@
-"""The bytes behind the address of a picture or a video: a `data:` URL, a file under one folder, or the web where it is allowed.
+"""The bytes behind the address of a medium: a `data:` URL, a file under one folder, or the web where it is allowed.
 
 Whoever may name an address may name one of ours: a server that fetches what it is told to can be made to read its own network
 (SSRF). So the web is off unless domains are allowed, every address is resolved once, all it resolves to must be public, the
@@ -46,7 +46,7 @@ class MediaRules:
     """What may be read, and how much of it.
 
     Attributes:
-        max_bytes: of one picture or video as it comes.
+        max_bytes: of one picture, video or sound as it comes.
         max_pixels: of one picture or frame, decoded.
         max_frames: of one video, taken. max_decoded: pixels of all the frames that are decoded to find them.
         max_seconds: the longest video, or stretch of one, that is looked at.
@@ -105,7 +105,7 @@ def scheme_of(url: str) -> str:
 def find_file(url: str, root: Path | None) -> Path:
     """The file or folder under `root` that a path names; InputError if it leads out of it, or is not there."""
     if scheme_of(url):
-        fix = "pictures and videos come as data: URLs, from allowed domains, or as paths below the media folder"
+        fix = "media come as data: URLs, from allowed domains, or as paths below the media folder"
         raise InputError(f"addresses that begin with '{scheme_of(url)}:' are not read", where=shown(url), fix=fix)
     if root is None:
         raise InputError("files are not read here", where=shown(url), fix="send the file itself as a data: URL")
@@ -153,7 +153,7 @@ def _data(url: str, rules: MediaRules) -> bytes:
         raise InputError("a data: URL has a comma before its content", where=shown(url), fix="data:image/png;base64,...")
     kind, *options = head[len("data:") :].split(";")
     if kind and not MEDIA_TYPE.fullmatch(kind.strip()):
-        raise InputError(f"a data: URL of type '{shown(kind)}' is no picture or video", where=shown(url))
+        raise InputError(f"a data: URL of type '{shown(kind)}' is no picture, video or sound", where=shown(url))
     coded = any(option.strip().lower() == "base64" for option in options)
     _check_size(len(payload) * 3 // 4 if coded else len(payload) // 3, rules, url)
     plain = payload.encode("utf-8", "replace")
@@ -169,7 +169,7 @@ def _data(url: str, rules: MediaRules) -> bytes:
 def _check_size(size: int, rules: MediaRules, url: str) -> None:
     if size > rules.max_bytes:
         limit = f"{rules.max_bytes / 2**20:g} MB"
-        raise InputError(f"a picture or video may have {limit} and this has more", where=shown(url), fix="send a smaller one")
+        raise InputError(f"a medium may have {limit} and this has more", where=shown(url), fix="send a smaller one")
 
 
 def _fetch(url: str, rules: MediaRules) -> bytes:
@@ -200,7 +200,7 @@ def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
     target = quote(parts.path or "/", safe=SAFE) + (f"?{quote(parts.query, safe=SAFE)}" if parts.query else "")
     try:
         with _connected(host, port, addresses, secure, deadline) as connection:
-            connection.request("GET", target, headers={"Accept": "image/*,video/*", "Accept-Encoding": "identity"})
+            connection.request("GET", target, headers={"Accept": "image/*,video/*,audio/*", "Accept-Encoding": "identity"})
             answer = connection.getresponse()
             if answer.status in (301, 302, 303, 307, 308):
                 return answer.headers.get("Location") or ""
@@ -211,7 +211,7 @@ def _one_hop(url: str, rules: MediaRules, deadline: float) -> bytes | str:
             return body
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
-            what = f"the picture or video did not come within {rules.seconds:g} seconds"
+            what = f"it did not come within {rules.seconds:g} seconds"
             raise InputError(what, where=shown(url), fix="send it as a data: URL") from None
         raise InputError(f"the address cannot be read ({_said(error)})", where=shown(url)) from None
 
@@ -308,7 +308,7 @@ def _check_answer(answer: http.client.HTTPResponse, rules: MediaRules, url: str)
         raise InputError("the address answers with packed content, which was not asked for", where=shown(url))
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     if kind and not MEDIA_TYPE.fullmatch(kind):
-        raise InputError(f"the address answers with '{shown(kind)}', no picture or video", where=shown(url))
+        raise InputError(f"the address answers with '{shown(kind)}', no picture, video or sound", where=shown(url))
     _check_size(answer.length or 0, rules, url)
 
 

@@ -232,10 +232,8 @@ def test_speech_that_is_refused():
 
 
 def form_of(*parts: tuple[str, bytes], boundary: str = "xyz") -> bytes:
-    return (
-        b"".join(f"--{boundary}\r\n{head}\r\n\r\n".encode() + body + b"\r\n" for head, body in parts)
-        + f"--{boundary}--\r\n".encode()
-    )
+    written = [f"--{boundary}\r\n{head}\r\n\r\n".encode() + body + b"\r\n" for head, body in parts]
+    return b"".join([*written, f"--{boundary}--\r\n".encode()])
 
 
 def test_forms_are_read_to_the_byte():

@@ -98,6 +98,14 @@ def test_speed_is_noted_apart(tmp_path, inputs):
     assert "real_time_factor" not in json.dumps({key: found[key] for key in ("models", "comparisons")})
 
 
+def test_our_own_voice_is_written_down(tmp_path, inputs):
+    found = scored(tmp_path, inputs, controls=("spoken",))
+    assert found["models"]["ears.spoken"]["overall"]["n"] == 8  # the transcripts, no translation
+    assert {item["task_id"] for item in found["items"] if item["model"] == "ears.spoken"} == {f"transcribe-{i}" for i in range(8)}
+    rows = [row for row in found["timing"] if row["model"] == "ears.spoken"]
+    assert 8 * 0.15 < rows[0]["sound_s"] < 8 * 5
+
+
 def test_claims_name_what_is_scored(tmp_path, inputs):
     with pytest.raises(InputError, match=r"ears\.deaf"):
         scored(tmp_path, inputs, compare=[{"name": "x", "better": "ears", "control": "ears.deaf"}])

@@ -131,6 +131,11 @@ def test_the_command(tmp_path, capsys, loud):
     transcribe(tmp_path / "a.wav", tmp_path / "ears", translate="de", form="verbose_json")
     told = json.loads(capsys.readouterr().out)
     assert told["task"] == "translate" and told["language"] == "german" and told["duration"] == 0.7
+    soundfile.write(tmp_path / "long.wav", pattern((12, 0.5)).numpy(), RATE)  # more than fits beside an answer
+    transcribe(tmp_path / "long.wav", tmp_path / "ears", form="json")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert Ears(MODEL).room == pytest.approx(5.12) and len(lines) >= 3
+    assert lines[-1]["end"] == 12.0 and all(line["end"] - line["start"] <= 5.12 for line in lines)
     soundfile.write(tmp_path / "b.wav", np.zeros(RATE), RATE)
     transcribe(tmp_path / "b.wav", tmp_path / "ears")
     assert capsys.readouterr() == ("", "nobody speaks in it\n")

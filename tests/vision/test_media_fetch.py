@@ -188,7 +188,7 @@ def test_data_urls():
     refused("data:image/png;base64", "comma")
     refused("data:image/png;base64,@@@@", "valid base64")
     refused("data:image/png;base64,abcde", "valid base64")
-    refused("data:text/html;base64,AAAA", "no picture or video")
+    refused("data:text/html;base64,AAAA", "no picture, video or sound")
     for url in ("data:image/png;base64," + "A" * 4000, "data:image/png," + "a" * 4000):
         refused(url, "may have", MediaRules(max_bytes=1000))
 
