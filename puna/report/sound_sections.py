@@ -96,9 +96,12 @@ def _rates(section: Section, model: str, models: Mapping[str, Any]) -> None:
         *charts.grouped_rates(names, series, "whole sentences right, percent"),
         f"{model}: held-out sentences right to the last word (95 % intervals), and with the sound of another item.",
     )
-    if own.get("bleu"):
-        rows = [[lang, one["n"], f"{one['bleu']:.1f} ({one['low']:.1f}-{one['high']:.1f})"] for lang, one in own["bleu"].items()]
+    bleu = own.get("bleu", {})
+    if any(one["bleu"] for one in bleu.values()):
+        rows = [[lang, one["n"], f"{one['bleu']:.1f} ({one['low']:.1f}-{one['high']:.1f})"] for lang, one in bleu.items()]
         section.table(["into", "n", "BLEU (95 %)"], rows, "BLEU of translations from speech, by the language translated into.")
+    elif bleu:
+        section.text("BLEU is 0 for all translations: it counts runs of four words, and there are none that agree.")
 
 
 def _percent(rate: Mapping[str, Any] | None) -> str:

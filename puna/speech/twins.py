@@ -21,9 +21,8 @@ from puna.core.settings import Share
 from puna.core.stage import Artifact, StageContext
 from puna.post.row_lineage import RecordedRows
 from puna.speech.prompts import family_of, recognition, translation
-from puna.speech.spoken import SPLITS, Lang, Split, different
+from puna.speech.spoken import EVERY, SPLITS, Lang, Split, different
 from puna.tokenizer.dialog import Dialog, MessageRow, Task, content_id, read_rows, row_line
-from puna.verify.language import LANGUAGES
 from puna.world.tasks import PROVENANCE
 from puna.world.voices import sentence
 
@@ -40,7 +39,7 @@ class Settings(BaseSettings):
         translated: share of them that ask for a translation.
     """
 
-    languages: Annotated[tuple[Lang, ...], Field(min_length=1), AfterValidator(different)] = LANGUAGES
+    languages: Annotated[tuple[Lang, ...], Field(min_length=1), AfterValidator(different)] = EVERY
     train: NonNegativeInt = 6000
     dev: NonNegativeInt = 200
     test: NonNegativeInt = 400

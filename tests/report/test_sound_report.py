@@ -72,6 +72,15 @@ def test_sounds_stand_beside_transcripts_and_wrong_ones_beside_the_truth(tmp_pat
     assert section.data["hearing"]["models"]["ear"]["overall"]["passed"] == 2
 
 
+def test_a_table_of_zeros_is_a_sentence(tmp_path):
+    artifact = scored(tmp_path)
+    scores = json.loads((artifact.path / "scores.json").read_text())
+    scores["models"]["ear"]["bleu"]["de"] |= {"bleu": 0.0, "low": 0.0, "high": 0.0}
+    (artifact.path / "scores.json").write_text(json.dumps(scores))
+    text = "".join(sound_section([sounds(tmp_path), artifact], []).blocks)
+    assert "BLEU is 0" in text and "BLEU (95 %)" not in text
+
+
 def test_no_section_without_scores_of_hearing(tmp_path):
     assert sound_section([sounds(tmp_path)], []) is None
     assert hearing({"models": {"ear": {}, "ear.shuffled": {}, "ear.blind": {}, "b-ear": {}}}) == ["ear", "b-ear"]

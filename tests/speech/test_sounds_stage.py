@@ -17,6 +17,7 @@ from puna.speech import spoken, twins
 from puna.speech.prompts import family_of, recognition, translation
 from puna.speech.sounds import Settings, outside, run
 from puna.tokenizer.dialog import Dialog, Task, read_rows
+from puna.verify.language import LANGUAGES
 from puna.world.lexicon import NOUNS
 
 WORLD = {"world": {"languages": ["en", "de", "th"], "train": 12, "dev": 3, "test": 6, "voices": "formant"}}
@@ -157,7 +158,7 @@ def test_a_corpus_keeps_its_splits(tmp_path):
 
 
 def test_settings_in_short_and_refused(tmp_path):
-    assert Settings.model_validate({"sources": "world"}) == Settings()
+    assert Settings.model_validate({"sources": "world"}) == Settings() and spoken.EVERY == LANGUAGES
     assert Settings.model_validate({"sources": ["a.jsonl"]}).sources[0].path == "a.jsonl"
     for wrong in (
         {"world": {"languages": []}},
