@@ -140,7 +140,7 @@ def manifest(row: dict[str, Any], lang: str) -> dict[str, Any] | None:
     except InputError as error:
         raise UnreadableRow(error.what) from None
     user = {"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": sound}}]}
-    kept = {name: row[name] for name in ("id", "provenance") if name in row}
+    kept: dict[str, Any] = {name: row[name] for name in ("id", "provenance") if name in row}
     return {**kept, "lang": code, "messages": [system, user, {"role": "assistant", "content": text}]}
 
 
