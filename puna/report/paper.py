@@ -143,6 +143,7 @@ def _sections(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]]) -
         post_sections.scores_section(artifacts),
         sight_sections.sight_section(artifacts, claims),
         sound_sections.sound_section(artifacts, claims),
+        sound_sections.voice_section(artifacts),
     ]
 
 
