@@ -31,7 +31,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-GOAL = {"preprocess": 1.5, "ragged": 1.5, "strict": 1.2, "linear_r2": 0.98}
+GOAL = {"preprocess": 1.5, "ragged": 1.5, "strict": 1.5, "linear_r2": 0.98}
 RATIO = {1: 1, 2: 2, 3: 3, 4: 6}  # an aspect ratio id for each number of tiles
 MIX = (1, 2, 3, 4)
 MOST_ERROR = 1e-5

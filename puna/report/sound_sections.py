@@ -39,19 +39,19 @@ def voice_section(artifacts: Sequence[Artifact]) -> Section | None:
         return None
     section = Section("How it speaks", "8")
     section.text(
-        "Which rule reads a number, and how long, high and loud each phone is, by models that see the text model's states after half "
-        "of its layers, and by the same models trained blind on the same steps and batches. The words are held out of training, so "
-        "what is measured is whether the states say of what kind a word is."
+        "Which rule reads a number, and how long, high and loud each phone is, by models that see the text model's states after "
+        "half of its layers, and by the same models trained blind on the same steps and batches. The words are held out of "
+        "training, so what is measured is whether the states say of what kind a word is."
     )
     rows = []
     for voice in trained:
         summary = voice.summary()
         read, said = summary["normalisation"], summary["prosody"]
         rows += [
-            [voice.name, f"numbers read right, {read['ahead']} pieces ahead, percent", *(_share(read[arm]) for arm in ("states", "blind")),
-             _gain(read["difference"], 100), "yes" if read["beats_blind"] else "not shown"],
-            [voice.name, "error of prosody (0.4 log s, 3 semitones, 2 dB)", *(f"{said[arm]['rmse']:.3f}" for arm in ("states", "blind")),
-             _gain(said["difference"], 1), "yes" if said["beats_blind"] else "not shown"],
+            [voice.name, f"numbers read right, {read['ahead']} pieces ahead, percent", _share(read["states"]),
+             _share(read["blind"]), _gain(read["difference"], 100), "yes" if read["beats_blind"] else "not shown"],
+            [voice.name, "error of prosody (0.4 log s, 3 semitones, 2 dB)", f"{said['states']['rmse']:.3f}",
+             f"{said['blind']['rmse']:.3f}", _gain(said["difference"], 1), "yes" if said["beats_blind"] else "not shown"],
         ]  # fmt: skip
         section.data[voice.name] = {"normalisation": read, "prosody": said}
     section.table(
