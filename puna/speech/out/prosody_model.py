@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puna.model.llama import Rope
-from puna.speech.encoder import ROPE_THETA, SpeechAttention
+from puna.speech.encoder import ROPE_THETA, RealRows, SpeechAttention
 from puna.speech.out.prosody import Prosody
 from puna.speech.out.states import Known
 from puna.speech.out.tagger import Near
@@ -58,10 +58,11 @@ class ProsodyLayer(nn.Module):
         self.up, self.down = nn.Linear(dim, shape.ffn_dim), nn.Linear(shape.ffn_dim, dim)
 
     def forward(
-        self, x_BTH: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, phones: Sequence[Tensor], text: Sequence[Tensor]
-    ) -> Tensor:
+        self, x_BTH: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, rows: RealRows, phones: Sequence[Tensor],
+        text: Sequence[Tensor],
+    ) -> Tensor:  # fmt: skip
         """Residual stream [B,T,H]; `phones` and `text` are keys, distances and what is seen, as `Near` takes them."""
-        x_BTH = x_BTH + self.attn(self.norms[0](x_BTH), rotation, mask)
+        x_BTH = x_BTH + rows.padded(self.attn(rows.packed(self.norms[0](x_BTH)), rotation, mask, rows))
         x_BTH = x_BTH + self.phones(self.norms[1](x_BTH), *phones)
         x_BTH = x_BTH + self.text(self.norms[2](x_BTH), *text)
         return x_BTH + self.down(F.gelu(self.up(self.norms[3](x_BTH))))
@@ -100,8 +101,9 @@ class ProsodyModel(nn.Module):
         x_BTH = self.written(before_BTV) + F.pad(keys_BPH * real_BP1, (0, 0, 0, DELAY))[:, :steps]
         rotation = self.rope(steps, None, x_BTH.device)
         mask = torch.ones(steps, steps, dtype=torch.bool, device=x_BTH.device).tril()
+        rows = RealRows(torch.ones(x_BTH.shape[:2], dtype=torch.bool))  # steps behind a phrase's end are seen by none before
         for layer in self.layers:
-            x_BTH = layer(x_BTH, rotation, mask, (keys_BPH, far_BTP, sees_BTP), (known.states_BSD, far_BTS, sees_BTS))
+            x_BTH = layer(x_BTH, rotation, mask, rows, (keys_BPH, far_BTP, sees_BTP), (known.states_BSD, far_BTS, sees_BTS))
         return self.out(self.norm(x_BTH))
 
     @torch.no_grad()
