@@ -23,14 +23,14 @@ from puna.core.stage import Artifact, StageContext
 from puna.evals.one import ITEMS_FILE, read_items
 
 KIND = "seeds"
-REVISION = 1
+REVISION = 2
 
 GAINS_FILE = "best_of_n.json"  # of a reward model: what its choice gains over a random one, by prompt
 Cells = dict[str, float]  # by item
 
 
 class Claim(BaseSettings):
-    """Model `better` passes more than `control`, of the items of `family` if named; several controls count as their mean."""
+    """Model `better` does better than `control`, on the items of `family` if named; several controls count as their mean."""
 
     name: str
     better: str
@@ -55,10 +55,10 @@ def run(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     prefixes = seed_prefixes([artifact.name for artifact in scores], ctx.name)
     named = json.loads((scores[0].path / "scores.json").read_text())["comparisons"]
     claims = [Claim(**{key: c[key] for key in Claim.model_fields if key in c}) for c in named] + list(settings.compare)
-    passed = {family: [_passed(artifact, family) for artifact in scores] for family in {claim.family for claim in claims}}
+    worth = {family: [_worth(artifact, family) for artifact in scores] for family in {claim.family for claim in claims}}
     tests = [
         {"name": claim.name, "better": claim.better, "control": " and ".join(claim.controls)}
-        | crossed([_differences(claim, models, prefix) for models, prefix in zip(passed[claim.family], prefixes, strict=True)])
+        | crossed([_differences(claim, models, prefix) for models, prefix in zip(worth[claim.family], prefixes, strict=True)])
         for claim in claims
     ]
     tests += _best_of_n(ctx.inputs.all("reward"), prefixes, ctx)
@@ -111,18 +111,19 @@ def _half_width(cells_NK: np.ndarray) -> float:
     return student95(variance * variance / spread) * math.sqrt(variance / (n * k))
 
 
-def _passed(scores: Artifact, family: str | None) -> dict[str, Cells]:
-    """Passes by model and item, of a family or of all."""
+def _worth(scores: Artifact, family: str | None) -> dict[str, Cells]:
+    """What answers are worth, by model and item, of a family or of all: a score where there is one, else whether they pass."""
     found: dict[str, Cells] = {}
     for item in read_items(scores.path / ITEMS_FILE):
         if family not in (None, item["family"]):
             continue
-        found.setdefault(item["model"], {})[item["task_id"]] = float(item["passed"])
+        score = item.get("score")
+        found.setdefault(item["model"], {})[item["task_id"]] = float(item["passed"] if score is None else score)
     return found
 
 
 def _differences(claim: Claim, models: dict[str, Cells], prefix: str) -> Cells:
-    """Pass of the better model minus that of the control, or the mean of the controls, by item."""
+    """Worth of the better model's answers minus that of the control's, or of the mean of the controls, by item."""
     missing = next((name for name in (claim.better, *claim.controls) if prefix + name not in models), None)
     if missing is not None:
         raise InputError(f"'{prefix + missing}' was not scored", where=claim.name, fix="add it to the `from` of its scores")

@@ -1,7 +1,8 @@
 """Error rates and BLEU of answers about speech, by kind of task and language, with bootstrap intervals (section 8.2).
 
 Errors are counted over normalised texts (`puna.speech.normal`), in words, or in characters where a language has no spaces. The
-two are never added up. An interval draws whole utterances with replacement.
+two are never added up. An interval draws sentences with replacement, with all utterances of each: who says one sentence says the
+same words.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ def error_difference(better: Sequence[Spoken], control: Sequence[Spoken], seed: 
     Words and characters count alike here, as both sides have the same.
     """
     ours, theirs = [edits_of(item) for item in better], [edits_of(item) for item in control]
-    lengths = np.array([max(1, edits.length) for edits in ours])
-    gained = np.array([b.total - a.total for a, b in zip(ours, theirs, strict=True)])
-    low, high = bootstrap_ratio(gained, lengths, seed)
-    return {"better": _sum(ours).rate, "control": _sum(theirs).rate, "difference": float(gained.sum() / lengths.sum()),
+    gained = [b.total - a.total for a, b in zip(ours, theirs, strict=True)]
+    lengths = [max(1, edits.length) for edits in ours]
+    low, high = _interval(better, gained, lengths, seed)
+    return {"better": _sum(ours).rate, "control": _sum(theirs).rate, "difference": sum(gained) / sum(lengths),
             "low": low, "high": high}  # fmt: skip
 
 
@@ -62,9 +63,19 @@ def edits_of(item: Spoken) -> Edits:
 def _rate(items: Sequence[Spoken], counted: dict[str, Edits], seed: int) -> dict[str, Any]:
     edits = [counted[item["task_id"]] for item in items]
     total = _sum(edits)
-    low, high = bootstrap_ratio([each.total for each in edits], [max(1, each.length) for each in edits], seed)
+    low, high = _interval(items, [each.total for each in edits], [max(1, each.length) for each in edits], seed)
     return {"rate": total.rate, "low": low, "high": high, "substitutions": total.substitutions, "deletions": total.deletions,
             "insertions": total.insertions, "length": total.length, "n": len(items)}  # fmt: skip
+
+
+def _interval(items: Sequence[Spoken], counts: Sequence[int], lengths: Sequence[int], seed: int) -> tuple[float, float]:
+    """Of the ratio of two sums over items, which are drawn by their sentences."""
+    sums: dict[tuple[str, str], Any] = {}
+    for item, count, length in zip(items, counts, lengths, strict=True):
+        sentence = item["lang"], item["reference"]
+        sums[sentence] = sums.get(sentence, 0) + np.array([count, length])
+    tops, bottoms = np.stack(list(sums.values())).T
+    return bootstrap_ratio(tops, bottoms, seed)
 
 
 def _bleu(items: Sequence[Spoken], lang: str, seed: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from puna.infer.engine import Engine, Request
 from puna.speech.clip import Clip, clip_of, load_clip
 from puna.speech.ears import Ears
 from puna.speech.hear import hearing_engine, spoken_to
+from puna.speech.metrics import errors
 from puna.speech.normal import units
 from puna.speech.out.backends import LANGUAGES as SPOKEN
 from puna.speech.out.speaker import Speaker
@@ -47,7 +48,7 @@ from puna.tokenizer.dialog import Task, media_of, read_rows, without_media
 from puna.vision.tile_store import OWN_FILES
 
 KIND = "scores"
-REVISION = 1
+REVISION = 2
 
 SCORES = "scores.json"
 TOGETHER = 256  # questions whose sounds are in memory
@@ -203,8 +204,9 @@ def _told(ctx: StageContext, name: str, first: int, most: int, done: int, of: in
 
 
 def _item(task: Task, model: str, text: str, finished: bool) -> Spoken:
-    """An answer; it passes where it was ended, and says what a reference says."""
+    """An answer; it passes where it was ended, and says what a reference says. Its score is 1 less its error rate."""
     references, said = _references(task), units(text, task.lang)
+    edits = errors(units(references[0], task.lang), said)
     return {
         "task_id": task.id,
         "model": model,
@@ -215,6 +217,7 @@ def _item(task: Task, model: str, text: str, finished: bool) -> Spoken:
         "reference": references[0],
         "passed": finished and any(said == units(reference, task.lang) for reference in references),
         "finished": finished,
+        "score": 1.0 - edits.rate,
     }
 
 
