@@ -27,12 +27,13 @@ def speak(
 
     from puna.core.errors import InputError
     from puna.speech.out.speaker import Speaker
+    from puna.speech.sound import write_sound
 
     speaker = Speaker.open(model, backend)  # type: ignore[arg-type]
     blocks = speaker.say(sys.stdin.read() if text == "-" else text, lang=lang, voice=voice, speed=speed)
     wave = np.concatenate(list(blocks))
     try:
-        soundfile.write(out, wave, speaker.rate)
+        write_sound(out, wave, speaker.rate)
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         raise InputError(f"this file cannot be written: {error}", where=str(out), fix="give .wav, .flac, .ogg or .mp3") from error
     seconds = len(wave) / speaker.rate

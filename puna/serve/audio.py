@@ -15,6 +15,7 @@ from puna.serve.multipart import Form, Upload
 from puna.serve.protocol import ApiError
 from puna.speech.prompts import recognition, translation
 from puna.speech.resample import resample
+from puna.speech.sound import write_sound
 
 LONGEST_INPUT = 4096  # characters to speak, as OpenAI has it
 PCM_RATE = 24_000  # of `pcm`, which has no header to say so; OpenAI's
@@ -94,9 +95,7 @@ def encoded(wave_N: np.ndarray, rate: int, form: str) -> tuple[bytes, str]:
     wave_N = resample(torch.from_numpy(wave_N), rate, PCM_RATE).clamp(-1, 1).numpy() if form in ("pcm", "opus") else wave_N
     if form == "pcm":
         return (wave_N * 32767).round().astype("<i2").tobytes(), f"audio/pcm;rate={PCM_RATE}"
-    import soundfile
-
     kind, subtype, media = FILES[form]
     out = io.BytesIO()
-    soundfile.write(out, wave_N, PCM_RATE if form == "opus" else rate, format=kind, subtype=subtype)
+    write_sound(out, wave_N, PCM_RATE if form == "opus" else rate, kind, subtype)
     return out.getvalue(), media

@@ -49,6 +49,7 @@ def add_hearing(
         try:
             body = await read_body(request, limits.audio_bytes + FORM_BYTES)
             form = await asyncio.to_thread(read_form, request.headers.get("content-type", ""), body)
+            del body  # the file is a copy of it
             asked, file = read_hearing(form)
             check_model(asked.model, name)
             hearing = Hearing(
@@ -137,7 +138,7 @@ def add_speaking(app: FastAPI, running: Running, name: str, limits: Limits, dire
     async def speech(request: Request) -> Any:
         try:
             values = json.loads(await read_body(request, limits.body_bytes))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ApiError(400, "the request is no JSON") from None
         asked = checked(SpeechRequest, values)
         check_model(asked.model, name)

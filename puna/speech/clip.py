@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from puna.core.errors import InputError
 from puna.speech.frames import SoundShape, frames_of
-from puna.speech.sound import SoundRules, at_rate, read_sound
+from puna.speech.sound import SoundRules, blocks
 from puna.tokenizer.chat import Medium
 from puna.vision.fetch import MediaRules, read_url, shown
 
 KEY_BYTES = 16
+BLOCK_S = 60.0  # decoded at once; memory is bounded by it, not by the rate of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,4 +59,5 @@ def fetch_sound(medium: Medium, root: Path | None, rules: MediaRules) -> bytes:
 
 def decode_clip(source: bytes, medium: Medium, shape: SoundShape, sounds: SoundRules = SoundRules()) -> Clip:
     """The clip of what `fetch_sound` found."""
-    return clip_of(at_rate(read_sound(source, sounds, shown(medium.url)), shape.mel.rate), shape)
+    pieces = list(blocks(source, sounds, BLOCK_S, shown(medium.url)))  # silence at 768 kHz packs small and would fill gigabytes
+    return clip_of(torch.cat(pieces), shape)

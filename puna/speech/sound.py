@@ -102,6 +102,21 @@ def blocks(data: bytes | Path, rules: SoundRules, seconds: float, where: str = "
         yield from (block for block in torch.cat([*waiting, stream.end()]).split(size) if len(block))
 
 
+def write_sound(
+    file: Path | IO[bytes], wave_N: np.ndarray, rate: int, kind: str | None = None, subtype: str | None = None
+) -> None:
+    """Write samples [N], a piece at a time: libsndfile's Vorbis encoder crashes the process on minutes given at once.
+
+    Args:
+        kind, subtype: soundfile's format; by default that of the file's name. What soundfile refuses, it raises itself.
+    """
+    import soundfile
+
+    with soundfile.SoundFile(file, "w", rate, 1, subtype=subtype, format=kind) as out:
+        for start in range(0, len(wave_N), READ):
+            out.write(wave_N[start : start + READ])
+
+
 class _Decoder:
     """One open sound: mono pieces at `rate`, checked as they come. `promised`: samples it says it has; 0 if it does not say."""
 

@@ -281,3 +281,34 @@ def test_recordings_are_files_that_we_read():
     run = script + "\nprocess.stdout.write(Buffer.from(asWave(Float32Array.from([0, 0.5, -0.5, 2, -2]))));"
     wave_N = read_sound(subprocess.run([node, "-e", run], capture_output=True, check=True, timeout=60).stdout)
     assert wave_N.rate == RATE and wave_N.wave_N.tolist() == pytest.approx([0, 0.5, -0.5, 1, -1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    ["filename*=idna''%ff.wav", "filename*=a%00''x", "filename*=utf-8''x; filename*0=a", f"filename*{'9' * 5000}*=x"],
+)
+def test_forms_with_foul_headers(parameter):
+    body = f'--x\r\nContent-Disposition: form-data; name="file"; {parameter}\r\n\r\nhi\r\n--x--\r\n'.encode()
+    with pytest.raises(ApiError) as told:
+        read_form("multipart/form-data; boundary=x", body)
+    assert told.value.status == 400
+    with pytest.raises(ApiError):
+        read_form("multipart/form-data; " + parameter.replace("filename", "boundary"), body)
+
+
+def test_names_of_files_are_utf_8():
+    body = '--x\r\nContent-Disposition: form-data; name="file"; filename="é.wav"\r\n\r\nhi\r\n--x--\r\n'.encode()
+    assert read_form("multipart/form-data; boundary=x", body).files["file"].name == "é.wav"
+
+
+def test_a_form_of_boundaries_alone_is_not_taken_apart():
+    with pytest.raises(ApiError, match="64 parts"):
+        read_form("multipart/form-data; boundary=x", b"\r\n--x" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"input": "a", "\\ud800": 1}', b'{"input": "\\ud800"}', b'{"input": "' + b"9" * 4096 + b'"}']
+)
+def test_foul_requests_for_speech(body):
+    with client() as web:
+        assert web.post("/v1/audio/speech", content=body).status_code in (200, 400)

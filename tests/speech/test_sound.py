@@ -13,7 +13,7 @@ import torch
 
 from puna.core.errors import InputError
 from puna.speech.resample import ResampleStream, resample
-from puna.speech.sound import RATE, Sound, SoundRules, at_rate, blocks, read_sound
+from puna.speech.sound import RATE, Sound, SoundRules, at_rate, blocks, read_sound, write_sound
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 FORMATS = [
@@ -185,3 +185,14 @@ def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
     done = subprocess.run([sys.executable, "-c", HOUR, str(path)], capture_output=True, text=True, timeout=120, check=True)
     total, grown_kb = map(int, done.stdout.split())
     assert total == 2 * samples and grown_kb < 40 << 10  # all of it would be 230 MB
+
+
+def test_rates_that_would_need_huge_filters():
+    with pytest.raises(InputError, match="too little in common"):
+        at_rate(read_sound(packed(tone(0.1, 767_996), 767_996)))
+
+
+def test_minutes_of_vorbis(tmp_path):
+    wave = np.zeros(16_000 * 400, np.float32)
+    write_sound(tmp_path / "a.ogg", wave, 16_000)
+    assert read_sound(tmp_path / "a.ogg").seconds == 400.0

@@ -18,8 +18,10 @@ class Microphone {
   async record() {
     if (this.asking) return;
     this.asking = true;
+    let stream = null;
     try {
-      const stream = await navigator.mediaDevices.getUserMedia({ audio: true }), parts = [];
+      const parts = [];
+      stream = await navigator.mediaDevices.getUserMedia({ audio: true });
       this.recorder = new MediaRecorder(stream);
       this.recorder.addEventListener('dataavailable', event => parts.push(event.data));
       const limit = setTimeout(() => this.recorder && this.recorder.stop(), LONGEST_MS);
@@ -32,6 +34,7 @@ class Microphone {
       this.recorder.start();
       this.press(true);
     } catch (error) {
+      if (stream) stream.getTracks().forEach(track => track.stop());
       this.recorder = null; this.press(false);
       this.refuse(`the microphone is not to be had: ${error.message}`);
     } finally {
