@@ -50,7 +50,8 @@ def error_difference(better: Sequence[Spoken], control: Sequence[Spoken], seed: 
     ours, theirs = [edits_of(item) for item in better], [edits_of(item) for item in control]
     lengths = np.array([max(1, edits.length) for edits in ours])
     gained = np.array([b.total - a.total for a, b in zip(ours, theirs, strict=True)])
-    low, high = bootstrap_ratio(*_by_sentence(better, np.stack([gained, lengths], 1)).T, seed)
+    gained_S, length_S = _by_sentence(better, np.stack([gained, lengths], 1)).T
+    low, high = bootstrap_ratio(gained_S, length_S, seed)
     return {"better": _sum(ours).rate, "control": _sum(theirs).rate, "difference": float(gained.sum() / lengths.sum()),
             "low": low, "high": high}  # fmt: skip
 
@@ -64,7 +65,8 @@ def _rate(items: Sequence[Spoken], counted: dict[str, Edits], seed: int) -> dict
     edits = [counted[item["task_id"]] for item in items]
     total = _sum(edits)
     counts_N2 = np.array([(each.total, max(1, each.length)) for each in edits])
-    low, high = bootstrap_ratio(*_by_sentence(items, counts_N2).T, seed)
+    errors_S, length_S = _by_sentence(items, counts_N2).T
+    low, high = bootstrap_ratio(errors_S, length_S, seed)
     return {"rate": total.rate, "low": low, "high": high, "substitutions": total.substitutions, "deletions": total.deletions,
             "insertions": total.insertions, "length": total.length, "n": len(items)}  # fmt: skip
 
