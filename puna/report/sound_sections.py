@@ -79,7 +79,7 @@ def sound_section(artifacts: Sequence[Artifact], claims: Sequence[dict[str, Any]
         "Transcripts and translations of held-out sentences by voices that training never heard, beside what the same model "
         "writes with the sound of another item: whoever does not listen makes as many errors with either. WER and CER count "
         "substituted, missing and added words or characters, in percent of those that were said; intervals are bootstraps over "
-        "utterances."
+        "sentences."
     )
     _data(section, artifacts)
     for scores in scored:

@@ -1,4 +1,4 @@
-"""What stages that teach a frozen text model to listen have in common (section 8.1.2): rows, steps, and what each must show.
+"""What stages that teach a frozen text model to listen have in common (section 8.3): rows, steps, and what each must show.
 
 Encoder, adapter and the embeddings of the two special tokens learn, the text model never, which is proved. A step is recordings
 of like duration. Paper: 650,000 steps of 512 rows at 1e-4 with the 8B model, segments of at most 60 s.

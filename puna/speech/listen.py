@@ -1,4 +1,4 @@
-"""A frozen text model learns to listen (section 8.1.2): encoder, adapter and two special tokens, on dialogs with sounds.
+"""A frozen text model learns to listen (section 8.3): encoder, adapter and two special tokens, on dialogs with sounds.
 
 The encoder is that of `speech.pretrain` where there is one, else it is drawn anew. What is wanted of a sound is said by the
 system prompt, so one model transcribes, translates and answers; what the text model can do with text it does with speech, learnt

@@ -1,4 +1,4 @@
-"""How transcripts and translations are scored (section 8.2): WER, CER, corpus BLEU.
+"""How transcripts and translations are scored (section 8.4): WER, CER, corpus BLEU.
 
 Errors are those of the cheapest alignment. Texts are taken as they are; `puna.speech.normal` says what may differ. WER and CER
 equal jiwer's; BLEU equals sacrebleu's with one reference, mixed case, exponential smoothing, and its tokenisers `13a` and `char`.

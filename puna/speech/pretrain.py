@@ -1,4 +1,4 @@
-"""BEST-RQ pre-training of the speech encoder (section 8.1.2): no text, sounds alone, labels that nobody wrote.
+"""BEST-RQ pre-training of the speech encoder (section 8.3): no text, sounds alone, labels that nobody wrote.
 
 The sounds are those of the train rows of `sounds`, whatever the rows say of them. Longer ones than a minute are cut to a minute
 somewhere. Paper: 15M hours, 500,000 steps of 2,048 utterances. The verdict is the share of labels told right at masked places of

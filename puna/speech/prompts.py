@@ -1,4 +1,4 @@
-"""System prompts that say what is wanted of speech (section 8.1.2): recognition, translation, or, without one, an answer.
+"""System prompts that say what is wanted of speech (section 8.3): recognition, translation, or, without one, an answer.
 
 The language named is that of the answer; the model has to find out by itself which one it hears.
 """

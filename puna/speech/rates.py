@@ -1,8 +1,8 @@
-"""Error rates and BLEU of answers about speech, by kind of task and language, with bootstrap intervals (section 8.2).
+"""Error rates and BLEU of answers about speech, by kind of task and language, with bootstrap intervals (section 8.4).
 
 Errors are counted over normalised texts (`puna.speech.normal`), in words, or in characters where a language has no spaces. The
-two are never added up. An interval draws sentences with replacement, with all utterances of each: who says one sentence says the
-same words.
+two are never added up. An interval draws whole sentences with replacement, each with all its utterances and translations: what
+one sentence's words do to a model they do to all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from puna.evals.stats import BOOTSTRAP_DRAWS, bootstrap_ratio
 from puna.speech.metrics import Edits, bleu_counts, bleu_of, errors
 from puna.speech.normal import by_character, units
 
-Spoken = dict[str, Any]  # an item of `puna.evals.one` with its `reference`
+Spoken = dict[str, Any]  # an item of `puna.evals.one` with its `reference` and, where known, the `sentence` that it says
 
 
 def error_rates(items: Sequence[Spoken], seed: int) -> dict[str, Any]:
@@ -48,10 +48,11 @@ def error_difference(better: Sequence[Spoken], control: Sequence[Spoken], seed: 
     Words and characters count alike here, as both sides have the same.
     """
     ours, theirs = [edits_of(item) for item in better], [edits_of(item) for item in control]
-    gained = [b.total - a.total for a, b in zip(ours, theirs, strict=True)]
-    lengths = [max(1, edits.length) for edits in ours]
-    low, high = _interval(better, gained, lengths, seed)
-    return {"better": _sum(ours).rate, "control": _sum(theirs).rate, "difference": sum(gained) / sum(lengths),
+    lengths = np.array([max(1, edits.length) for edits in ours])
+    gained = np.array([b.total - a.total for a, b in zip(ours, theirs, strict=True)])
+    gained_S, length_S = _by_sentence(better, np.stack([gained, lengths], 1)).T
+    low, high = bootstrap_ratio(gained_S, length_S, seed)
+    return {"better": _sum(ours).rate, "control": _sum(theirs).rate, "difference": float(gained.sum() / lengths.sum()),
             "low": low, "high": high}  # fmt: skip
 
 
@@ -63,28 +64,28 @@ def edits_of(item: Spoken) -> Edits:
 def _rate(items: Sequence[Spoken], counted: dict[str, Edits], seed: int) -> dict[str, Any]:
     edits = [counted[item["task_id"]] for item in items]
     total = _sum(edits)
-    low, high = _interval(items, [each.total for each in edits], [max(1, each.length) for each in edits], seed)
+    counts_N2 = np.array([(each.total, max(1, each.length)) for each in edits])
+    errors_S, length_S = _by_sentence(items, counts_N2).T
+    low, high = bootstrap_ratio(errors_S, length_S, seed)
     return {"rate": total.rate, "low": low, "high": high, "substitutions": total.substitutions, "deletions": total.deletions,
             "insertions": total.insertions, "length": total.length, "n": len(items)}  # fmt: skip
-
-
-def _interval(items: Sequence[Spoken], counts: Sequence[int], lengths: Sequence[int], seed: int) -> tuple[float, float]:
-    """Of the ratio of two sums over items, which are drawn by their sentences."""
-    sums: dict[tuple[str, str], Any] = {}
-    for item, count, length in zip(items, counts, lengths, strict=True):
-        sentence = item["lang"], item["reference"]
-        sums[sentence] = sums.get(sentence, 0) + np.array([count, length])
-    tops, bottoms = np.stack(list(sums.values())).T
-    return bootstrap_ratio(tops, bottoms, seed)
 
 
 def _bleu(items: Sequence[Spoken], lang: str, seed: int) -> dict[str, Any]:
     cut = "char" if by_character(lang) else "13a"
     counts_NC = np.stack([bleu_counts(item["reference"], item["text"], cut) for item in items])  # type: ignore[arg-type]
-    rng = numpy_stream(seed, "bootstrap")
-    times_DN = rng.multinomial(len(items), np.full(len(items), 1 / len(items)), size=BOOTSTRAP_DRAWS)
-    low, high = np.quantile([bleu_of([row]) for row in times_DN @ counts_NC], [0.025, 0.975])
+    own_SC, rng = _by_sentence(items, counts_NC), numpy_stream(seed, "bootstrap")
+    times_DS = rng.multinomial(len(own_SC), np.full(len(own_SC), 1 / len(own_SC)), size=BOOTSTRAP_DRAWS)
+    low, high = np.quantile([bleu_of([row]) for row in times_DS @ own_SC], [0.025, 0.975])
     return {"bleu": bleu_of(counts_NC), "low": float(low), "high": float(high), "n": len(items)}
+
+
+def _by_sentence(items: Sequence[Spoken], counts_NC: np.ndarray) -> np.ndarray:
+    """Counts [N, C] of items added up over those of one sentence (without one, of one reference): [S, C]."""
+    _, place_N = np.unique([item.get("sentence") or item["reference"] for item in items], return_inverse=True)
+    sums_SC = np.zeros((place_N.max() + 1, counts_NC.shape[1]), counts_NC.dtype)
+    np.add.at(sums_SC, place_N, counts_NC)
+    return sums_SC
 
 
 def _sum(edits: Sequence[Edits]) -> Edits:

@@ -1,4 +1,4 @@
-"""What models hear: transcripts, translations and answers of held-out speech, and what they say when they cannot hear (8.2).
+"""What models hear: transcripts, translations and answers of held-out speech, and what they say when they cannot hear (8.4).
 
 A model can be right without listening: sentences have words that are common. So every model is asked again with the sound of
 another item of its kind and language that has another answer (`MODEL.shuffled`) and without any (`MODEL.blind`). With `spoken` it
@@ -215,6 +215,7 @@ def _item(task: Task, model: str, text: str, finished: bool) -> Spoken:
         "lang": task.lang,
         "text": text,
         "reference": references[0],
+        "sentence": str(task.provenance.checks.get("shows", references[0])),
         "passed": finished and any(said == units(reference, task.lang) for reference in references),
         "finished": finished,
         "score": 1.0 - edits.rate,

@@ -1,4 +1,4 @@
-"""Speech out (section 8.1.2): a text-normalisation tagger and a prosody model learn beside a frozen text model, and without.
+"""Speech out (section 8.3): a text-normalisation tagger and a prosody model learn beside a frozen text model, and without.
 
 Both are trained twice for the same steps on the same batches: with the text model's middle states, and blind, with zeros
 in their place. They are judged on sentences

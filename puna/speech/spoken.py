@@ -1,7 +1,7 @@
 """The mini-world's sentences as sound files and rows: recognition to learn from, recognition and translation to be tested by.
 
 Sentences and voices of dev and test are in no training row. Translation is learnt only where it is asked for (`translated`):
-without, a model that translates speech does so because its frozen text model can (section 8.1.2 trains on both).
+without, a model that translates speech does so because its frozen text model can (section 8.3 trains on both).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dialogs of text that a model must know before it can listen: repeat what you are told, or translate it (section 8.1.2).
+"""Dialogs of text that a model must know before it can listen: repeat what you are told, or translate it (section 8.1.1).
 
 A frozen text model follows the system prompts of speech only if it follows them in text. Its adapter then learns from
 recognition alone to put speech where these dialogs have words, and what the model can do with words, it can do with speech.

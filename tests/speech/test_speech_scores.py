@@ -138,17 +138,18 @@ def test_languages_without_spaces_are_counted_in_characters():
     assert found["lang"].keys() == {"en", "th"}
 
 
-def test_an_interval_draws_sentences_and_not_utterances():
-    one = [item(i, "transcribe", "en", "a b", "a x" if i % 2 else "a b") for i in range(40)]
-    assert error_rates(one, 0)["transcribe"]["words"]["low"] == error_rates(one, 0)["transcribe"]["words"]["high"] == 0.25
-    several = [item(i, "transcribe", "en", f"a {i // 4}", "a x" if i < 20 else f"a {i // 4}") for i in range(40)]
-    found = error_rates(several, 0)["transcribe"]["words"]
-    assert found["low"] < 0.12 and found["high"] > 0.38  # of utterances it would be 0.17 to 0.33
-
-
 def test_the_difference_of_error_rates_is_paired():
-    better = [item(i, "transcribe", "en", f"a b c {i}", f"a b c {i}" if i % 2 else "a b c x") for i in range(40)]
-    control = [item(i, "transcribe", "en", f"a b c {i}", f"a x y {i}") for i in range(40)]
+    better = [item(i, "transcribe", "en", f"a{i} b c d", f"a{i} b c d" if i % 2 else f"a{i} b c x") for i in range(40)]
+    control = [item(i, "transcribe", "en", f"a{i} b c d", f"a{i} x y d") for i in range(40)]
     found = error_difference(better, control, seed=2)
     assert (found["better"], found["control"], found["difference"]) == (0.125, 0.5, 0.375)
     assert 0.3 < found["low"] < 0.375 < found["high"] < 0.45
+
+
+def test_utterances_of_one_sentence_are_one_draw_of_an_interval():
+    once = [item(i, "translate", "en", f"word{i} and some others", f"word{i * (i % 2)} and some others") for i in range(8)]
+    often = [{**each, "task_id": f"{each['task_id']}-{copy}"} for each in once for copy in range(20)]
+    for kind, of in (("rate", lambda items: error_rates(items, seed=1)["translate"]["words"]),
+                     ("bleu", lambda items: bleu_scores(items, seed=1)["en"])):  # fmt: skip
+        few, many = of(once), of(often)
+        assert [many[key] for key in (kind, "low", "high")] == pytest.approx([few[key] for key in (kind, "low", "high")])

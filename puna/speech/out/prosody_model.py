@@ -1,4 +1,4 @@
-"""The prosody model (section 8.1.2): a uni-directional Transformer writes log duration, pitch and power, a phone at a time.
+"""The prosody model (section 8.2.2): a uni-directional Transformer writes log duration, pitch and power, a phone at a time.
 
 Each layer attends to what was written, to phones up to `ahead` further (first cross-attention), and to the text model's states
 of the pieces up to the end of the current chunk of `chunk` pieces (second). In the delayed pattern step s writes the duration of

@@ -1,4 +1,4 @@
-"""Text normalisation (section 8.1.2): each written piece of a text gets a rule, and the rule makes spoken words of it.
+"""Text normalisation (section 8.2.2): each written piece of a text gets a rule, and the rule makes spoken words of it.
 
 The paper's tagger chooses among hand-written rules; these are ours. `by_shape` chooses from how a piece looks, which is all that
 can be done without a trained tagger (`puna.speech.out.tagger`) and is wrong wherever the reading depends on meaning.

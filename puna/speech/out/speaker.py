@@ -1,4 +1,4 @@
-"""Text to speech, a block of sound per phrase: normalisation, phones, prosody, back end (section 8.1.2).
+"""Text to speech, a block of sound per phrase: normalisation, phones, prosody, back end (section 8.2.2).
 
 With a directory of `speech.speak` its tagger and its prosody model read English; without one, and elsewhere, the rules do.
 """

@@ -1,4 +1,4 @@
-"""What the text model knows of a text: its states after the middle layer, beside the pieces they belong to (section 8.1.2).
+"""What the text model knows of a text: its states after the middle layer, beside the pieces they belong to (section 8.2.2).
 
 The paper takes the output of the 16th of 32 layers, for a text as if the model had written it after an empty user prompt; the
 model is frozen. States are causal, so those of the first tokens never change while a text grows.

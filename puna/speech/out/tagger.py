@@ -1,4 +1,4 @@
-"""The streaming tagger of text normalisation (section 8.1.2): a rule for each written piece, `ahead` pieces later.
+"""The streaming tagger of text normalisation (section 8.2.2): a rule for each written piece, `ahead` pieces later.
 
 An LSTM reads the pieces; the rule of a piece is decided when `ahead` more have been read, from the LSTM's state then and from
 cross-attention to the text model's states of what has been read. Which tokens belong to which piece is told by their distance, so
