@@ -10,6 +10,8 @@ import typer
 
 from puna.commands.options import Json, show
 
+FORMS = (".wav", ".flac", ".ogg", ".mp3")
+
 
 def speak(
     text: Annotated[str, typer.Argument(help="What to say; - reads it from standard input.")],
@@ -29,13 +31,17 @@ def speak(
     from puna.speech.out.speaker import Speaker
     from puna.speech.sound import write_sound
 
+    if out.suffix.lower() not in FORMS:
+        raise InputError("this name says no form of sound", where=str(out), fix="end it in " + ", ".join(FORMS))
+    if not out.parent.is_dir():
+        raise InputError("there is no such folder", where=str(out.parent), fix="make it, or name another file")
     speaker = Speaker.open(model, backend)  # type: ignore[arg-type]
     blocks = speaker.say(sys.stdin.read() if text == "-" else text, lang=lang, voice=voice, speed=speed)
     wave = np.concatenate(list(blocks))
     try:
         write_sound(out, wave, speaker.rate)
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-        raise InputError(f"this file cannot be written: {error}", where=str(out), fix="give .wav, .flac, .ogg or .mp3") from error
+        raise InputError(f"this file cannot be written: {error}", where=str(out), fix="name a file that you may write") from error
     seconds = len(wave) / speaker.rate
     shown = {"out": str(out), "seconds": round(seconds, 3), "rate": speaker.rate, "backend": speaker.backend,
              "models": str(model) if model else None}  # fmt: skip

@@ -154,3 +154,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     wave, rate = soundfile.read(tmp_path / "a.wav")
     assert rate == 16000 and len(wave) > rate
+
+
+@pytest.mark.parametrize("name, what", [("a", "says no form"), ("a.txt", "says no form"), ("none/a.wav", "no such folder")])
+def test_the_command_says_what_is_wrong_with_a_name(tmp_path: Path, name: str, what: str) -> None:
+    from puna.commands.speak import speak
+
+    with pytest.raises(InputError, match=what):
+        speak("Ana has 2 pens.", tmp_path / name, backend="formant")
+    assert not list(tmp_path.iterdir())

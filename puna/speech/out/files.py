@@ -50,9 +50,11 @@ def load_speech_out(directory: Path) -> SpeechOut:
         found = json.loads((directory / CONFIG).read_text())
         tagger, prosody = Tagger(TaggerShape(**found["tagger"])), ProsodyModel(ProsodyShape(**found["prosody"]))
         layer = int(found["layer"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError):
         raise InputError(
-            f"this is no speech-out model ({error})", where=str(directory), fix="give a speech.speak stage"
+            f"this is no speech-out model: {CONFIG} is missing or damaged",
+            where=str(directory),
+            fix="give what a speech.speak stage made",
         ) from None
     state = read_weights(directory / WEIGHTS)
     for part, model in (("tagger", tagger), ("prosody", prosody)):
