@@ -77,13 +77,15 @@ def answer_tasks(model: Artifact, settings: Settings, ctx: StageContext) -> list
 
 
 def write_items(items: list[Item], path: Path) -> None:
-    """Items as Parquet (zstd), columns as in `Item`."""
+    """Items as Parquet (zstd), columns as in `Item`; `score` only where answers have one (speech and pictures)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     texts = ("task_id", "model", "family", "capability", "lang", "text")
-    schema = pa.schema([(name, pa.string()) for name in texts] + [("passed", pa.bool_()), ("finished", pa.bool_())])
-    pq.write_table(pa.Table.from_pylist(items, schema=schema), path, compression="zstd")
+    columns = [(name, pa.string()) for name in texts] + [("passed", pa.bool_()), ("finished", pa.bool_())]
+    if any("score" in item for item in items):
+        columns.append(("score", pa.float64()))
+    pq.write_table(pa.Table.from_pylist(items, schema=pa.schema(columns)), path, compression="zstd")
 
 
 def read_items(path: Path) -> list[Item]:

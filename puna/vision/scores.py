@@ -38,7 +38,7 @@ from puna.vision.metrics import METRICS
 from puna.vision.tile_store import OWN_FILES
 
 KIND = "scores"
-REVISION = 1
+REVISION = 2
 
 SCORES, EXACT = "scores.json", "exact"
 TOGETHER = 512  # questions whose media are in memory
