@@ -112,3 +112,19 @@ def test_what_is_missing_is_named(tmp_path):
         run(tmp_path, [first, other])
     with pytest.raises(InputError, match="'scores' is no copy of 'b-scores'"):
         run(tmp_path, [other, first])
+
+
+def test_answers_with_a_score_count_by_it(tmp_path):
+    artifacts = []
+    for prefix, right in (("", 0.9), ("b-", 0.7)):
+        artifact = scored(tmp_path, f"{prefix}scores", prefix, {"chat": "0000", "base": "0000"})
+        rows = [
+            {"task_id": str(i), "model": prefix + model, "family": "f", "capability": "c", "lang": "en", "text": "",
+             "passed": False, "finished": True, "score": right if model == "chat" else 0.5}
+            for model in ("chat", "base")
+            for i in range(4)
+        ]  # fmt: skip
+        write_items(rows, artifact.path / ITEMS_FILE)
+        artifacts.append(artifact)
+    test = run(tmp_path, artifacts)["chat against base"]
+    assert test["difference"] == pytest.approx(0.3) and test["each"] == pytest.approx([0.4, 0.2])
