@@ -70,6 +70,21 @@ def model_of(run_dir: Path, stage: str) -> Path:
     return models[wanted].path
 
 
+def voice_dir(root: Path, name: str) -> Path:
+    """A `speech_out` directory: a path, or a stage of the last run."""
+    if Path(name).is_dir():
+        return Path(name)
+    from puna.core.explain import pointed
+    from puna.core.modules import did_you_mean
+
+    directory = run_dir(root, None)
+    voices = {stage: artifact for stage, artifact in pointed(directory).items() if artifact.kind == "speech_out"}
+    if name not in voices:
+        fix = did_you_mean(name, voices) if voices else "make one with `puna run speech.speak`"
+        raise InputError(f"there is no speech-out model '{name}'", where=str(directory), fix=fix)
+    return voices[name].path
+
+
 def _checked(path: Path) -> Path:
     if not (path / "config.json").is_file():
         raise InputError(

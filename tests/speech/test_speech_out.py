@@ -163,3 +163,11 @@ def test_the_command_says_what_is_wrong_with_a_name(tmp_path: Path, name: str, w
     with pytest.raises(InputError, match=what):
         speak("Ana has 2 pens.", tmp_path / name, backend="formant")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_voice_is_a_directory_or_a_stage_of_the_last_run(tmp_path: Path) -> None:
+    from puna.commands.latest import voice_dir
+
+    assert voice_dir(tmp_path, str(tmp_path)) == tmp_path
+    with pytest.raises(InputError, match="run"):
+        voice_dir(tmp_path, "voice")
