@@ -85,7 +85,7 @@ def checked(cls: type[Asked], values: Any) -> Asked:
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        if first["type"] == "extra_forbidden" or param == "prompt":
             raise ApiError(400, f"'{param}' is not supported by this server", param=param, code="unsupported_parameter") from None
         raise ApiError(400, f"{param}: {first['msg']}" if param else first["msg"], param=param or None) from None
 

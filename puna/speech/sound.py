@@ -226,7 +226,7 @@ def _file(data: bytes | Path, rules: SoundRules, where: str) -> Iterator[IO[byte
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if not size:
-            raise InputError("the sound is empty", where=where)
+            raise InputError("the sound is empty", where=where, fix="give a file that has samples")
         if size > rules.max_bytes:
             what = f"sounds may have {rules.max_bytes / 2**20:g} MB and this has {size / 2**20:.1f}"
             raise InputError(what, where=where, fix="send a part of it, or pack it as FLAC or OGG")
