@@ -121,7 +121,9 @@ def sounds_of(ctx: StageContext) -> list[Artifact]:
     found = ctx.inputs.all("sounds")
     if not found:
         raise InputError(
-            "there are no sounds to learn from", where=ctx.name, fix="name a `sounds` stage under `from`, or give --input sounds=DIR"
+            "there are no sounds to learn from",
+            where=ctx.name,
+            fix="name a `sounds` stage under `from`, or give --input sounds=DIR",
         )
     return found
 
