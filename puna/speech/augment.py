@@ -8,9 +8,11 @@ Shape legend: N samples at 16 kHz, F frames of 10 ms, M mel channels.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from puna.core.settings import Portion, Settings, Share
@@ -18,6 +20,8 @@ from puna.speech.resample import resample
 
 SPEED_STEPS = 40  # in which speeds are drawn, so that two rates keep a short common filter
 QUIET = 1e-8  # power below which a sound is silence and gets no noise
+
+Decibels = Annotated[float, Field(ge=-60, le=120)]
 
 
 class Augmentation(Settings):
@@ -34,7 +38,7 @@ class Augmentation(Settings):
 
     speed: Portion = 0.1
     changed: Share = 0.67
-    noise_db: tuple[float, float] = (10.0, 40.0)
+    noise_db: tuple[Decibels, Decibels] = (10.0, 40.0)
     noisy: Share = 0.5
     gain_db: NonNegativeFloat = 6.0
     time_masks: NonNegativeFloat = 0.5
