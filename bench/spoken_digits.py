@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one person, fewer steps")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--model", type=Path, help="a text model that can repeat, in place of the small one")
-    parser.add_argument("--steps", type=int, help="of speech.listen for each person (800; quick: 240)")
+    parser.add_argument("--steps", type=int, help="of speech.listen for each person (200; quick: 100)")
     args = parser.parse_args()
     if not (args.data / "speech_fsdd").is_dir():
         sys.exit(f"no recordings under {args.data}: name the folder with --data")
@@ -231,7 +231,7 @@ def main() -> None:
     from puna.tokenizer.bpe import Tokenizer
 
     torch.set_num_threads(1)
-    steps = args.steps or (240 if args.quick else 800)
+    steps = args.steps or (100 if args.quick else 200)
     results, began = {}, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
