@@ -30,13 +30,14 @@ sys.path.insert(0, str(ROOT))
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOTHING = "no speech"
 ANSWERS = (*DIGITS, NOTHING)
-WORDS = (*DIGITS, "no", " speech", "Repeat", " after", " me", " in", " English", "system", "user", "assistant", "\n\n", "...")
+WORDS = (*DIGITS, "no", " speech", "Repeat", " after", " me", " in", " English", "system", "user", "assistant", "\n\n")
 PEOPLE = ("george", "jackson", "lucas")
 ASKED = "Repeat after me in English:"
-RATE = 16_000
-OTHERS = 40  # generated sounds that are no speech
+RATE = 8_000  # of the recordings, and of the generated sounds, so that bandwidth does not tell them apart
+OTHERS = 20  # generated sounds that are no speech
 TEXT = {"dim": 96, "layers": 3, "heads": 4, "kv_heads": 4, "ffn_dim": 256, "max_seq_len": 256}
-TEXT_STEPS, TEXT_ROWS, TEXT_LR = 300, 16, 3e-3
+TEXT_STEPS, TEXT_ROWS, TEXT_LR = 400, 16, 3e-3
+FILLER, MOST_FILLER = "#*~^|_=+", 25  # what stands around a word in text, as parts of a sound that say nothing do
 
 
 def dialog(name: str, answer: str, user: Any) -> Any:
@@ -49,8 +50,15 @@ def dialog(name: str, answer: str, user: Any) -> Any:
                   provenance=Provenance(source="fsdd", licence="CC-BY-SA-4.0"))  # fmt: skip
 
 
+def among_filler(answer: str, rng: np.random.Generator) -> str:
+    """The word at a random place among 1 to 25 tokens that say nothing; those alone where the answer is "no speech"."""
+    filler = "".join(rng.choice(list(FILLER), rng.integers(1, MOST_FILLER + 1)))
+    place = int(rng.integers(len(filler) + 1))
+    return filler if answer == NOTHING else filler[:place] + answer + filler[place:]
+
+
 def repeating_model(directory: Path) -> None:
-    """A small text model that repeats a digit it reads, and answers "no speech" to dots."""
+    """A small text model that repeats a digit it reads, wherever it stands among tokens that say nothing."""
     from puna.model.checkpoint import save_model
     from puna.model.config import ModelConfig
     from puna.model.llama import Llama
@@ -66,12 +74,12 @@ def repeating_model(directory: Path) -> None:
     tokenizer = Tokenizer.from_ranks(ranks)
     model = Llama(ModelConfig(vocab_size=tokenizer.vocab_size, **TEXT), seed=0)
     rng, optimizer = np.random.default_rng(0), torch.optim.AdamW(model.parameters(), TEXT_LR)
-    rows = [encode_dialog(tokenizer, dialog(a, a, {"content": "..." if a == NOTHING else a})) for a in ANSWERS]
-    longest, objective = max(len(row.ids) for row in rows), CrossEntropy()
+    objective = CrossEntropy()
     for step in range(TEXT_STEPS):
         optimizer.param_groups[0]["lr"] = TEXT_LR * min(1.0, (step + 1) / 20) * (1 - step / TEXT_STEPS)
-        drawn = [rows[i] for i in rng.integers(len(rows), size=TEXT_ROWS)]
-        batch = stacked([(row.ids, row.loss_mask) for row in drawn], longest)
+        said = rng.choice(ANSWERS, TEXT_ROWS)
+        rows = [encode_dialog(tokenizer, dialog(a, a, {"content": among_filler(a, rng)})) for a in said.tolist()]
+        batch = stacked([(row.ids, row.loss_mask) for row in rows], max(len(row.ids) for row in rows))
         sums, counts = objective.sums(model, batch)[0], objective.counts(batch)
         loss = sum(sums[term] / counts[term] for term in sums)
         optimizer.zero_grad()
@@ -142,7 +150,9 @@ def listen(root: Path, text: Path, heard: Path, steps: int) -> dict[str, Any]:
         for path, kind in ((text, "model"), (heard, "sounds"))
     ]
     stage = load_stage("speech.listen")
-    settings = stage.Settings(steps=steps, dev=0, batch_rows=20, measure=100, log_every=50)
+    augment = {"speed": 0.0, "noisy": 0.0, "gain_db": 0.0, "time_masks": 0.0, "channel_masks": 1, "channel_width": 10}
+    settings = stage.Settings(steps=steps, dev=0, batch_rows=12, window=2, log_every=50, adapter={"dim": 96, "ffn_dim": 192},
+                              augment=augment, optimizer="muon", lr=5e-3, curve="wsd", warmup=20, decay=0.5)  # fmt: skip
     return stage.run(settings, local_context(root / "model", name="digits", inputs=inputs, seed=1))
 
 
@@ -213,7 +223,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one person, fewer steps")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--model", type=Path, help="a text model that can repeat, in place of the small one")
-    parser.add_argument("--steps", type=int, help="of speech.listen for each person (800; quick: 240)")
+    parser.add_argument("--steps", type=int, help="of speech.listen for each person (200; quick: 100)")
     args = parser.parse_args()
     if not (args.data / "speech_fsdd").is_dir():
         sys.exit(f"no recordings under {args.data}: name the folder with --data")
@@ -221,7 +231,7 @@ def main() -> None:
     from puna.tokenizer.bpe import Tokenizer
 
     torch.set_num_threads(1)
-    steps = args.steps or (240 if args.quick else 800)
+    steps = args.steps or (100 if args.quick else 200)
     results, began = {}, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
