@@ -27,7 +27,7 @@ from puna.core.errors import InputError, RunError
 IN_FLIGHT = 4  # tasks submitted per worker
 OBJECT_STORE_BYTES = 128 << 20  # of a cluster started here; nothing but functions and shard names goes through it
 DRIVERS = 2  # processes that are tried for one list of shards
-STARTS = 2  # of a cluster of our own: Ray gives up after 30 s, which a machine with much to do can need
+STARTS = 3  # of a cluster of our own: Ray gives up after 30 s, which a machine with much to do can need
 CLOSE_S = 20.0  # until a driver that was asked to end is killed
 
 Driver = tuple[BaseProcess, Connection]
@@ -208,7 +208,7 @@ def _connected(engine: Engine, workers: int) -> Any:
         tries -= 1
         try:
             ray.init(**_options(engine, workers), log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        except Exception as error:  # a node that starts too slowly is a plain Exception
             ray.shutdown()
             if tries == 0:
                 raise InputError(
